@@ -1,0 +1,74 @@
+"""The role of a language backbone: embeddings in, next-token logits out, with a state to decode."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from components.registry import Registry
+
+
+class Backbone(pl.LightningModule, ABC):
+    """A causal language model that takes embeddings, so that image tokens can precede the text.
+
+    The constructor takes ``vocab_size`` by position and its own arguments by keyword only.
+    Masks are (B, L), 1 for a token and 0 for padding, on the left, on the right, or None for no
+    padding at all; padding never changes the logits of a row's tokens.
+    """
+
+    @property
+    @abstractmethod
+    def d_model(self) -> int:
+        """Width of the embeddings."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Rows of the embedding and logits: the tokenizer's size, plus padding if the model pads."""
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L) -> embeddings (B, L, d_model)."""
+
+    @abstractmethod
+    def hidden_states(self, embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, L, d_model) -> final, normalised hidden states (B, L, d_model)."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., d_model) -> logits (..., vocab_size)."""
+
+    def forward(self, embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Embeddings (B, L, d_model) -> logits (B, L, vocab_size)."""
+        return self.head(self.hidden_states(embeds, attention_mask))
+
+    @abstractmethod
+    def init_state(self, batch_size: int, max_length: int) -> Any:
+        """An empty decoding state for ``batch_size`` rows of at most ``max_length`` positions.
+
+        ``prefill`` and ``step`` update the state in place.
+        """
+
+    @abstractmethod
+    def prefill(self, embeds: Tensor, state: Any, attention_mask: Tensor | None = None) -> Tensor:
+        """Read a prompt, whole or a further chunk of it, into the state.
+
+        Args:
+            embeds: (B, L, d_model).
+            state: from ``init_state``, of the same batch size.
+            attention_mask: (B, L) of this chunk; padding is on the left, so that every row's
+                last position is a token.
+
+        Returns:
+            Logits after the last position, (B, vocab_size).
+        """
+
+    @abstractmethod
+    def step(self, embeds: Tensor, state: Any) -> Tensor:
+        """Decode one token: embeddings (B, d_model) -> logits (B, vocab_size)."""
+
+
+BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)  # type: ignore[type-abstract]

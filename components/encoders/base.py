@@ -1,0 +1,63 @@
+"""The role of an image encoder: pixels in, patch features out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from components.registry import Registry
+
+Pixels = Tensor | dict[str, Tensor]
+
+
+class Encoder(pl.LightningModule, ABC):
+    """Turns a batch of images into patch features.
+
+    The constructor takes keyword-only arguments alone: they are what a configuration may set.
+    """
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the square image the encoder takes, in pixels."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches; their product is ``num_tokens``."""
+
+    @property
+    @abstractmethod
+    def embed_dim(self) -> int:
+        """Width of a patch feature."""
+
+    @property
+    @abstractmethod
+    def transform(self) -> Callable[[Any], Pixels]:
+        """A picklable callable, independent of this module: PIL image -> pixels of one image.
+
+        The result is a (3, H, W) float tensor, or a dict of them for an encoder made of several.
+        """
+
+    @property
+    def num_tokens(self) -> int:
+        """Patch tokens an image."""
+        return self.grid[0] * self.grid[1]
+
+    @abstractmethod
+    def forward(self, pixels: Pixels) -> Tensor:
+        """Patch features in row-major order.
+
+        Args:
+            pixels: (B, 3, H, W), or a dict of them.
+
+        Returns:
+            (B, num_tokens, embed_dim).
+        """
+
+
+ENCODERS: Registry[Encoder] = Registry("encoder", Encoder)  # type: ignore[type-abstract]
