@@ -1,0 +1,20 @@
+"""One linear layer as a connector."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from components.connectors.base import CONNECTORS, Connector
+
+
+@CONNECTORS.register("linear")
+class LinearConnector(Connector):
+    """Projects each patch feature by one linear layer, as the first LLaVA does."""
+
+    def __init__(self, embed_dim: int, grid: tuple[int, int], d_model: int) -> None:
+        super().__init__(embed_dim, grid, d_model)
+        self.projection = nn.Linear(embed_dim, d_model)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, N, embed_dim) -> (B, N, d_model)."""
+        return self.projection(features)

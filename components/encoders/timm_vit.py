@@ -1,0 +1,157 @@
+"""Vision transformers of the timm library as image encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.encoders.base import ENCODERS, Encoder, Pixels
+from components.encoders.image_transform import ImageTransform, Resize
+from components.registry import nearest
+
+TINY_MODEL = "vit_tiny_patch16_224"
+TINY_IMAGE_SIZE = 64
+TINY_ARGS = {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+
+
+@ENCODERS.register("timm")
+class TimmViT(Encoder):
+    """Patch tokens of one block of a timm vision transformer (paper, section 3.2.1).
+
+    The tokens are the block's raw output, without the model's final norm and without class and
+    register tokens. What comes after the block (later blocks, norm, pooling, head) is dropped once
+    the weights are loaded: it would be neither run nor trained, and it is not counted.
+
+    Args:
+        model: a timm name such as ``vit_large_patch14_clip_336.openai``, or ``tiny`` for a small
+            transformer of 64-pixel images with an 8 x 8 grid, to be trained from scratch.
+        image_size: side of the input in pixels; None for the model's own. A size that the patch
+            does not divide is floored (384 pixels in patches of 14: 27 x 27).
+        block: index of the block whose output is taken; -2 is the second to last.
+        weights: ``none`` for a random initialisation, ``pretrained`` for timm's published ones, or
+            the path of a file of them. On the meta device nothing is loaded.
+        resize: how an image becomes a square, see ``ImageTransform``.
+        model_args: further arguments of ``timm.create_model``; those of ``tiny`` are overridden
+            one by one.
+
+    Raises:
+        ValueError: unknown model, one that is no vision transformer, weights that do not exist,
+            or no such block.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "tiny",
+        image_size: int | None = None,
+        block: int = -2,
+        weights: str = "none",
+        resize: Resize = "naive",
+        model_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        model_args = dict(model_args or {})
+        if model == "tiny":
+            model, image_size = TINY_MODEL, image_size or TINY_IMAGE_SIZE
+            model_args = {**TINY_ARGS, **model_args}
+        vit = _create(model, image_size, weights, model_args)
+        _drop_after(vit, block, model)
+        self.vit = vit
+        self._transform = _transform_of(vit, resize)
+
+    @property
+    def image_size(self) -> int:
+        return self._transform.size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        rows, columns = self.vit.patch_embed.grid_size
+        return rows, columns
+
+    @property
+    def embed_dim(self) -> int:
+        return self.vit.embed_dim
+
+    @property
+    def transform(self) -> Callable[[Any], Pixels]:
+        return self._transform
+
+    def forward(self, pixels: Pixels) -> Tensor:
+        """Patch features of the chosen block, see ``Encoder.forward``.
+
+        Raises:
+            ValueError: the pixels are not (B, 3, image_size, image_size).
+        """
+        size = self.image_size
+        if isinstance(pixels, dict) or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
+            found = "a dict" if isinstance(pixels, dict) else tuple(pixels.shape)
+            raise ValueError(
+                f"the encoder takes pixels of shape (B, 3, {size}, {size}) and was given {found}; "
+                "prepare images with its transform, or set image_size"
+            )
+        return self.vit.forward_features(pixels)[:, self.vit.num_prefix_tokens :]
+
+
+def _create(model: str, image_size: int | None, weights: str, model_args: dict[str, Any]) -> Any:
+    import timm  # here because it takes seconds to import
+
+    if ":" not in model and not timm.is_model(model):
+        raise ValueError(
+            f"timm has no model {model!r}; {nearest(model, timm.list_models('*vit*'))}"
+        )
+    if "img_size" in model_args:
+        raise ValueError("model_args: leave img_size out and set the encoder's own image_size")
+    if image_size is not None:
+        model_args["img_size"] = image_size
+    vit = timm.create_model(model, **_weights_args(weights), **{"num_classes": 0, **model_args})
+    missing = [a for a in ("blocks", "patch_embed", "num_prefix_tokens") if not hasattr(vit, a)]
+    if missing:
+        raise ValueError(
+            f"timm's {model!r} is a {type(vit).__name__}, not a plain vision transformer "
+            f"(it has no {', '.join(missing)}); take one of timm.list_models('vit*')"
+        )
+    return vit
+
+
+def _weights_args(weights: str) -> dict[str, Any]:
+    """Arguments of ``timm.create_model`` for the weights that the user asked for."""
+    if weights not in ("none", "pretrained") and not Path(weights).is_file():
+        raise ValueError(
+            f"weights {weights!r}: no such file; give the path of one, 'pretrained' or 'none'"
+        )
+    if weights == "none" or torch.get_default_device().type == "meta":
+        return {"pretrained": False}
+    if weights == "pretrained":
+        return {"pretrained": True}
+    # timm takes custom_load files for .npz archives, whatever their suffix
+    overlay = {"file": weights, "custom_load": Path(weights).suffix == ".npz"}
+    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+
+
+def _drop_after(vit: Any, block: int, model: str) -> None:
+    depth = len(vit.blocks)
+    if not -depth <= block < depth:
+        raise ValueError(
+            f"{model!r} has no block {block}; it has {depth} blocks: "
+            f"give {-depth} to {depth - 1}, counting from the end where negative"
+        )
+    # the norm becomes an identity, so that forward_features ends with the chosen block
+    vit.prune_intermediate_layers([block % depth], prune_norm=True, prune_head=True)
+
+
+def _transform_of(vit: Any, resize: Resize) -> ImageTransform:
+    from timm.data import resolve_data_config
+
+    config = resolve_data_config(pretrained_cfg=vit.pretrained_cfg)
+    return ImageTransform(
+        size=vit.patch_embed.img_size[0],
+        resize=resize,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+    )
