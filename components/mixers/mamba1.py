@@ -1,0 +1,117 @@
+"""The Mamba-1 mixer (Gu & Dao, 2023, section 3.4), named and initialised as mamba-ssm's."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from components.mixers.base import MixerState, initial_dt_bias, keep_tokens
+from components.scans.conv import causal_conv1d, causal_conv1d_step
+from components.scans.selective import selective_scan, selective_scan_step
+
+
+class Mamba1(nn.Module):
+    """Project, filter, scan with input-dependent steps and a state a channel, gate, project.
+
+    Parameters have the names, shapes and initialisation of ``mamba_ssm.Mamba``, so that its
+    checkpoints load.
+
+    Args:
+        d_model: width of the sequence.
+        d_state: states of a channel, N.
+        d_conv: positions that the convolution sees.
+        expand: inner width over ``d_model``.
+        dt_rank: rank of the step sizes' projection; ceil(d_model / 16) if None.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.d_state = d_state
+        self.d_conv = d_conv
+        self.d_inner = expand * d_model
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """The step sizes' projection keeps the variance; A is S4D-real (section 3.6)."""
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        self.dt_proj.bias.copy_(initial_dt_bias(self.d_inner))
+        self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32).log())
+
+    def init_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> MixerState:
+        """The state before the first position; ``ssm`` is (B, d_state, d_inner)."""
+        return MixerState(
+            conv=torch.zeros(batch, self.d_conv - 1, self.d_inner, dtype=dtype, device=device),
+            ssm=torch.zeros(batch, self.d_state, self.d_inner, device=device),
+        )
+
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None = None,
+        state: MixerState | None = None,
+    ) -> Tensor:
+        """Mix a sequence.
+
+        Args:
+            hidden: (B, L, d_model).
+            attention_mask: (B, L), 0 for padding, which changes no other position.
+            state: to continue from; updated in place. With one, padding must be on the left.
+
+        Returns:
+            (B, L, d_model).
+        """
+        x, gate = self.in_proj(hidden).chunk(2, dim=-1)
+        x, window = causal_conv1d(
+            keep_tokens(x, attention_mask),
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            None if state is None else state.conv,
+        )
+        x = F.silu(x)
+        low_rank, B, C = self._project(x)
+        dt = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
+        A = -torch.exp(self.A_log.float())
+        y, ssm = selective_scan(
+            x, keep_tokens(dt, attention_mask), A, B, C, None if state is None else state.ssm
+        )
+        if state is not None:
+            state.conv.copy_(window)
+            state.ssm.copy_(ssm)
+        return self.out_proj((y + x * self.D) * F.silu(gate))
+
+    def step(self, hidden: Tensor, state: MixerState) -> Tensor:
+        """Mix one position: (B, d_model) -> (B, d_model), updating ``state`` in place."""
+        x, gate = self.in_proj(hidden).chunk(2, dim=-1)
+        weight = self.conv1d.weight.squeeze(1)
+        x = F.silu(causal_conv1d_step(x, weight, self.conv1d.bias, state.conv))
+        low_rank, B, C = self._project(x)
+        dt = F.softplus(self.dt_proj(low_rank).float())
+        A = -torch.exp(self.A_log.t().float())
+        y = selective_scan_step(x, dt, A, B, C, state.ssm).to(x.dtype)
+        return self.out_proj(torch.addcmul(y, x, self.D) * F.silu(gate))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The low-rank step sizes, B and C of each position, from its filtered input."""
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        low_rank, B, C = self.x_proj(x).split(sizes, dim=-1)
+        return low_rank, B, C
