@@ -1,0 +1,6 @@
+"""What a model learns from: data sets, text, batches. Importing it registers the data sets."""
+
+from data import easy_vqa as easy_vqa
+from data.base import DATASETS
+
+__all__ = ["DATASETS"]

@@ -1,0 +1,94 @@
+"""The role of a data set: samples of an image and a conversation about it, in three splits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
+
+from PIL import Image
+
+from components.registry import Registry
+from data.text import ChatTemplate, Tokenizer
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Samples(Protocol, Generic[T_co]):
+    """A map-style data set, as ``torch.utils.data.DataLoader`` takes it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+
+@dataclass
+class Turn:
+    """One question and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass
+class Sample:
+    """An image and a conversation about it.
+
+    Args:
+        id: stable and unique inside its split.
+        image: RGB, or None for a conversation without an image.
+        turns: the conversation, at least one turn.
+        category: the kind of question, for results broken down by it; "" for none.
+        answers: all acceptable references for the last turn; the last answer by default.
+    """
+
+    id: str
+    image: Image.Image | None
+    turns: list[Turn]
+    category: str = ""
+    answers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise ValueError(f"sample {self.id!r} has no turn: give it a question and an answer")
+        if not self.answers:
+            self.answers = [self.turns[-1].answer]
+
+
+class DataSet(ABC):
+    """Training data: prepared once into a cache directory, then read from it.
+
+    The constructor takes keyword-only arguments alone: they are what a configuration may set.
+    """
+
+    @abstractmethod
+    def prepare(self, cache_dir: Path) -> None:
+        """Convert the source into ``cache_dir``, once.
+
+        Safe for two processes at the same time; a conversion that is killed leaves nothing that is
+        taken for whole.
+        """
+
+    @abstractmethod
+    def split(self, cache_dir: Path, split: Split) -> Samples[Sample]:
+        """The samples of a split, in a fixed order. Needs ``prepare``."""
+
+    @abstractmethod
+    def tokenizer(self, cache_dir: Path) -> Tokenizer:
+        """The tokenizer that goes with the data. Needs ``prepare``."""
+
+    @property
+    @abstractmethod
+    def template(self) -> ChatTemplate:
+        """How a conversation is written as one text."""
+
+    @abstractmethod
+    def fingerprint(self, cache_dir: Path) -> str:
+        """Checksum (hex) of the prepared data: equal if and only if the samples are."""
+
+
+DATASETS: Registry[DataSet] = Registry("data set", DataSet)  # type: ignore[type-abstract]

@@ -1,0 +1,105 @@
+"""The role of a benchmark: items to answer, and the score of what was answered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Subset
+
+from components.registry import Registry
+from data.base import Sample, Samples, Split
+
+# An item as evaluated: id, question, prediction, answer, answers, category, score, and, where the
+# benchmark has choices, choice_probabilities (choice -> probability).
+ItemRecord = dict[str, Any]
+
+
+class Benchmark(ABC):
+    """A set of items, and the official way to score answers to them.
+
+    The constructor takes keyword-only arguments alone.
+    """
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """Answers whose next-token probability scores an item; None: the generated text does."""
+        return None
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens to generate at most."""
+        return 128
+
+    @abstractmethod
+    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
+        """The items, with the prompt as question; prepared in ``cache_dir`` if they are not yet.
+
+        Args:
+            cache_dir: where prepared data lies.
+            split: which items; a benchmark with a single set of items gives it for any split.
+            limit: a fixed subset of so many, the same for every model; None for all.
+        """
+
+    @abstractmethod
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        """The score of one generated answer, from 0 to 1."""
+
+    def summarise(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        """The benchmark's figures over its items: mean score, overall and for each category.
+
+        Raises:
+            ValueError: there is no record.
+        """
+        return mean_by_category(records, "accuracy")
+
+
+def mean_by_category(records: Sequence[ItemRecord], name: str) -> dict[str, float]:
+    """``{name: mean score, name/CATEGORY: mean score of its items, ...}``.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    if not records:
+        raise ValueError("no record to summarise: the benchmark evaluated no item")
+    groups: dict[str, list[float]] = {}
+    for record in records:
+        groups.setdefault(record["category"], []).append(record["score"])
+    figures = {name: float(np.mean([r["score"] for r in records]))}
+    for category in sorted(groups):
+        if category:
+            figures[f"{name}/{category}"] = float(np.mean(groups[category]))
+    return figures
+
+
+def evenly_spread(length: int, limit: int | None) -> list[int]:
+    """``limit`` of the indices below ``length``, one from each of as many equal stretches.
+
+    The place inside its stretch is random but always the same, because a fixed stride could fall
+    into step with a data set that repeats its question types in order.
+    """
+    if limit is None or limit >= length:
+        return list(range(length))
+    generator = np.random.default_rng(0)
+    edges = [i * length // limit for i in range(limit + 1)]
+    return [int(generator.integers(a, b)) for a, b in pairwise(edges)]
+
+
+def limited(samples: Samples[Sample], limit: int | None) -> Samples[Sample]:
+    """The ``evenly_spread`` subset of a map-style data set."""
+    if limit is None:
+        return samples
+    subset: Samples[Sample] = Subset(samples, evenly_spread(len(samples), limit))  # type: ignore[arg-type]
+    return subset
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction is one of the answers, but for case and surrounding white space."""
+    return float(prediction.strip().casefold() in {a.strip().casefold() for a in answers})
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark", Benchmark)  # type: ignore[type-abstract]

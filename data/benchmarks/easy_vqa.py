@@ -1,0 +1,28 @@
+"""easy-VQA as a benchmark: exact match, overall and for each type of question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.base import Sample, Samples, Split
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, exact_match, limited
+from data.easy_vqa import EasyVQA
+
+
+@BENCHMARKS.register("easy-vqa")
+class EasyVQABenchmark(Benchmark):
+    """The questions of an easy-VQA split; ``accuracy`` is exact match with the one answer."""
+
+    def __init__(self) -> None:
+        self._data = EasyVQA()
+
+    @property
+    def max_new_tokens(self) -> int:
+        return 8
+
+    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
+        self._data.prepare(cache_dir)
+        return limited(self._data.split(cache_dir, split), limit)
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return exact_match(prediction, record["answers"])

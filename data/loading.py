@@ -1,0 +1,171 @@
+"""The order of samples and their loading: seeded, exact and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data.base import Sample, Samples
+
+
+class SeededSampler(Sampler[int]):
+    """Indices of a data set in an order that depends on (seed, epoch) alone.
+
+    Each epoch gives every sample exactly once over all ranks: nothing is dropped and nothing is
+    repeated to even the ranks out, so their numbers of samples may differ by one.
+
+    Args:
+        length: size of the data set.
+        seed: of the order.
+        shuffle: a new random order each epoch; otherwise 0, 1, 2, ...
+        rank: which process this is, of ``world_size``; it gets every ``world_size``-th sample.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: the rank is not one of the ``world_size``.
+    """
+
+    def __init__(
+        self, length: int, seed: int, shuffle: bool, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not one of 0 to {world_size - 1}")
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch. Another epoch than the present one starts at its first sample."""
+        if epoch != self.epoch:
+            self.start = 0
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Samples of this rank in a whole epoch, wherever a resumed one starts."""
+        return len(range(self.rank, self.length, self.world_size))
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        yield from order[self.rank :: self.world_size][self.start :].tolist()
+
+    def state_dict(self, consumed: int) -> dict[str, int]:
+        """Where this rank is after ``consumed`` of its samples of this epoch."""
+        return {
+            "length": self.length,
+            "seed": self.seed,
+            "world_size": self.world_size,
+            "epoch": self.epoch,
+            "consumed": consumed,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a saved place: the next iteration gives the samples that are left.
+
+        Raises:
+            ValueError: the state is of another data set, order or number of processes.
+        """
+        mine = self.state_dict(0)
+        for key in ("length", "seed", "world_size"):
+            if state[key] != mine[key]:
+                raise ValueError(
+                    f"cannot resume in the middle of an epoch: {key} was {state[key]} and is now "
+                    f"{mine[key]}; resume with the same one, or start from the epoch's beginning"
+                )
+        self.epoch = state["epoch"]
+        self.start = state["consumed"]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader over a ``SeededSampler`` that can be saved and resumed in mid-epoch.
+
+    It counts the batches that it handed out, not those that workers have read ahead. Its
+    ``state_dict`` and ``load_state_dict`` are those that Lightning saves in a checkpoint. Its
+    length is that of a whole epoch, also while it finishes a resumed one.
+    """
+
+    sampler: SeededSampler
+
+    def __init__(self, dataset: Any, sampler: SeededSampler, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, **options)
+        self._handed_out = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        size = self.batch_size
+        assert size is not None
+        self._handed_out = self.sampler.start // size
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+        self.sampler.start = 0
+        self._handed_out = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader is: the sampler's state after the batches handed out so far."""
+        assert self.batch_size is not None
+        consumed = min(self._handed_out * self.batch_size, len(self.sampler))
+        return {**self.sampler.state_dict(consumed), "batch_size": self.batch_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a saved place.
+
+        Raises:
+            ValueError: the state is of another data set, order, batch size or number of processes.
+        """
+        if state["batch_size"] != self.batch_size:
+            raise ValueError(
+                f"cannot resume in the middle of an epoch: the batch size was "
+                f"{state['batch_size']} and is now {self.batch_size}"
+            )
+        self.sampler.load_state_dict(state)
+        self._handed_out = self.sampler.start // state["batch_size"]
+
+
+def make_loader(
+    dataset: Samples[Sample],
+    collate: Callable[[Sequence[Sample]], Any],
+    batch_size: int,
+    *,
+    sampler: SeededSampler,
+    num_workers: int = 0,
+    drop_last: bool = False,
+) -> ResumableLoader:
+    """A loader of collated batches; its order does not depend on the number of workers.
+
+    It never draws from torch's global generator.
+
+    Args:
+        dataset: map-style.
+        collate: samples to a batch; picklable if there are workers.
+        batch_size: samples a batch; the last of an epoch may be smaller.
+        sampler: the order of samples.
+        num_workers: processes that read and decode; 0 does it in this one.
+        drop_last: leave out a smaller last batch.
+
+    Raises:
+        ValueError: the sampler is for a data set of another length.
+    """
+    if isinstance(dataset, Sized) and len(dataset) != sampler.length:
+        raise ValueError(f"the sampler has {sampler.length} samples, the data set {len(dataset)}")
+    generator = torch.Generator()
+    generator.manual_seed(sampler.seed)
+    return ResumableLoader(
+        dataset,
+        sampler,
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=num_workers,
+        drop_last=drop_last,
+        persistent_workers=num_workers > 0,
+        generator=generator,
+        pin_memory=torch.cuda.is_available(),
+    )

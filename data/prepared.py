@@ -1,0 +1,85 @@
+"""Preparing a data set once, whole or not at all, and the data sets that live in shards."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from data.base import SPLITS, DataSet, Split
+from data.shards import ShardDataset, read_index
+from data.text import ChatTemplate, Tokenizer, get_template
+
+TOKENIZER = "tokenizer.json"
+
+
+def prepare_once(directory: Path, convert: Callable[[Path], None], *, resume: bool = False) -> None:
+    """Fill ``directory`` by ``convert``, unless it is there.
+
+    ``convert`` works in a directory beside it that is renamed into place at the end, so that
+    ``directory`` exists only when whole. Processes that come meanwhile wait for the first; a lock
+    dies with its process, and what a killed one leaves is removed by the next.
+
+    Args:
+        directory: where the result goes.
+        convert: writes everything into the directory it is given.
+        resume: keep what a killed conversion left, for a ``convert`` that goes on from there.
+    """
+    if directory.exists():
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial")
+    with FileLock(directory.with_name(f".{directory.name}.lock")):
+        if directory.exists():
+            return
+        if partial.exists() and not resume:
+            shutil.rmtree(partial)
+        partial.mkdir(exist_ok=True)
+        convert(partial)
+        partial.rename(directory)
+
+
+class ShardedDataSet(DataSet):
+    """A data set that is converted into a directory of shards a split, and a tokenizer.
+
+    Subclasses give ``directory`` and ``convert``.
+
+    Args:
+        template: name of the chat template.
+    """
+
+    def __init__(self, *, template: str = "plain") -> None:
+        self._template = get_template(template)
+
+    @abstractmethod
+    def directory(self, cache_dir: Path) -> Path:
+        """Where the prepared data lies; its name changes with whatever changes the data."""
+
+    @abstractmethod
+    def convert(self, directory: Path) -> None:
+        """Write ``directory/SPLIT`` for each split by ``write_shards``, and the tokenizer."""
+
+    def prepare(self, cache_dir: Path) -> None:
+        prepare_once(self.directory(cache_dir), self.convert)
+
+    def split(self, cache_dir: Path, split: Split) -> ShardDataset:
+        return ShardDataset(self.directory(cache_dir) / split)
+
+    def tokenizer(self, cache_dir: Path) -> Tokenizer:
+        return Tokenizer.load(self.directory(cache_dir) / TOKENIZER)
+
+    @property
+    def template(self) -> ChatTemplate:
+        return self._template
+
+    def fingerprint(self, cache_dir: Path) -> str:
+        directory = self.directory(cache_dir)
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            digest.update(read_index(directory / split)["checksum"].encode())
+        digest.update((directory / TOKENIZER).read_bytes())
+        return digest.hexdigest()

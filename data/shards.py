@@ -1,0 +1,266 @@
+"""Samples in webdataset tar shards, written once and read at random.
+
+A directory holds ``shard-NNNNNN.tar`` files, in webdataset's layout (``KEY.json`` and, with an
+image, ``KEY.png`` or ``KEY.jpg``; one key holds one image and all samples about it), beside each an
+``.npy`` table of where its samples lie, and ``index.json`` with counts, sizes and checksums. The
+index is written last: a directory without it is not whole. There are no pickles in any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from webdataset import TarWriter
+
+from data.base import Sample, Turn
+
+FORMAT = 1
+INDEX = "index.json"
+# One row of a table: where the image and the JSON of a sample lie in the tar (offset and size in
+# bytes, CRC-32; an image of size 0 is none), and which sample of the JSON's list it is.
+_COLUMNS = ("image", "image_size", "image_crc", "json", "json_size", "json_crc", "position")
+
+
+class ShardError(RuntimeError):
+    """A shard or index that is missing, corrupted or of another format."""
+
+
+@dataclass
+class Record:
+    """One image, as encoded bytes, and the samples about it; their own ``image`` is not written."""
+
+    image: bytes | None
+    samples: Sequence[Sample]
+
+
+@dataclass
+class ShardInfo:
+    """A shard as the index lists it: the tar's name, samples, bytes, SHA-256 of both files."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    table_sha256: str
+
+
+def sample_to_json(sample: Sample) -> dict[str, Any]:
+    """A sample without its image, as JSON types."""
+    return {
+        "id": sample.id,
+        "turns": [[t.question, t.answer] for t in sample.turns],
+        "category": sample.category,
+        "answers": sample.answers,
+    }
+
+
+def sample_from_json(values: dict[str, Any], image: Image.Image | None) -> Sample:
+    """The inverse of ``sample_to_json``."""
+    turns = [Turn(question, answer) for question, answer in values["turns"]]
+    return Sample(values["id"], image, turns, values["category"], list(values["answers"]))
+
+
+def _extension(image: bytes) -> str:
+    if image.startswith(b"\x89PNG"):
+        return "png"
+    if image.startswith(b"\xff\xd8"):
+        return "jpg"
+    raise ValueError(f"images are stored as PNG or JPEG; these bytes begin with {image[:8]!r}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_shard(directory: Path, number: int, records: Iterable[Record]) -> ShardInfo:
+    """Write one shard and its table; the same records give the same bytes.
+
+    Raises:
+        ValueError: an image is neither PNG nor JPEG.
+    """
+    tar = directory / f"shard-{number:06d}.tar"
+    counts: list[int] = []
+    crcs: list[tuple[int, int]] = []
+    with TarWriter(str(tar), encoder=False, mtime=0.0) as writer:
+        for i, record in enumerate(records):
+            text = json.dumps([sample_to_json(s) for s in record.samples], ensure_ascii=False)
+            entry: dict[str, Any] = {"__key__": f"{i:08d}", "json": text.encode()}
+            if record.image is not None:
+                entry[_extension(record.image)] = record.image
+            writer.write(entry)
+            counts.append(len(record.samples))
+            crcs.append((zlib.crc32(record.image or b""), zlib.crc32(entry["json"])))
+    table = _table(tar, counts, crcs)
+    np.save(tar.with_suffix(".npy"), table, allow_pickle=False)
+    table_sha256 = _sha256(tar.with_suffix(".npy"))
+    return ShardInfo(tar.name, len(table), tar.stat().st_size, _sha256(tar), table_sha256)
+
+
+def _table(tar: Path, counts: list[int], crcs: list[tuple[int, int]]) -> np.ndarray:
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    with tarfile.open(tar, "r:") as archive:
+        for member in archive:
+            key, _, extension = member.name.partition(".")
+            kind = "json" if extension == "json" else "image"
+            places.setdefault(key, {})[kind] = (member.offset_data, member.size)
+    rows = [
+        (*place.get("image", (0, 0)), image_crc, *place["json"], json_crc, position)
+        for place, count, (image_crc, json_crc) in zip(places.values(), counts, crcs, strict=True)
+        for position in range(count)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
+
+
+def write_index(directory: Path, shards: Sequence[ShardInfo]) -> None:
+    """Write ``index.json``, which makes the directory whole."""
+    listing: dict[str, Any] = {
+        "format": FORMAT,
+        "samples": sum(s.samples for s in shards),
+        "shards": [asdict(s) for s in shards],
+    }
+    listing["checksum"] = _checksum(listing)
+    partial = directory / f"{INDEX}.partial"
+    partial.write_text(json.dumps(listing, indent=1))
+    partial.replace(directory / INDEX)
+
+
+def _checksum(listing: dict[str, Any]) -> str:
+    covered = {key: value for key, value in listing.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+
+
+def write_shards(directory: Path, records: Iterable[Record], per_shard: int = 4096) -> None:
+    """Write records as shards of ``per_shard`` records each, in order, and their index."""
+    directory.mkdir(parents=True, exist_ok=True)
+    shards = [
+        write_shard(directory, number, chunk)
+        for number, chunk in enumerate(_chunks(records, per_shard))
+    ]
+    write_index(directory, shards)
+
+
+def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    iterator = iter(records)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def read_index(directory: Path) -> dict[str, Any]:
+    """The index of a shard directory.
+
+    Raises:
+        ShardError: it is missing, damaged, or of another format.
+    """
+    path = directory / INDEX
+    remedy = f"delete {directory} and prepare the data set again"
+    try:
+        listing = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ShardError(f"no shards at {directory}: prepare the data set first") from None
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path} cannot be read ({error}); {remedy}") from error
+    if not isinstance(listing, dict) or listing.get("format") != FORMAT:
+        found = listing.get("format") if isinstance(listing, dict) else None
+        raise ShardError(f"{path} has format {found!r}, this version reads {FORMAT}; {remedy}")
+    if listing.get("checksum") != _checksum(listing):
+        raise ShardError(f"{path} does not match its own checksum; {remedy}")
+    return listing
+
+
+class ShardDataset:
+    """The samples of a shard directory, map-style.
+
+    Files are opened for each read, so that an instance may be forked, pickled and shared by
+    threads; images are decoded where the sample is read, in the data worker.
+
+    Args:
+        directory: where ``write_shards`` wrote.
+
+    Raises:
+        ShardError: the index or a shard is missing, damaged or cut short; the message names it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.index = read_index(directory)
+        self._names = [s["name"] for s in self.index["shards"]]
+        tables = [self._load_table(s) for s in self.index["shards"]]
+        self._table = np.concatenate([np.empty((0, len(_COLUMNS)), np.int64), *tables])
+        self._starts = np.cumsum([0, *(len(t) for t in tables)])
+
+    def __reduce__(self) -> tuple[type[ShardDataset], tuple[Path]]:
+        return type(self), (self.directory,)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)} in {self.directory}")
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = dict(zip(_COLUMNS, self._table[index].tolist(), strict=True))
+        path = self.directory / self._names[shard]
+        try:
+            with path.open("rb", buffering=0) as file:
+                text = _read(file.fileno(), row["json"], row["json_size"], row["json_crc"])
+                data = _read(file.fileno(), row["image"], row["image_size"], row["image_crc"])
+            image = decode_image(data) if row["image_size"] else None
+            return sample_from_json(json.loads(text)[row["position"]], image)
+        except (OSError, ValueError) as error:
+            raise ShardError(
+                f"sample {index} of shard {path} cannot be read: {error}; "
+                f"delete {self.directory} and prepare the data set again"
+            ) from error
+
+    def verify(self) -> None:
+        """Read every shard whole against its checksum.
+
+        Raises:
+            ShardError: a shard differs from what was written.
+        """
+        for shard in self.index["shards"]:
+            path = self.directory / shard["name"]
+            if _sha256(path) != shard["sha256"]:
+                raise ShardError(f"shard {path} does not match its checksum")
+
+    def _load_table(self, shard: dict[str, Any]) -> np.ndarray:
+        path = self.directory / shard["name"]
+        remedy = f"delete {self.directory} and prepare the data set again"
+        try:
+            size = path.stat().st_size
+            data = path.with_suffix(".npy").read_bytes()
+        except OSError as error:
+            raise ShardError(
+                f"shard {path} is missing or unreadable ({error}); {remedy}"
+            ) from error
+        if size != shard["bytes"]:
+            raise ShardError(f"shard {path} has {size} bytes, not {shard['bytes']}; {remedy}")
+        if hashlib.sha256(data).hexdigest() != shard["table_sha256"]:
+            raise ShardError(f"the table beside shard {path} is damaged; {remedy}")
+        return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def _read(descriptor: int, offset: int, size: int, crc: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    if zlib.crc32(data) != crc:
+        raise ValueError(f"the {size} bytes at {offset} do not match their checksum")
+    return data
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """An RGB image from encoded bytes."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")
