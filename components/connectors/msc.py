@@ -1,0 +1,201 @@
+"""The paper's Mamba-2 scan connectors (section 3.2.3, figures 2 to 5).
+
+The text gives MSC-MLP (Basic) as MVSS then the MLP, and MSC-MLP (Advanced) as MVSS, SwiGLU and the
+MLP; MVSS scans the patches in several directions, puts the sequences back into image order and
+merges them. It does not say at which width, whether directions share weights, how they are merged,
+how wide SwiGLU is inside, nor whether a norm and a residual surround the parts. Chosen here: a
+LayerNorm before and a residual around MVSS and SwiGLU each (the released code has both around its
+SwiGLU and the residual around its scan), 8/3 of the width inside SwiGLU (Shazeer, 2020), and
+arguments for the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from components.connectors.base import CONNECTORS, Connector
+from components.connectors.mlp import three_layer_mlp
+from components.mixers import Mamba1, Mamba2
+from components.scans.order2d import Scan, ScanOrders
+
+Inner = Literal["mamba2", "mamba1"]
+Merge = Literal["mean", "sum"]
+Width = Literal["encoder", "backbone"]
+
+
+class SwiGLU(nn.Module):
+    """W3(SiLU(W1 x) * (W2 x)), two thirds of a four-fold MLP wide inside, without biases."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = -(-8 * width // 3 // 8) * 8
+        self.w1 = nn.Linear(width, hidden, bias=False)
+        self.w2 = nn.Linear(width, hidden, bias=False)
+        self.w3 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return self.w3(F.silu(self.w1(x)) * self.w2(x))
+
+
+class VisualSelectiveScan(nn.Module):
+    """MVSS: mix the patches along several directions, put them back in order and merge them.
+
+    Args:
+        width: of a patch feature.
+        grid: rows and columns of patches.
+        scan: the mechanism, see ``components.scans.order2d``.
+        inner: the mixer that scans.
+        merge: the mean or the sum of the directions.
+        share_directions: one mixer for all directions, run on all of them at once; False for one
+            mixer each.
+        expand: inner width of the mixer over ``width``.
+        d_state: states of a channel; None for Mamba-2's 128 (or the largest power of two within a
+            smaller width) and Mamba-1's 16.
+        headdim: channels of a head of Mamba-2; None for 64, or the largest power of two below that
+            divides the inner width.
+
+    Raises:
+        ValueError: an impossible grid, an unknown option, or ``headdim`` for Mamba-1.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        grid: tuple[int, int],
+        *,
+        scan: Scan = "bsm",
+        inner: Inner = "mamba2",
+        merge: Merge = "mean",
+        share_directions: bool = True,
+        expand: int = 2,
+        d_state: int | None = None,
+        headdim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if merge not in ("mean", "sum"):
+            raise ValueError(f"unknown merge {merge!r}; known: mean, sum")
+        self.orders = ScanOrders(grid, scan)
+        self.merge = merge
+        self.mixers = nn.ModuleList(
+            _mixer(width, inner, expand, d_state, headdim)
+            for _ in range(1 if share_directions else self.orders.directions)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Row-major (B, N, width) -> the same shape and order."""
+        sequences = self.orders.split(features)
+        if len(self.mixers) == 1:
+            mixed = self.mixers[0](sequences.flatten(0, 1)).view_as(sequences)
+        else:
+            pairs = zip(self.mixers, sequences.unbind(1), strict=True)
+            mixed = torch.stack([mixer(sequence) for mixer, sequence in pairs], dim=1)
+        restored = self.orders.restore(mixed)
+        return restored.mean(1) if self.merge == "mean" else restored.sum(1)
+
+
+@CONNECTORS.register("msc-basic")
+class MSCBasic(Connector):
+    """MSC-MLP (Basic): MVSS, then the three-layer MLP.
+
+    Args:
+        scan: the mechanism: ``bsm``, ``csm`` or ``forward``.
+        inner: the mixer that scans.
+        merge: the mean (the released code's) or the sum of the directions.
+        width: where MVSS runs: ``encoder``, on the patch features as the text has it, or
+            ``backbone``, after a linear layer and GELU to the language model's width as the
+            released code has it.
+        share_directions: one mixer for all directions, so that scan mechanisms are compared at an
+            equal number of parameters; False for one mixer each.
+        expand: inner width of the mixer over its width.
+        d_state: states of a channel; None for the mixer's own, capped by a small width.
+        headdim: channels of a head of Mamba-2; None for 64 or the largest that divides.
+
+    Raises:
+        ValueError: an impossible grid or option, see ``VisualSelectiveScan``.
+    """
+
+    gated = False
+
+    def __init__(
+        self,
+        embed_dim: int,
+        grid: tuple[int, int],
+        d_model: int,
+        *,
+        scan: Scan = "bsm",
+        inner: Inner = "mamba2",
+        merge: Merge = "mean",
+        width: Width = "encoder",
+        share_directions: bool = True,
+        expand: int = 2,
+        d_state: int | None = None,
+        headdim: int | None = None,
+    ) -> None:
+        super().__init__(embed_dim, grid, d_model)
+        if width not in ("encoder", "backbone"):
+            raise ValueError(f"unknown width {width!r}; known: encoder, backbone")
+        inside = embed_dim if width == "encoder" else d_model
+        self.projection = (
+            nn.Identity()
+            if width == "encoder"
+            else nn.Sequential(nn.Linear(embed_dim, d_model), nn.GELU())
+        )
+        self.scan_norm = nn.LayerNorm(inside)
+        self.scan = VisualSelectiveScan(
+            inside,
+            grid,
+            scan=scan,
+            inner=inner,
+            merge=merge,
+            share_directions=share_directions,
+            expand=expand,
+            d_state=d_state,
+            headdim=headdim,
+        )
+        self.gate = nn.Sequential(nn.LayerNorm(inside), SwiGLU(inside)) if self.gated else None
+        self.mlp = three_layer_mlp(inside, d_model)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, N, embed_dim) -> (B, N, d_model)."""
+        hidden = self.projection(features)
+        hidden = hidden + self.scan(self.scan_norm(hidden))
+        if self.gate is not None:
+            hidden = hidden + self.gate(hidden)
+        return self.mlp(hidden)
+
+
+@CONNECTORS.register("msc-advanced")
+class MSCAdvanced(MSCBasic):
+    """MSC-MLP (Advanced): MVSS, then SwiGLU, then the MLP. Arguments as for ``msc-basic``."""
+
+    gated = True
+
+
+def _mixer(
+    width: int, inner: Inner, expand: int, d_state: int | None, headdim: int | None
+) -> Mamba1 | Mamba2:
+    if inner == "mamba2":
+        sizes = mamba2_sizes(width, expand, d_state, headdim)
+        return Mamba2(width, expand=expand, **sizes)
+    if inner != "mamba1":
+        raise ValueError(f"unknown inner mixer {inner!r}; known: mamba2, mamba1")
+    if headdim is not None:
+        raise ValueError(f"headdim={headdim} has no meaning for mamba1, which has no heads")
+    return Mamba1(width, expand=expand, d_state=16 if d_state is None else d_state)
+
+
+def mamba2_sizes(
+    width: int, expand: int, d_state: int | None = None, headdim: int | None = None
+) -> dict[str, int]:
+    """State and head sizes of a Mamba-2 at ``width``: the paper's 128 and 64 where they fit."""
+    inner = expand * width
+    power_of_two_in_inner = inner & -inner
+    return {
+        "d_state": d_state or min(128, 1 << (width.bit_length() - 1)),
+        "headdim": headdim or min(64, power_of_two_in_inner),
+    }
