@@ -1,0 +1,228 @@
+"""Mamba-1 and Mamba-2 language models, named and initialised as mamba-ssm's ``MambaLMHeadModel``.
+
+A stack of residual blocks, each an RMSNorm and a mixer, between an embedding and a head that share
+their weights (Gu & Dao, 2023; Dao & Gu, 2024). ``state-spaces`` checkpoints load by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from components.backbones.base import BACKBONES, Backbone
+from components.mixers import Mamba1, Mamba2, MixerState
+
+
+class _Block(nn.Module):
+    """``residual + mixer(norm(residual))``."""
+
+    def __init__(self, mixer: Mamba1 | Mamba2, d_model: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.mixer = mixer
+
+    def normed(self, residual: Tensor) -> Tensor:
+        return self.norm(residual.to(self.norm.weight.dtype))
+
+
+class _Stack(nn.Module):
+    """The embedding, the blocks and the final norm."""
+
+    def __init__(self, mixers: Sequence[Mamba1 | Mamba2], d_model: int, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.layers = nn.ModuleList(_Block(mixer, d_model) for mixer in mixers)
+        self.norm_f = nn.RMSNorm(d_model, eps=1e-5)
+
+    def blocks(self) -> Iterator[_Block]:
+        for layer in self.layers:
+            assert isinstance(layer, _Block)
+            yield layer
+
+
+class _MambaBackbone(Backbone):
+    """What both language models share; a subclass makes the mixers.
+
+    Args:
+        mixers: one a layer.
+        d_model: width.
+        vocab_size: the tokenizer's size, padded up to a multiple of ``pad_vocab_size_multiple``.
+        tie_embeddings: whether the head shares the embedding's weights.
+        residual_in_fp32: whether the residual stream is float32 whatever the weights are.
+    """
+
+    def __init__(
+        self,
+        mixers: Sequence[Mamba1 | Mamba2],
+        d_model: int,
+        vocab_size: int,
+        pad_vocab_size_multiple: int,
+        tie_embeddings: bool,
+        residual_in_fp32: bool,
+    ) -> None:
+        super().__init__()
+        padded = math.ceil(vocab_size / pad_vocab_size_multiple) * pad_vocab_size_multiple
+        self.residual_in_fp32 = residual_in_fp32
+        self.backbone = _Stack(mixers, d_model, padded)
+        self.lm_head = nn.Linear(d_model, padded, bias=False)
+        self._initialise()
+        if tie_embeddings:
+            self.lm_head.weight = self.backbone.embedding.weight
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Small embeddings, and output projections scaled down by the root of the depth (GPT-2)."""
+        nn.init.normal_(self.backbone.embedding.weight, std=0.02)
+        for block in self.backbone.blocks():
+            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=math.sqrt(5))
+            block.mixer.out_proj.weight /= math.sqrt(len(self.backbone.layers))
+
+    @property
+    def d_model(self) -> int:
+        return self.backbone.embedding.embedding_dim
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backbone.embedding.num_embeddings
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.backbone.embedding(ids)
+
+    def hidden_states(self, embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self._run(embeds, attention_mask, None)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.lm_head(hidden)
+
+    def init_state(self, batch_size: int, max_length: int) -> list[MixerState]:
+        """One mixer state a layer; their size does not depend on ``max_length``."""
+        weight = self.lm_head.weight
+        return [
+            block.mixer.init_state(batch_size, weight.dtype, weight.device)
+            for block in self.backbone.blocks()
+        ]
+
+    @torch.no_grad()
+    def prefill(
+        self, embeds: Tensor, state: list[MixerState], attention_mask: Tensor | None = None
+    ) -> Tensor:
+        return self.head(self._run(embeds, attention_mask, state)[:, -1])
+
+    @torch.no_grad()
+    def step(self, embeds: Tensor, state: list[MixerState]) -> Tensor:
+        residual = self._residual(embeds)
+        for block, block_state in zip(self.backbone.blocks(), state, strict=True):
+            residual = residual + block.mixer.step(block.normed(residual), block_state)
+        return self.head(self._final(residual))
+
+    def _run(self, embeds: Tensor, mask: Tensor | None, states: list[MixerState] | None) -> Tensor:
+        residual = self._residual(embeds)
+        for i, block in enumerate(self.backbone.blocks()):
+            state = None if states is None else states[i]
+            residual = residual + block.mixer(block.normed(residual), mask, state)
+        return self._final(residual)
+
+    def _residual(self, embeds: Tensor) -> Tensor:
+        return embeds.float() if self.residual_in_fp32 else embeds
+
+    def _final(self, residual: Tensor) -> Tensor:
+        norm = self.backbone.norm_f
+        return norm(residual.to(norm.weight.dtype))
+
+
+@BACKBONES.register("mamba1")
+class Mamba1Backbone(_MambaBackbone):
+    """Mamba-1 (Gu & Dao, 2023). The defaults make a tiny model.
+
+    Args:
+        vocab_size: the tokenizer's size.
+        d_model: width.
+        n_layer: blocks.
+        d_state: states of a channel.
+        d_conv: positions that the convolution sees.
+        expand: inner width over ``d_model``.
+        dt_rank: rank of the step sizes' projection; ceil(d_model / 16) if None.
+        pad_vocab_size_multiple: what the vocabulary is padded to a multiple of.
+        tie_embeddings: whether the head shares the embedding's weights.
+        residual_in_fp32: whether the residual stream is float32 whatever the weights are.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        d_model: int = 128,
+        n_layer: int = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        pad_vocab_size_multiple: int = 8,
+        tie_embeddings: bool = True,
+        residual_in_fp32: bool = True,
+    ) -> None:
+        mixers = [
+            Mamba1(d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
+            for _ in range(n_layer)
+        ]
+        super().__init__(
+            mixers, d_model, vocab_size, pad_vocab_size_multiple, tie_embeddings, residual_in_fp32
+        )
+
+
+@BACKBONES.register("mamba2")
+class Mamba2Backbone(_MambaBackbone):
+    """Mamba-2 (Dao & Gu, 2024). The defaults make a tiny model.
+
+    Args:
+        vocab_size: the tokenizer's size.
+        d_model: width.
+        n_layer: blocks.
+        d_state: states of a channel.
+        d_conv: positions that the convolution sees.
+        expand: inner width over ``d_model``.
+        headdim: channels of a head.
+        ngroups: groups of heads that share B and C.
+        chunk_size: the longest chunk of the scan.
+        pad_vocab_size_multiple: what the vocabulary is padded to a multiple of.
+        tie_embeddings: whether the head shares the embedding's weights.
+        residual_in_fp32: whether the residual stream is float32 whatever the weights are.
+
+    Raises:
+        ValueError: ``headdim`` does not divide the inner width, or ``ngroups`` the heads.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        d_model: int = 128,
+        n_layer: int = 2,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        headdim: int = 32,
+        ngroups: int = 1,
+        chunk_size: int = 256,
+        pad_vocab_size_multiple: int = 16,
+        tie_embeddings: bool = True,
+        residual_in_fp32: bool = True,
+    ) -> None:
+        mixers = [
+            Mamba2(
+                d_model,
+                d_state=d_state,
+                d_conv=d_conv,
+                expand=expand,
+                headdim=headdim,
+                ngroups=ngroups,
+                chunk_size=chunk_size,
+            )
+            for _ in range(n_layer)
+        ]
+        super().__init__(
+            mixers, d_model, vocab_size, pad_vocab_size_multiple, tie_embeddings, residual_in_fp32
+        )

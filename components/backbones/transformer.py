@@ -1,0 +1,214 @@
+"""Any causal transformer of the transformers library, as a backbone."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.backbones.base import BACKBONES, Backbone
+from components.registry import nearest
+
+_TINY_LLAMA = {
+    "hidden_size": 128,
+    "intermediate_size": 344,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+# Settings by which an architecture changes its logits after the head, outside what ``head`` calls.
+_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass
+class TransformerState:
+    """Keys and values so far, and which positions were padding.
+
+    Attributes:
+        cache: transformers' cache, one layer of keys and values a block.
+        mask: (B, seen), 1 for a token; None while no position was padding.
+        positions: the next position of each row, (B, 1).
+    """
+
+    cache: Any
+    mask: Tensor | None
+    positions: Tensor
+
+
+@BACKBONES.register("transformer")
+class TransformerBackbone(Backbone):
+    """A causal language model built by transformers, from a configuration or a local directory.
+
+    Positions count a row's tokens, so that padding on the left shifts nothing. The defaults make a
+    tiny Llama.
+
+    Args:
+        vocab_size: the tokenizer's size.
+        architecture: transformers' name of the model type ("llama", "phi", "qwen2", ...).
+        config: settings that differ from the architecture's defaults; None stands for a tiny model
+            where the architecture is "llama", and for its defaults otherwise.
+        path: a directory with a pretrained model, instead of ``architecture`` and ``config``.
+
+    Raises:
+        ValueError: the architecture or a setting is unknown, both ``path`` and ``config`` are
+            given, the model's vocabulary is smaller than the tokenizer's, or the architecture
+            changes its logits after the head.
+        FileNotFoundError: ``path`` has no model.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        architecture: str = "llama",
+        config: dict | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__()
+        # transformers takes seconds to import, and only this backbone needs it.
+        from transformers import AutoModelForCausalLM
+
+        if path is None:
+            resolved = _configuration(vocab_size, architecture, config)
+        elif config is None:
+            resolved = _pretrained_configuration(path)
+        else:
+            raise ValueError("transformer: give path or config, not both")
+        _check(resolved, vocab_size)
+        if path is None or torch.get_default_device().type == "meta":
+            self.model = AutoModelForCausalLM.from_config(resolved, attn_implementation="sdpa")
+        else:
+            self.model = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=resolved,
+                attn_implementation="sdpa",
+                dtype=torch.get_default_dtype(),
+                local_files_only=True,
+            )
+        accepted = inspect.signature(self.model.base_model.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+
+    @property
+    def d_model(self) -> int:
+        return self.model.get_input_embeddings().embedding_dim
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.get_input_embeddings().num_embeddings
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    def hidden_states(self, embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        positions = None
+        if attention_mask is not None:
+            positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        return self._run(embeds, attention_mask, positions, None)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(hidden)
+
+    def init_state(self, batch_size: int, max_length: int) -> TransformerState:
+        """An empty cache, which grows with the positions read."""
+        from transformers import DynamicCache
+
+        device = self.model.get_input_embeddings().weight.device
+        return TransformerState(
+            cache=DynamicCache(config=self.model.config),
+            mask=None,
+            positions=torch.zeros(batch_size, 1, dtype=torch.long, device=device),
+        )
+
+    @torch.no_grad()
+    def prefill(
+        self, embeds: Tensor, state: TransformerState, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        batch, length = embeds.shape[:2]
+        seen = state.cache.get_seq_length()
+        chunk = attention_mask
+        if chunk is None:
+            chunk = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
+        if attention_mask is not None and state.mask is None:
+            state.mask = chunk.new_ones(batch, seen)
+        if state.mask is not None:
+            state.mask = torch.cat([state.mask, chunk.to(state.mask.dtype)], dim=1)
+        counted = chunk.long().cumsum(1)
+        positions = (state.positions + counted - 1).clamp(min=0)
+        hidden = self._run(embeds, state.mask, positions, state.cache)
+        state.positions += counted[:, -1:]
+        return self.head(hidden[:, -1])
+
+    @torch.no_grad()
+    def step(self, embeds: Tensor, state: TransformerState) -> Tensor:
+        if state.mask is not None:
+            state.mask = torch.cat([state.mask, state.mask.new_ones(len(embeds), 1)], dim=1)
+        hidden = self._run(embeds.unsqueeze(1), state.mask, state.positions, state.cache)
+        state.positions += 1
+        return self.head(hidden[:, 0])
+
+    def _run(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any
+    ) -> Tensor:
+        placed = {"position_ids": positions} if self._takes_positions else {}
+        output = self.model.base_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **placed,
+        )
+        return output.last_hidden_state
+
+
+def _configuration(vocab_size: int, architecture: str, config: dict | None) -> Any:
+    """The architecture's configuration with the user's settings."""
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if architecture not in CONFIG_MAPPING:
+        known = nearest(architecture, list(CONFIG_MAPPING)).partition("known: ")[0]
+        raise ValueError(
+            f"transformer: transformers has no architecture {architecture!r}; {known}"
+            "see the model_type of its configurations"
+        )
+    if config is None:
+        config = _TINY_LLAMA if architecture == "llama" else {}
+    defaults = AutoConfig.for_model(architecture)
+    for name in config:
+        if not hasattr(defaults, name):
+            raise ValueError(
+                f"transformer: {architecture} has no setting {name!r}; "
+                f"{nearest(name, list(defaults.to_dict()))}"
+            )
+    # A padding id would freeze a row of the embedding, and may lie outside the vocabulary.
+    settings = {"vocab_size": vocab_size, "pad_token_id": None, **config}
+    return AutoConfig.for_model(architecture, **settings)
+
+
+def _pretrained_configuration(path: str) -> Any:
+    from transformers import AutoConfig
+
+    if not (Path(path) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"transformer: no config.json in {path!r}; path must be a local directory written by "
+            "save_pretrained or downloaded beforehand"
+        )
+    return AutoConfig.from_pretrained(path, local_files_only=True)
+
+
+def _check(config: Any, vocab_size: int) -> None:
+    if config.vocab_size < vocab_size:
+        raise ValueError(
+            f"transformer: the model has {config.vocab_size} embeddings but the tokenizer "
+            f"{vocab_size} ids; use the model's own tokenizer or a larger vocab_size"
+        )
+    changed = [s for s in _LOGIT_SETTINGS if getattr(config, s, None) not in (None, 1.0)]
+    if changed:
+        raise ValueError(
+            f"transformer: {config.model_type} changes its logits after the head "
+            f"({', '.join(changed)}), which this backbone would leave out; choose another"
+        )

@@ -1,0 +1,184 @@
+"""What every backbone must do. A backbone's test class inherits ``BackboneContract``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.backbones import Backbone
+
+VOCAB = 50
+ATOL = 2e-5
+
+
+class BackboneContract:
+    """Inherit, and make ``build`` return the backbone for a tokenizer of ``vocab_size`` ids."""
+
+    def build(self, vocab_size: int = VOCAB) -> Backbone:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def backbone(self) -> Backbone:
+        torch.manual_seed(0)
+        return self.build().eval()
+
+    @pytest.fixture
+    def embeds(self, backbone: Backbone) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.randint(0, VOCAB, (3, 21), generator=generator)
+        return backbone.embed(ids).detach()
+
+    def test_shapes(self, backbone: Backbone, embeds: Tensor) -> None:
+        assert backbone.vocab_size >= VOCAB
+        assert embeds.shape == (3, 21, backbone.d_model)
+        hidden = backbone.hidden_states(embeds)
+        assert hidden.shape == embeds.shape
+        assert backbone(embeds).shape == (3, 21, backbone.vocab_size)
+        state = backbone.init_state(3, 21)
+        assert backbone.prefill(embeds[:, :20], state).shape == (3, backbone.vocab_size)
+        assert backbone.step(embeds[:, 20], state).shape == (3, backbone.vocab_size)
+
+    def test_future_is_unseen(self, backbone: Backbone, embeds: Tensor) -> None:
+        changed = embeds.clone()
+        changed[:, 10:] += 1
+        before, after = backbone(embeds), backbone(changed)
+        torch.testing.assert_close(before[:, :10], after[:, :10], atol=ATOL, rtol=0)
+        assert not torch.allclose(before[:, 10:], after[:, 10:], atol=1e-3)
+
+    def test_past_is_seen(self, backbone: Backbone, embeds: Tensor) -> None:
+        changed = embeds.clone()
+        changed[:, 0] += 1
+        assert not torch.allclose(backbone(embeds)[:, -1], backbone(changed)[:, -1], atol=1e-6)
+
+    def test_gradients_reach_every_parameter(self, backbone: Backbone) -> None:
+        ids = torch.arange(VOCAB).view(2, -1)
+        logits = backbone(backbone.embed(ids))
+        torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        ).backward()
+        for name, parameter in backbone.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("filler", [0.0, 3.0])
+    def test_padding_changes_no_token(
+        self, backbone: Backbone, embeds: Tensor, side: str, filler: float
+    ) -> None:
+        lengths = (21, 13, 1)
+        padded, mask = pad(embeds, lengths, side, filler)
+        logits = backbone(padded, mask)
+        for row, length in enumerate(lengths):
+            alone = backbone(embeds[row : row + 1, :length])[0]
+            torch.testing.assert_close(logits[row][mask[row].bool()], alone, atol=ATOL, rtol=0)
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_padding_changes_no_gradient(
+        self, backbone: Backbone, embeds: Tensor, side: str
+    ) -> None:
+        lengths = (21, 13, 1)
+        padded, mask = pad(embeds, lengths, side, 3.0)
+        backbone(padded, mask)[mask.bool()].square().sum().backward()
+        together = gradients(backbone)
+        backbone.zero_grad()
+        for row, length in enumerate(lengths):
+            backbone(embeds[row : row + 1, :length]).square().sum().backward()
+        for name, expected in gradients(backbone).items():
+            difference = (together[name] - expected).abs().max()
+            assert difference < 1e-4 * expected.abs().max(), name
+
+    @pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 4, 1)])
+    def test_decoding_equals_the_full_forward(
+        self, backbone: Backbone, embeds: Tensor, lengths: tuple[int, ...]
+    ) -> None:
+        prompt, mask = pad(embeds[:, :9], lengths, "left", 3.0)
+        continuation = embeds[:, 9:]
+        state = backbone.init_state(3, 21)
+        decoded = [backbone.prefill(prompt, state, mask)]
+        decoded += [backbone.step(continuation[:, t], state) for t in range(12)]
+        for row, length in enumerate(lengths):
+            whole = torch.cat([embeds[row, :length], continuation[row]])
+            expected = backbone(whole.unsqueeze(0))[0, length - 1 :]
+            actual = torch.stack([logits[row] for logits in decoded])
+            torch.testing.assert_close(actual, expected, atol=ATOL, rtol=0)
+
+    @pytest.mark.parametrize("lengths", [(21, 21, 21), (21, 13, 1)])
+    @pytest.mark.parametrize("cuts", [(1, 2, 9), (5, 20), tuple(range(1, 21))])
+    def test_prefill_in_chunks(
+        self,
+        backbone: Backbone,
+        embeds: Tensor,
+        lengths: tuple[int, ...],
+        cuts: tuple[int, ...],
+    ) -> None:
+        prompt, mask = pad(embeds, lengths, "left", 3.0)
+        expected = backbone.prefill(prompt, backbone.init_state(3, 22), mask)
+        state = backbone.init_state(3, 22)
+        for start, end in zip((0, *cuts), (*cuts, 21), strict=True):
+            last = backbone.prefill(prompt[:, start:end], state, mask[:, start:end])
+        torch.testing.assert_close(last, expected, atol=ATOL, rtol=0)
+
+    def test_prefill_of_unpadded_chunks_without_a_mask(
+        self, backbone: Backbone, embeds: Tensor
+    ) -> None:
+        prompt, mask = pad(embeds[:, :9], (9, 4, 1), "left", 3.0)
+        state = backbone.init_state(3, 21)
+        backbone.prefill(prompt, state, mask)
+        last = backbone.prefill(embeds[:, 9:], state)
+        expected = backbone(embeds[1:2, [*range(4), *range(9, 21)]])[0, -1]
+        torch.testing.assert_close(last[1], expected, atol=ATOL, rtol=0)
+
+    def test_mask_dtype_does_not_matter(self, backbone: Backbone, embeds: Tensor) -> None:
+        padded, mask = pad(embeds, (21, 13, 1), "left", 3.0)
+        torch.testing.assert_close(backbone(padded, mask.bool()), backbone(padded, mask))
+
+    def test_meta_device(self) -> None:
+        with torch.device("meta"):
+            backbone = self.build()
+        assert all(p.is_meta for p in backbone.parameters())
+        built = self.build()
+        assert {n: p.shape for n, p in backbone.named_parameters()} == {
+            n: p.shape for n, p in built.named_parameters()
+        }
+
+    def test_seed_decides_the_weights(self) -> None:
+        first, again, other = (self._seeded(seed) for seed in (0, 0, 1))
+        for name, value in first.items():
+            assert torch.equal(value, again[name]), name
+        assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+    def test_state_dict_round_trip(self, backbone: Backbone, embeds: Tensor) -> None:
+        torch.manual_seed(1)
+        other = self.build().eval()
+        other.load_state_dict(backbone.state_dict())
+        torch.testing.assert_close(other(embeds), backbone(embeds), atol=0, rtol=0)
+
+    def test_bfloat16_weights(self, backbone: Backbone, embeds: Tensor) -> None:
+        expected = backbone(embeds)
+        logits = backbone.bfloat16()(embeds.bfloat16())
+        assert logits.dtype == torch.bfloat16
+        assert (logits - expected).norm() < 0.05 * expected.norm()
+
+    def _seeded(self, seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        return self.build().state_dict()
+
+
+def gradients(backbone: Backbone) -> dict[str, Tensor]:
+    """Gradients by name, of the parameters that have one (an untied embedding may not)."""
+    return {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}
+
+
+def pad(
+    embeds: Tensor, lengths: tuple[int, ...], side: str, filler: float
+) -> tuple[Tensor, Tensor]:
+    """Keep the first ``lengths[i]`` positions of each row, on the side away from the padding."""
+    padded = torch.full_like(embeds, filler)
+    mask = torch.zeros(embeds.shape[:2], dtype=torch.long)
+    for row, length in enumerate(lengths):
+        where = slice(embeds.shape[1] - length, None) if side == "left" else slice(0, length)
+        padded[row, where] = embeds[row, :length]
+        mask[row, where] = 1
+    return padded, mask
