@@ -1,0 +1,242 @@
+"""Tokenisers, templates, labels, truncation and collation."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+
+from data.base import Sample, Turn
+from data.text import (
+    IGNORE_INDEX,
+    TEMPLATES,
+    PromptCollator,
+    Tokenizer,
+    TooLongError,
+    TrainCollator,
+    encode_answer,
+    encode_conversation,
+    encode_prompt,
+    get_template,
+    train_tokenizer,
+)
+from tests.data.support import image, to_tensor
+
+TEXTS = ["what color is the shape?", "red", "Is there a circle?", "yes", "no", "user: assistant:"]
+TURNS = [Turn("what color is the shape?", "red"), Turn("is there a circle?", "yes")]
+
+
+@pytest.fixture(params=["word", "bpe"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return train_tokenizer(TEXTS, request.param, 400)
+
+
+def test_word_level_gives_every_word_one_id() -> None:
+    tokenizer = train_tokenizer(TEXTS, "word", 100)
+    assert len(tokenizer.encode("red")) == len(tokenizer.encode("YES")) == 1
+    assert tokenizer.encode("Is There?") == tokenizer.encode("is there ?")
+    assert len(tokenizer.encode("is there?")) == 3
+    assert (
+        tokenizer.decode(tokenizer.encode("what color is the shape")) == "what color is the shape"
+    )
+    assert tokenizer.decode(tokenizer.encode("zebra")) == ""
+
+
+def test_bpe_gives_any_text_back() -> None:
+    tokenizer = train_tokenizer(TEXTS, "bpe", 300)
+    for text in ["what color is the shape?", "Zebra — été\n {x}  y", " leading"]:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_training_is_deterministic(tokenizer: Tokenizer) -> None:
+    kind = "word" if len(tokenizer.encode("circle")) == 1 and tokenizer.vocab_size < 100 else "bpe"
+    again = train_tokenizer(TEXTS, kind, 400)  # type: ignore[arg-type]
+    assert again.backend.to_str() == tokenizer.backend.to_str()
+
+
+def test_vocab_size_bounds_ids(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(" ".join(TEXTS) + "<|endoftext|>")
+    assert max(ids) < tokenizer.vocab_size <= 400
+    assert tokenizer.pad_id != tokenizer.eos_id
+
+
+def test_decode_stops_at_the_end_token(tokenizer: Tokenizer) -> None:
+    ids = [tokenizer.pad_id, *tokenizer.encode("red"), tokenizer.eos_id, *tokenizer.encode("no")]
+    assert tokenizer.decode(ids) == "red"
+
+
+def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    text = "is there a red circle?"
+    assert loaded.encode(text) == tokenizer.encode(text)
+    assert (loaded.pad_id, loaded.eos_id) == (tokenizer.pad_id, tokenizer.eos_id)
+    assert pickle.loads(pickle.dumps(loaded)).encode(text) == tokenizer.encode(text)
+
+
+def test_load_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no tokenizer at"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_special_tokens_of_a_foreign_tokenizer() -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    assert Tokenizer(backend).eos_id == 1
+    assert Tokenizer(backend).pad_id == 1
+    with pytest.raises(ValueError, match="no token '<end>'"):
+        Tokenizer(backend, eos_token="<end>")
+    with pytest.raises(ValueError, match="name its own as eos_token"):
+        Tokenizer(tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")))
+
+
+def spelled(turns: list[Turn], name: str) -> str:
+    tokenizer = train_tokenizer(TEXTS, "bpe", 400)
+    ids, _ = encode_conversation(turns, get_template(name), tokenizer, 10_000)
+    return str(tokenizer.backend.decode(ids, skip_special_tokens=False))
+
+
+def test_templates_spell_the_published_conversations() -> None:
+    assert spelled(TURNS, "plain") == (
+        "what color is the shape?\nred<|endoftext|>\nis there a circle?\nyes<|endoftext|>"
+    )
+    assert spelled(TURNS, "ml-mamba") == (
+        "<|user|>\nwhat color is the shape?<|endoftext|>\n<|assistant|>\nred<|endoftext|>\n"
+        "<|user|>\nis there a circle?<|endoftext|>\n<|assistant|>\nyes<|endoftext|>"
+    )
+    assert spelled(TURNS, "llava-1.5") == (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+        "USER: what color is the shape? ASSISTANT: red<|endoftext|>"
+        "USER: is there a circle? ASSISTANT: yes<|endoftext|>"
+    )
+
+
+def test_braces_in_a_question_are_plain_text() -> None:
+    assert spelled([Turn("what is {eos} {0}?", "{answer}")], "plain") == (
+        "what is {eos} {0}?\n{answer}<|endoftext|>"
+    )
+
+
+def test_unknown_template() -> None:
+    with pytest.raises(ValueError, match="did you mean 'ml-mamba'"):
+        get_template("mlmamba")
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_labels_are_the_answers_and_their_end(tokenizer: Tokenizer, name: str) -> None:
+    template = get_template(name)
+    ids, labels = encode_conversation(TURNS, template, tokenizer, 1000)
+    assert len(ids) == len(labels)
+    expected = [
+        token
+        for turn in TURNS
+        for token in [*encode_answer(turn.answer, template, tokenizer), tokenizer.eos_id]
+    ]
+    assert [label for label in labels if label != IGNORE_INDEX] == expected
+    assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_prompt_is_the_conversation_up_to_the_last_answer(tokenizer: Tokenizer, name: str) -> None:
+    template = get_template(name)
+    ids, labels = encode_conversation(TURNS, template, tokenizer, 1000)
+    prompt = encode_prompt(TURNS, template, tokenizer)
+    answer = [*encode_answer("yes", template, tokenizer), tokenizer.eos_id]
+    assert prompt + answer == ids
+    assert labels[len(prompt) - 1] == IGNORE_INDEX
+
+
+def test_truncation_keeps_some_supervision_or_raises(tokenizer: Tokenizer) -> None:
+    template = get_template("plain")
+    ids, labels = encode_conversation(TURNS, template, tokenizer, 1000)
+    first = next(i for i, label in enumerate(labels) if label != IGNORE_INDEX)
+    for length in range(1, len(ids) + 1):
+        if length <= first:
+            with pytest.raises(TooLongError, match=f"max_length = {length} "):
+                encode_conversation(TURNS, template, tokenizer, length)
+        else:
+            cut = encode_conversation(TURNS, template, tokenizer, length)
+            assert cut == (ids[:length], labels[:length])
+
+
+def samples() -> list[Sample]:
+    return [
+        Sample("a", image(1), TURNS),
+        Sample("b", image(2), TURNS[:1], "color", ["red", "crimson"]),
+    ]
+
+
+def test_train_batch(tokenizer: Tokenizer) -> None:
+    template = get_template("plain")
+    batch = TrainCollator(tokenizer, template, to_tensor, 100)(samples())
+    assert batch["pixels"].shape == (2, 3, 8, 8)
+    for row, sample in enumerate(samples()):
+        ids, labels = encode_conversation(sample.turns, template, tokenizer, 100)
+        rest = batch["input_ids"].shape[1] - len(ids)
+        assert batch["input_ids"][row].tolist() == ids + [tokenizer.pad_id] * rest
+        assert batch["labels"][row].tolist() == labels + [IGNORE_INDEX] * rest
+        assert batch["attention_mask"][row].tolist() == [1] * len(ids) + [0] * rest
+    assert rest > 0
+
+
+def test_prompt_batch(tokenizer: Tokenizer) -> None:
+    template = get_template("ml-mamba")
+    batch = PromptCollator(tokenizer, template, to_tensor)(samples())
+    for row, sample in enumerate(samples()):
+        ids = encode_prompt(sample.turns, template, tokenizer)
+        rest = batch["input_ids"].shape[1] - len(ids)
+        assert batch["input_ids"][row].tolist() == [tokenizer.pad_id] * rest + ids
+        assert batch["attention_mask"][row].tolist() == [0] * rest + [1] * len(ids)
+    assert batch["samples"][1] == {
+        "id": "b",
+        "question": "what color is the shape?",
+        "answer": "red",
+        "answers": ["red", "crimson"],
+        "category": "color",
+    }
+    assert batch["samples"][0]["answers"] == ["yes"]
+    with pytest.raises(TooLongError, match="sample 'a': the prompt has"):
+        PromptCollator(tokenizer, template, to_tensor, 3)(samples())
+
+
+def test_dict_of_pixels(tokenizer: Tokenizer) -> None:
+    def both(picture: object) -> dict[str, torch.Tensor]:
+        return {"x": torch.zeros(3, 4, 4), "y": torch.ones(3, 2, 2)}
+
+    batch = TrainCollator(tokenizer, get_template("plain"), both, 100)(samples())
+    assert {k: v.shape for k, v in batch["pixels"].items()} == {
+        "x": (2, 3, 4, 4),
+        "y": (2, 3, 2, 2),
+    }
+
+
+def test_too_long_rows_raise_or_are_skipped(
+    tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = Sample("long", image(0), [Turn("is there a circle? " * 50, "no")])
+    plain = get_template("plain")
+    with pytest.raises(TooLongError, match="sample 'long'"):
+        TrainCollator(tokenizer, plain, to_tensor, 60)([*samples(), long])
+    skipping = TrainCollator(tokenizer, plain, to_tensor, 60, too_long="skip")
+    batch = skipping([long, *samples()])
+    assert batch["input_ids"].shape[0] == batch["pixels"].shape[0] == 2
+    assert "'long'" in caplog.text
+    with pytest.raises(TooLongError, match=r"no sample of the batch fits.*long"):
+        skipping([long])
+
+
+def test_rows_without_an_image_are_named(tokenizer: Tokenizer) -> None:
+    collate = TrainCollator(tokenizer, get_template("plain"), to_tensor, 100)
+    with pytest.raises(ValueError, match="sample 't' has no image"):
+        collate([Sample("t", None, TURNS)])
+
+
+def test_a_sample_needs_a_turn() -> None:
+    with pytest.raises(ValueError, match="sample 'x' has no turn"):
+        Sample("x", None, [])
