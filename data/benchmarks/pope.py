@@ -1,0 +1,101 @@
+"""POPE (Li et al. 2023, arXiv 2305.10355): object hallucination, by asking what is in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.base import Sample, Samples, Split
+from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json_lines
+from data.benchmarks.answers import SHORT_ANSWER
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited
+from data.benchmarks.binary import Confusion, more_probable
+
+SETTINGS = ("random", "popular", "adversarial")
+CHOICES = ("Yes", "No")
+
+
+def says_yes(record: ItemRecord) -> bool:
+    """Whether the answer is yes: by the probabilities where the record has them, or by the text.
+
+    A text is a no if its first sentence has the word No, no or not, and a yes otherwise, as in the
+    official evaluation.
+    """
+    choice = more_probable(record, CHOICES)
+    if choice is not None:
+        return choice == "Yes"
+    sentence = record["prediction"].strip().split(".")[0].replace(",", "")
+    return not {"No", "no", "not"} & set(sentence.split())
+
+
+def is_yes(record: ItemRecord) -> bool:
+    """Whether yes is right."""
+    return bool(record["answer"].strip().lower() == "yes")
+
+
+def summarise_pope(records: Sequence[ItemRecord]) -> dict[str, float]:
+    """Accuracy, precision, recall, F1 and ratio of yes: for each setting, and their mean over them.
+
+    A record's category is its setting.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    if not records:
+        raise ValueError("no record to summarise: the benchmark evaluated no item")
+    figures: dict[str, float] = {}
+    by_setting: dict[str, list[tuple[bool, bool]]] = {}
+    for record in records:
+        pair = (says_yes(record), is_yes(record))
+        by_setting.setdefault(record["category"], []).append(pair)
+    confusions = {name: Confusion.of(pairs) for name, pairs in sorted(by_setting.items())}
+    for figure in ("accuracy", "precision", "recall", "f1", "yes-ratio"):
+        attribute = "positive_ratio" if figure == "yes-ratio" else figure
+        values = {name: float(getattr(c, attribute)) for name, c in confusions.items()}
+        figures[figure] = float(np.mean(list(values.values())))
+        figures |= {f"{figure}/{name}": value for name, value in values.items()}
+    return figures
+
+
+@BENCHMARKS.register("pope")
+class POPE(Benchmark):
+    """Accuracy, precision, recall, F1 and ratio of yes, by setting and their mean.
+
+    Reads, in ``CACHE/benchmarks/pope``: ``coco_pope_random.json``, ``coco_pope_popular.json``,
+    ``coco_pope_adversarial.json`` (JSON lines) and ``val2014/COCO_val2014_*.jpg``.
+
+    Args:
+        scoring: by the next-token ``probability`` of Yes and No (as ML-Mamba does), or by the
+            ``generation`` (as the official evaluation does).
+    """
+
+    def __init__(self, *, scoring: Literal["probability", "generation"] = "probability") -> None:
+        self._scoring = scoring
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        return CHOICES if self._scoring == "probability" else None
+
+    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
+        root = benchmark_dir(cache_dir, "pope")
+        items = [
+            Item(
+                id=f"{setting}-{entry['question_id']}",
+                image=root / "val2014" / entry["image"],
+                question=f"{entry['text']}\n{SHORT_ANSWER}",
+                answer=entry["label"],
+                category=setting,
+            )
+            for setting in SETTINGS
+            for entry in read_json_lines(root / f"coco_pope_{setting}.json")
+        ]
+        return limited(AnnotatedItems(items), limit)
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return float(says_yes({**record, "prediction": prediction}) == is_yes(record))
+
+    def summarise(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return summarise_pope(records)
