@@ -1,0 +1,1 @@
+"""ablate: ablation experiments for multimodal language models that a reader can believe."""

@@ -1,0 +1,126 @@
+"""What happens inside one cell, in a process of its own: train and evaluate, or measure."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+
+from ablate.config import RunConfig
+from ablate.errors import CellError
+from ablate.evaluation import benchmark_named, evaluate
+from ablate.layers import registry
+from ablate.model import build_model, parameter_counts
+from ablate.throughput import measure
+from ablate.training import Reporter, fit
+from data.base import DataSet
+
+
+def data_set(config: RunConfig) -> DataSet:
+    """The run's data set, not yet prepared."""
+    return registry("data").get(config.data.name)(**config.data.args)
+
+
+def prepare_data(config: RunConfig, cache: Path) -> None:
+    """Convert all data that the run reads into the cache, once."""
+    data_set(config).prepare(cache)
+
+
+def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
+    """Train a cell's model and score it; predictions go to ``out`` as one parquet file a benchmark.
+
+    Raises:
+        CellError: the cell cannot give a result.
+    """
+    start = time.perf_counter()
+    dataset = data_set(config)
+    dataset.prepare(cache)
+    model = build_model(config, dataset.tokenizer(cache).vocab_size)
+    counts = parameter_counts(model)
+    reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
+    pl.seed_everything(config.seed, verbose=False)
+    whole = fit(config, model, dataset, cache, reporter)
+    trained = time.perf_counter()
+    reporter.metrics({"seconds/train": trained - start})
+    if not whole:
+        return
+    for name in config.evaluate.benchmarks:
+        benchmark = benchmark_named(name)
+        records = evaluate(config, model, dataset, cache, benchmark, reporter)
+        pd.DataFrame(records).to_parquet(out / f"{file_name(name)}.parquet", index=False)
+        scores = benchmark.summarise(records)
+        reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
+    reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
+
+
+def file_name(benchmark: str) -> str:
+    """A benchmark's name as a file name (``package.module:Class`` holds a colon)."""
+    return benchmark.replace(":", ".")
+
+
+def measure_only(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
+    """Measure the efficiency of a cell's model with its initial weights."""
+    vocab_size = data_set(config).tokenizer(cache).vocab_size
+    reporter.metrics(measure(config, build_model(config, vocab_size)))
+
+
+WORK = {"train": train_and_evaluate, "measure": measure_only}
+
+
+class PipeReporter:
+    """Sends what happens in the cell to the process that runs the sweep."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """See ``ablate.training.Reporter``."""
+        self._connection.send(("metrics", values, step))
+
+    def progress(self, phase: str, fraction: float) -> None:
+        """See ``ablate.training.Reporter``."""
+        self._connection.send(("progress", phase, fraction))
+
+    def keep_going(self, step: int, values: dict[str, float]) -> bool:
+        """See ``ablate.training.Reporter``; waits for the answer."""
+        self._connection.send(("validated", step, values))
+        return self._connection.recv()
+
+
+def main(
+    connection: Connection, kind: str, config: RunConfig, cache: Path, out: Path, threads: int
+) -> None:
+    """Entry point of a cell's process; its last message is ``done`` or ``failed``."""
+    _exit_with_parent()
+    torch.set_num_threads(threads)
+    try:
+        WORK[kind](config, cache, out, PipeReporter(connection))
+    except CellError as error:
+        connection.send(("failed", str(error), traceback.format_exc()))
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        connection.send(("failed", message, traceback.format_exc()))
+    else:
+        connection.send(("done",))
+
+
+def _exit_with_parent() -> None:
+    """End this process when the one that started it is gone, even by ``kill -9``.
+
+    Otherwise an orphan would compete with the resumed sweep for the machine.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,208 @@
+"""The typed configuration of a run, and the hash that is its identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+NOT_IN_IDENTITY: dict[str, Any] = {"identity": False}
+
+
+class Policy(enum.Enum):
+    """What training does with a component's parameters."""
+
+    train = "train"
+    freeze = "freeze"
+
+
+@dataclass
+class ComponentConfig:
+    """A component by registered name or ``package.module:Class``, its arguments and its policy.
+
+    ``args`` may be incomplete in a file; in a planned run every argument is filled in.
+    """
+
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
+    policy: Policy = Policy.train
+
+
+@dataclass
+class DataConfig:
+    """The training data. ``max_length``: text tokens a sample, longer ones are cut."""
+
+    name: str = "easy-vqa"
+    args: dict[str, Any] = field(default_factory=dict)
+    max_length: int = 256
+    num_workers: int = field(default=0, metadata=NOT_IN_IDENTITY)
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation: AdamW, linear warm-up, cosine decay to zero.
+
+    ``epochs`` or ``max_steps``, whichever ends first; ``warmup`` is a fraction of all steps;
+    ``precision: auto`` is bf16 on a device that has it and float32 elsewhere; ``threads`` is the
+    CPU threads of one cell (part of the identity: it changes the order of sums).
+    """
+
+    epochs: int = 1
+    max_steps: int | None = None
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = 0.03
+    grad_clip: float = 1.0
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    threads: int = 1
+    log_every: int = field(default=20, metadata=NOT_IN_IDENTITY)
+    validate_every: int | None = field(default=None, metadata=NOT_IN_IDENTITY)
+    validate_samples: int = field(default=512, metadata=NOT_IN_IDENTITY)
+
+
+@dataclass
+class EvaluateConfig:
+    """The benchmarks a trained cell is scored on; ``limit``: a fixed subset of so many items."""
+
+    benchmarks: list[str] = field(default_factory=lambda: ["easy-vqa"])
+    split: Literal["validation", "test"] = "test"
+    limit: int | None = None
+    batch_size: int = field(default=256, metadata=NOT_IN_IDENTITY)
+
+
+@dataclass
+class MeasureConfig:
+    """Efficiency, measured alone on the machine after training; no part of the identity.
+
+    ``batch_size`` is the larger of the two decode batches (the smaller is 1); ``prompt_tokens``
+    are text tokens after the image; ``repeats`` timings follow ``warmup`` untimed ones.
+    """
+
+    what: list[str] = field(default_factory=lambda: ["train", "prefill", "decode"])
+    batch_size: int = 16
+    prompt_tokens: int = 16
+    new_tokens: int = 32
+    warmup: int = 1
+    repeats: int = 5
+
+
+@dataclass
+class RunConfig:
+    """All that one cell needs: with the same machine, the same config gives the same numbers."""
+
+    encoder: ComponentConfig
+    connector: ComponentConfig
+    backbone: ComponentConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig, metadata=NOT_IN_IDENTITY)
+    seed: int = 0
+
+
+MEASURES = ("train", "prefill", "decode")
+COMPONENT_ROLES = ("encoder", "connector", "backbone")
+ROLES = (*COMPONENT_ROLES, "data")
+SECTIONS = tuple(f.name for f in dataclasses.fields(RunConfig))
+
+
+def to_dict(config: Any, *, identity_only: bool = False) -> Any:
+    """A config as plain JSON types: dataclasses to dicts, enums to names, tuples to lists.
+
+    Args:
+        config: a dataclass instance or any value inside one.
+        identity_only: leave out the fields that do not affect a run's result.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {
+            f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
+            for f in dataclasses.fields(config)
+            if not identity_only or f.metadata.get("identity", True)
+        }
+    if isinstance(config, enum.Enum):
+        return config.name
+    if isinstance(config, dict):
+        return {k: to_dict(v, identity_only=identity_only) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_dict(v, identity_only=identity_only) for v in config]
+    return config
+
+
+def digest(fields: Any) -> str:
+    """SHA-256 (hex) of plain JSON types, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def identity(config: RunConfig) -> str:
+    """The run's identity: the hash over its result-affecting fields.
+
+    The config must be a planned one, with every component argument filled in, so that a default
+    written out and a default left out are the same run.
+    """
+    return digest(to_dict(config, identity_only=True))
+
+
+def seedless_identity(config: RunConfig) -> str:
+    """What the runs of one combination share: the identity without the seed."""
+    fields = to_dict(config, identity_only=True)
+    del fields["seed"]
+    return digest(fields)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to dotted keys: ``{"train": {"lr": 1}}`` -> ``{"train.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{path}."))
+        else:
+            flat[path] = value
+    return flat
+
+
+def problems(config: RunConfig) -> list[tuple[str, str]]:
+    """Values that are of the right type and still cannot be: (key, message) pairs."""
+    t, e, m = config.train, config.evaluate, config.measure
+    positive = {
+        "train.epochs": t.epochs,
+        "train.batch_size": t.batch_size,
+        "train.lr": t.lr,
+        "train.grad_clip": t.grad_clip,
+        "train.threads": t.threads,
+        "train.log_every": t.log_every,
+        "train.validate_samples": t.validate_samples,
+        "data.max_length": config.data.max_length,
+        "evaluate.batch_size": e.batch_size,
+        "measure.batch_size": m.batch_size,
+        "measure.prompt_tokens": m.prompt_tokens,
+        "measure.new_tokens": m.new_tokens,
+        "measure.repeats": m.repeats,
+    }
+    optional = {
+        "train.max_steps": t.max_steps,
+        "train.validate_every": t.validate_every,
+        "evaluate.limit": e.limit,
+    }
+    positive |= {k: v for k, v in optional.items() if v is not None}
+    found = [(k, f"must be above 0, not {v}") for k, v in positive.items() if not v > 0]
+    if not 0 <= t.warmup < 1:
+        found.append(("train.warmup", f"is a fraction of all steps, 0 <= warmup < 1, not {t.warmup}"))
+    non_negative = {
+        "seed": config.seed,
+        "train.weight_decay": t.weight_decay,
+        "data.num_workers": config.data.num_workers,
+        "measure.warmup": m.warmup,
+    }
+    found += [(k, f"must be 0 or more, not {v}") for k, v in non_negative.items() if v < 0]
+    found += [
+        ("measure.what", f"unknown measure {w!r}; known: {', '.join(MEASURES)}")
+        for w in m.what
+        if w not in MEASURES
+    ]
+    return found

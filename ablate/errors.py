@@ -1,0 +1,21 @@
+"""What the engine says when it cannot go on."""
+
+from __future__ import annotations
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used: one line that names the file, the key and the remedy.
+
+    Args:
+        source: the file (or "command line") that holds the mistake.
+        key: the dotted key inside it, or "" for the file as a whole.
+        message: what is wrong and what would be right.
+    """
+
+    def __init__(self, source: str, key: str, message: str) -> None:
+        place = f"{source}: {key}" if key else source
+        super().__init__(f"{place}: {' '.join(message.split())}")
+
+
+class CellError(Exception):
+    """A cell that cannot give a result (a non-finite loss, no supervised token): it fails alone."""

@@ -1,0 +1,106 @@
+"""A trained model on a benchmark: one record per item, then the benchmark's own score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.config import RunConfig
+from ablate.layers import registry
+from ablate.model import VisionLanguageModel
+from ablate.training import Reporter, precision
+from data.base import DataSet
+from data.benchmarks.base import Benchmark
+from data.loading import SeededSampler, make_loader
+from data.text import PromptCollator, Tokenizer
+
+
+def evaluate(
+    config: RunConfig,
+    model: VisionLanguageModel,
+    dataset: DataSet,
+    cache: Path,
+    benchmark: Benchmark,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """Answer every item of a benchmark greedily.
+
+    Returns:
+        One record per item: id, question, answer, prediction, score, category and, where the
+        benchmark has choices, the probability of each among them (``probability/<choice>``).
+    """
+    tokenizer = dataset.tokenizer(cache)
+    samples: Any = benchmark.samples(cache, config.evaluate.split, config.evaluate.limit)
+    collate = PromptCollator(tokenizer, dataset.template, model.encoder.transform)
+    loader = make_loader(
+        samples,
+        collate,
+        config.evaluate.batch_size,
+        sampler=SeededSampler(len(samples), 0, shuffle=False),
+        num_workers=config.data.num_workers,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    records: list[dict[str, Any]] = []
+    bf16 = precision(config.train) == "bf16-mixed"
+    for batch in loader:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            records += answer(model, batch, benchmark, tokenizer, device)
+        reporter.progress("evaluate", len(records) / len(samples))
+    return records
+
+
+def answer(
+    model: VisionLanguageModel,
+    batch: dict[str, Any],
+    benchmark: Benchmark,
+    tokenizer: Tokenizer,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """The records of one batch."""
+    generation = model.generate(
+        to_device(batch["pixels"], device),
+        batch["input_ids"].to(device),
+        batch["attention_mask"].to(device),
+        benchmark.max_new_tokens,
+        tokenizer.eos_id,
+    )
+    records = [dict(sample) for sample in batch["samples"]]
+    chances = choice_probabilities(generation.first_logits, benchmark.choices, tokenizer)
+    for i, (record, tokens) in enumerate(zip(records, generation.tokens.tolist(), strict=True)):
+        record["prediction"] = tokenizer.decode(tokens)
+        record |= {f"probability/{choice}": float(p[i]) for choice, p in chances.items()}
+        record["score"] = benchmark.score(record["prediction"], record)
+    return records
+
+
+def choice_probabilities(
+    first_logits: torch.Tensor, choices: tuple[str, ...] | None, tokenizer: Tokenizer
+) -> dict[str, torch.Tensor]:
+    """The probability of each choice's first token, normalised over the choices (section 4.1).
+
+    Args:
+        first_logits: (B, vocab).
+
+    Returns:
+        choice -> (B,).
+    """
+    if not choices:
+        return {}
+    ids = [tokenizer.encode(choice)[0] for choice in choices]
+    probabilities = first_logits[:, ids].softmax(-1)
+    return {choice: probabilities[:, i] for i, choice in enumerate(choices)}
+
+
+def to_device(pixels: Any, device: torch.device) -> Any:
+    """A tensor, or a dict of them, on the device."""
+    if isinstance(pixels, dict):
+        return {k: v.to(device) for k, v in pixels.items()}
+    return pixels.to(device)
+
+
+def benchmark_named(name: str) -> Benchmark:
+    """An instance of a registered benchmark (or ``package.module:Class``)."""
+    return registry("benchmark").get(name)()

@@ -1,0 +1,168 @@
+"""The vision-language model: encoder -> connector -> [image tokens; text] -> backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate.config import COMPONENT_ROLES, Policy, RunConfig
+from ablate.errors import CellError
+from ablate.layers import registry
+from ablate.seeding import stream
+from components.backbones import Backbone
+from components.connectors import Connector
+from components.encoders import Encoder
+
+IGNORE_INDEX = -100
+"""Label of a position that is not supervised (torch's cross-entropy default)."""
+
+
+class IncompatibleError(ValueError):
+    """Components that cannot be built, alone or together; ``role`` is the one that refused."""
+
+    def __init__(self, role: str, message: str) -> None:
+        super().__init__(message)
+        self.role = role
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Greedy continuations of a batch.
+
+    tokens: (B, T) ids; a row is filled with the end token once it has ended.
+    first_logits: (B, vocab) for the first new token, from which choices are scored.
+    """
+
+    tokens: Tensor
+    first_logits: Tensor
+
+
+class VisionLanguageModel(nn.Module):
+    """Image tokens first, then text; only answers are supervised.
+
+    Args:
+        vocab_size: the tokenizer's size; the backbone may pad it, and a padding row is never
+            generated.
+    """
+
+    def __init__(
+        self, encoder: Encoder, connector: Connector, backbone: Backbone, vocab_size: int
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.connector = connector
+        self.backbone = backbone
+        self.vocab_size = vocab_size
+
+    def image_tokens(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
+        """Images -> (B, num_output_tokens, d_model)."""
+        return self.connector(self.encoder(pixels))
+
+    def loss(self, pixels: Any, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and accuracy over the supervised tokens of a right-padded batch.
+
+        Args:
+            pixels: the batch's images.
+            input_ids: (B, L) text tokens, padded on the right.
+            labels: (B, L), ``IGNORE_INDEX`` where not supervised.
+
+        Returns:
+            Two scalars: the loss, and the share of supervised tokens that are the most likely.
+
+        Raises:
+            CellError: no token in the batch is supervised (the mean would silently be 0 or NaN).
+        """
+        supervised = labels != IGNORE_INDEX
+        if not bool(supervised.any()):
+            raise CellError("a batch holds no supervised token: every label is masked")
+        image = self.image_tokens(pixels)
+        embeds = torch.cat([image, self.backbone.embed(input_ids).to(image.dtype)], dim=1)
+        # The backbone is causal, so padding on the right needs no mask. The last position predicts
+        # nothing, and the head runs only where a label is: its logits dominate memory otherwise.
+        hidden = self.backbone.hidden_states(embeds[:, :-1])[:, image.shape[1] - 1 :]
+        logits = self.backbone.head(hidden[supervised]).float()
+        targets = labels[supervised]
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return F.cross_entropy(logits, targets), accuracy
+
+    @torch.inference_mode()
+    def generate(
+        self, pixels: Any, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, eos_id: int
+    ) -> Generation:
+        """Greedy decoding of a batch of prompts from the backbone's state.
+
+        Args:
+            pixels: the batch's images.
+            input_ids: (B, L) prompts, padded on the left.
+            attention_mask: (B, L), 0 on padding.
+            max_new_tokens: the longest continuation.
+            eos_id: the token that ends a row.
+        """
+        embeds, mask = self.prompt(pixels, input_ids, attention_mask)
+        state = self.backbone.init_state(len(embeds), embeds.shape[1] + max_new_tokens)
+        logits = self.backbone.prefill(embeds, state, mask)[:, : self.vocab_size].float()
+        first, tokens = logits, []
+        ended = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
+        while True:
+            tokens.append(logits.argmax(-1).masked_fill(ended, eos_id))
+            ended = ended | (tokens[-1] == eos_id)
+            if len(tokens) == max_new_tokens or bool(ended.all()):
+                return Generation(torch.stack(tokens, dim=1), first)
+            step = self.backbone.step(self.backbone.embed(tokens[-1][:, None])[:, 0], state)
+            logits = step[:, : self.vocab_size].float()
+
+    def prompt(
+        self, pixels: Any, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Left-padded text -> left-padded [image; text]: the padding moves in front of the image.
+
+        Returns:
+            Embeddings (B, N + L, d_model) and their mask (B, N + L), or None without padding.
+        """
+        image = self.image_tokens(pixels)
+        both = torch.cat([image, self.backbone.embed(input_ids).to(image.dtype)], dim=1)
+        padding = (attention_mask == 0).sum(1, keepdim=True)
+        if not bool(padding.any()):
+            return both, None
+        n = image.shape[1]
+        position = torch.arange(both.shape[1], device=both.device)[None]
+        source = torch.where(position < padding + n, position - padding, position)
+        source = torch.where(position < padding, position + n, source)
+        moved = both.gather(1, source[..., None].expand(-1, -1, both.shape[-1]))
+        return moved, (position >= padding).long()
+
+
+def build_model(config: RunConfig, vocab_size: int) -> VisionLanguageModel:
+    """Assemble a run's model; each component is initialised from its own stream of the run's seed.
+
+    Raises:
+        IncompatibleError: a component refused its arguments or its neighbour.
+    """
+
+    def build(role: str, *given: Any) -> Any:
+        component = getattr(config, role)
+        try:
+            with stream(config.seed, f"init/{role}"):
+                return registry(role).get(component.name)(*given, **component.args)
+        except ValueError as error:
+            raise IncompatibleError(role, f"{role} {component.name!r}: {error}") from error
+
+    encoder = build("encoder")
+    backbone = build("backbone", vocab_size)
+    connector = build("connector", encoder.embed_dim, encoder.grid, backbone.d_model)
+    model = VisionLanguageModel(encoder, connector, backbone, vocab_size)
+    for role in COMPONENT_ROLES:
+        if getattr(config, role).policy is Policy.freeze:
+            getattr(model, role).requires_grad_(False)
+    return model
+
+
+def parameter_counts(model: VisionLanguageModel) -> dict[str, int]:
+    """Parameters by component, in all, and those that are trained."""
+    counts = {role: sum(p.numel() for p in getattr(model, role).parameters()) for role in COMPONENT_ROLES}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {**counts, "total": sum(counts.values()), "trainable": trained}

@@ -1,0 +1,83 @@
+"""One progress display for a sweep or study: a bar in all with its ETA, and one a running cell."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Display:
+    """Bars on a terminal; a line for each ended cell everywhere (a log file too).
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            # The rate over the whole phase: cells differ, and a short window would make it jump.
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            speed_estimate_period=3600,
+        )
+        self._cells: dict[str, TaskID] = {}
+        self._fractions: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+        self._overall: TaskID | None = None
+        self._count = 0
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def phase(self, name: str, count: int, jobs: int) -> None:
+        """Begin a phase ("train" or "measure") of so many cells, ``jobs`` at a time."""
+        if self._overall is not None:
+            self._bars.remove_task(self._overall)
+        self._fractions.clear()
+        self._count = count
+        self._overall = self._bars.add_task(f"[bold]{name}: {count} cells", total=float(count))
+        self.console.print(f"{name}: {count} cells, {jobs} at a time")
+
+    def started(self, cell: str) -> None:
+        """A cell's process began."""
+        self._cells[cell] = self._bars.add_task(f"  {cell}", total=1.0)
+        self._since[cell] = time.monotonic()
+
+    def progress(self, cell: str, phase: str, fraction: float) -> None:
+        """A cell is so far in training or evaluation (taken as the last tenth of a cell)."""
+        done = 0.9 * fraction if phase == "train" else 0.9 + 0.1 * fraction
+        self._bars.update(self._cells[cell], completed=done, description=f"  {cell} {phase}")
+        self._advance(cell, done)
+
+    def ended(self, cell: str, failure: str = "") -> None:
+        """A cell is done, or failed for the reason given."""
+        self._bars.remove_task(self._cells.pop(cell))
+        self._advance(cell, 1.0)
+        seconds = time.monotonic() - self._since[cell]
+        ended = sum(f == 1.0 for f in self._fractions.values())
+        text = f"[red]failed[/red]: {escape(failure)}" if failure else "done"
+        self.console.print(f"  {ended}/{self._count} {cell} {text} ({seconds:.0f} s)")
+
+    def _advance(self, cell: str, fraction: float) -> None:
+        self._fractions[cell] = fraction
+        if self._overall is not None:
+            self._bars.update(self._overall, completed=sum(self._fractions.values()))

@@ -1,0 +1,84 @@
+"""From the messages of running cells to MLflow runs and the progress display."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from ablate.config import RunConfig
+from ablate.executors import Message, Task
+from ablate.progress import Display
+from ablate.tracking import Tracker, environment, git_state
+
+
+class Recorder:
+    """Keeps the child runs of one sweep or study; on leaving, none of them is left RUNNING.
+
+    Args:
+        tracker: the MLflow store.
+        display: shows progress.
+        kind: kind of the parent run, "sweep" or "study".
+        name: its name.
+        child_kind: kind of the child runs, "cell" or "trial".
+    """
+
+    def __init__(
+        self, tracker: Tracker, display: Display, kind: str, name: str, child_kind: str
+    ) -> None:
+        self.tracker = tracker
+        self.display = display
+        self.child_kind = child_kind
+        self.parent = tracker.parent(kind, name)
+        self.run_ids: dict[str, str] = {}
+        self.status = "KILLED"
+        self._open: set[str] = set()
+        self._environment = environment()
+        self._git = git_state()
+        tracker.client.log_dict(self.parent, self._environment, "environment.json")
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for name in self._open:
+            self.tracker.end(self.run_ids[name], "KILLED")
+        self.tracker.end(self.parent, self.status)
+
+    def start(self, name: str, config: RunConfig, **tags: str) -> None:
+        """Open a child run."""
+        run_id = self.tracker.start(self.child_kind, name, self.parent, config, **tags)
+        self.run_ids[name] = run_id
+        self._open.add(name)
+        self.tracker.client.log_dict(run_id, self._environment, "environment.json")
+        self.tracker.client.log_dict(run_id, self._git, "git.json")
+
+    def record(self, name: str, task: Task, message: Message) -> None:
+        """Log one message of the cell's process."""
+        run_id = self.run_ids[name]
+        match message:
+            case ("started",):
+                self.display.started(name)
+            case ("metrics", values, step):
+                self.tracker.metrics(run_id, values, step)
+            case ("progress", phase, fraction):
+                self.display.progress(name, phase, fraction)
+            case ("done",):
+                for path in sorted(task.out.iterdir()):
+                    self.tracker.client.log_artifact(run_id, str(path), "predictions")
+                self._end(name, "FINISHED")
+            case ("failed", reason, trace):
+                if trace:
+                    self.tracker.client.log_text(run_id, trace, f"{task.kind}_error.txt")
+                self.tracker.tag(run_id, error=reason)
+                self._end(name, "FAILED", reason)
+
+    def _end(self, name: str, status: str, reason: str = "") -> None:
+        """End the child run, unless it had ended before (a finished cell that is measured)."""
+        if name in self._open:
+            self._open.discard(name)
+            self.tracker.end(self.run_ids[name], status)
+        self.display.ended(name, reason)

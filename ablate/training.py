@@ -1,0 +1,234 @@
+"""Training of one cell: the LightningModule around the model, and the callbacks that report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from ablate.config import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
+from ablate.errors import CellError
+from ablate.model import VisionLanguageModel
+from ablate.seeding import derive
+from data.base import DataSet
+from data.loading import SeededSampler, make_loader
+from data.text import TrainCollator
+
+
+class Reporter(Protocol):
+    """Where a running cell says what happens in it."""
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Log numbers: a point of a curve if ``step`` is given, else a result."""
+
+    def progress(self, phase: str, fraction: float) -> None:
+        """Say how far the phase is, from 0 to 1."""
+
+    def keep_going(self, step: int, values: dict[str, float]) -> bool:
+        """Report a validation; False asks the cell to stop (a study prunes it)."""
+
+
+def learning_rate_factor(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over ``warmup`` of the steps, then cosine decay to 0 (section 4.1)."""
+    warm = math.ceil(total * warmup)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: matrices decay; vectors and marked parameters do not.
+
+    mamba-ssm marks A_log, D and dt_bias with ``_no_weight_decay``.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decays = [p.ndim >= 2 and not getattr(p, "_no_weight_decay", False) for p in trained]
+    return [
+        {"params": [p for p, d in zip(trained, decays, strict=True) if d], "weight_decay": weight_decay},
+        {"params": [p for p, d in zip(trained, decays, strict=True) if not d], "weight_decay": 0.0},
+    ]
+
+
+class VisionLanguageTraining(pl.LightningModule):
+    """Loss, optimiser and schedule of a vision-language model.
+
+    Args:
+        model: the model to train.
+        config: the run; its train section and freeze policies are used.
+        total_steps: optimiser steps of the whole training, for the schedule.
+    """
+
+    def __init__(self, model: VisionLanguageModel, config: RunConfig, total_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config: TrainConfig = config.train
+        self.frozen = [r for r in COMPONENT_ROLES if getattr(config, r).policy is Policy.freeze]
+        self.total_steps = total_steps
+
+    def on_train_epoch_start(self) -> None:
+        """Keep frozen components in evaluation mode: no dropout, no drop path."""
+        for role in self.frozen:
+            getattr(self.model, role).eval()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of a batch.
+
+        Raises:
+            CellError: the loss is not finite, or no token is supervised.
+        """
+        loss, _ = self.model.loss(batch["pixels"], batch["input_ids"], batch["labels"])
+        if not bool(torch.isfinite(loss)):
+            raise CellError(f"the loss is {loss.item()} at step {self.global_step}; lower train.lr")
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Mean loss and token accuracy over the validation batches."""
+        loss, accuracy = self.model.loss(batch["pixels"], batch["input_ids"], batch["labels"])
+        values = {"validation/loss": loss, "validation/token_accuracy": accuracy}
+        self.log_dict(values, batch_size=len(batch["input_ids"]))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with the warm-up and cosine schedule, stepped every optimiser step."""
+        c = self.config
+        groups = parameter_groups(self.model, c.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=c.betas)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self.total_steps, c.warmup)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class Report(Callback):
+    """Hands training curves, progress and validations to the reporter."""
+
+    def __init__(self, reporter: Reporter, total_steps: int, log_every: int) -> None:
+        self.reporter = reporter
+        self.total_steps = total_steps
+        self.log_every = log_every
+        self.gradient_norm = 0.0
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        """Measure the gradient norm, before clipping, at the steps that are logged."""
+        if (trainer.global_step + 1) % self.log_every == 0:
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self.gradient_norm = float(nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Report the curves' points and how far training is."""
+        step = trainer.global_step
+        if step % self.log_every and step != self.total_steps:
+            return
+        values = {
+            "train/loss": float(outputs["loss"]),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/gradient_norm": self.gradient_norm,
+        }
+        self.reporter.metrics(values, step)
+        self.reporter.progress("train", step / self.total_steps)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report a validation and stop training if the reporter says so (pruning)."""
+        names = ("validation/loss", "validation/token_accuracy")
+        values = {name: float(trainer.callback_metrics[name]) for name in names}
+        self.reporter.metrics(values, trainer.global_step)
+        if not self.reporter.keep_going(trainer.global_step, values):
+            trainer.should_stop = True
+
+
+def precision(config: TrainConfig) -> Any:
+    """Lightning's name of the precision: bf16 on a device that has it, if ``auto``."""
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    return "bf16-mixed" if bf16 else "32-true"
+
+
+def total_steps(config: TrainConfig, samples: int) -> int:
+    """Optimiser steps of a training over ``samples`` a epoch; the last, smaller batch counts."""
+    steps = config.epochs * math.ceil(samples / config.batch_size)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def training_loader(
+    config: RunConfig, dataset: DataSet, cache: Path, transform: Any
+) -> tuple[DataLoader, int]:
+    """The seeded loader of the training split, and the optimiser steps of the whole training."""
+    samples: Any = dataset.split(cache, "train")
+    collate = TrainCollator(
+        dataset.tokenizer(cache), dataset.template, transform, config.data.max_length
+    )
+    sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
+    loader = make_loader(
+        samples,
+        collate,
+        config.train.batch_size,
+        sampler=sampler,
+        num_workers=config.data.num_workers,
+    )
+    return loader, total_steps(config.train, len(samples))
+
+
+def validation_loader(
+    config: RunConfig, dataset: DataSet, cache: Path, transform: Any
+) -> DataLoader:
+    """A fixed part of the validation split, evenly spread, in order."""
+    samples: Any = dataset.split(cache, "validation")
+    count = min(config.train.validate_samples, len(samples))
+    part = Subset(samples, [i * len(samples) // count for i in range(count)])
+    collate = TrainCollator(
+        dataset.tokenizer(cache), dataset.template, transform, config.data.max_length
+    )
+    sampler = SeededSampler(count, 0, shuffle=False)
+    return make_loader(part, collate, config.evaluate.batch_size, sampler=sampler)
+
+
+def fit(
+    config: RunConfig, model: VisionLanguageModel, dataset: DataSet, cache: Path, reporter: Reporter
+) -> bool:
+    """Train the model in place.
+
+    Returns:
+        False if the reporter asked to stop before the end.
+
+    Raises:
+        CellError: see ``VisionLanguageTraining.training_step``.
+    """
+    loader, steps = training_loader(config, dataset, cache, model.encoder.transform)
+    every = config.train.validate_every
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        precision=precision(config.train),
+        gradient_clip_val=config.train.grad_clip,
+        accelerator="auto",
+        devices=1,
+        val_check_interval=every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        limit_val_batches=None if every else 0,
+        callbacks=[Report(reporter, steps, config.train.log_every)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module = VisionLanguageTraining(model, config, steps)
+    validation = (
+        validation_loader(config, dataset, cache, model.encoder.transform) if every else None
+    )
+    trainer.fit(module, loader, validation)
+    return trainer.global_step == steps

@@ -1,0 +1,106 @@
+"""A sweep's cells, read back from MLflow."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+ENGINE_METRICS = ("train/", "validation/", "parameters/", "measure/", "seconds/")
+"""Prefixes of metrics that are no benchmark's score."""
+
+
+class ResultsError(LookupError):
+    """The store does not hold what was asked for."""
+
+
+@dataclass
+class SweepResults:
+    """Finished cells of one sweep.
+
+    frame: one row a cell: a column for each axis (its label), ``seed``, ``cell``, ``run_id`` and
+        every metric.
+    axes: axis -> labels in the order of the sweep file.
+    notes: what a reader must know, such as cells that are missing.
+    """
+
+    name: str
+    axes: dict[str, list[str]]
+    frame: pd.DataFrame
+    compare: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def scores(self) -> list[str]:
+        """The headline metric of each benchmark, such as ``easy-vqa/accuracy``."""
+        metrics = [c for c in self.frame.columns if c.count("/") == 1]
+        return [c for c in metrics if not c.startswith(ENGINE_METRICS)]
+
+
+def load_sweep(tracking_uri: str, name: str) -> SweepResults:
+    """Read the newest sweep of that name.
+
+    Cells are found by identity, so one that ran as part of another sweep counts too.
+
+    Raises:
+        ResultsError: no such sweep, or no finished cell in it.
+    """
+    client = MlflowClient(tracking_uri)
+    plan = _plan(client, tracking_uri, name)
+    runs = {run.data.tags["ablate.identity"]: run for run in _finished_cells(client)}
+    rows = [
+        {**cell["labels"], "seed": cell["seed"], "cell": cell["name"], **_row(runs[cell["identity"]])}
+        for cell in plan["cells"]
+        if cell["identity"] in runs
+    ]
+    if not rows:
+        raise ResultsError(f"sweep {name!r} has no finished cell yet")
+    missing = [cell["name"] for cell in plan["cells"] if cell["identity"] not in runs]
+    notes = [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
+    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {"run_id": run.info.run_id, **run.data.metrics}
+
+
+def _plan(client: MlflowClient, tracking_uri: str, name: str) -> dict[str, Any]:
+    runs = _search(client, "tags.`ablate.kind` = 'sweep'")
+    known = sorted({run.data.tags["ablate.name"] for run in runs})
+    parents = [run for run in runs if run.data.tags["ablate.name"] == name]
+    if not parents:
+        raise ResultsError(
+            f"no sweep of that name in {tracking_uri}; known: {', '.join(known) or 'none'}"
+        )
+    mlflow.set_tracking_uri(tracking_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(parents[0].info.run_id, "plan.json", folder)
+        return json.loads(Path(path).read_text())
+
+
+def _finished_cells(client: MlflowClient) -> list[Run]:
+    """Oldest first, so that the newest run of an identity wins in a dict."""
+    where = "tags.`ablate.kind` = 'cell' and attributes.status = 'FINISHED'"
+    return _search(client, where)[::-1]
+
+
+def _search(client: MlflowClient, where: str) -> list[Run]:
+    """All runs of the store that match, newest first."""
+    ids = [e.experiment_id for e in client.search_experiments()]
+    runs: list[Run] = []
+    token: str | None = None
+    while ids:
+        order = ["attributes.start_time DESC"]
+        page = client.search_runs(ids, where, max_results=1000, order_by=order, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            break
+    return runs

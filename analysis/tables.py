@@ -1,0 +1,90 @@
+"""Tables of a sweep: a row a combination, and for several axes a row a value of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from analysis.results import SweepResults
+
+FORMATS = {"md": "github", "latex": "latex_booktabs", "csv": "csv"}
+
+MEASURES = {
+    "measure/train_samples_per_s": ("train samples/s", 1.0, 0),
+    "measure/train_tokens_per_s": ("train tokens/s", 1.0, 0),
+    "measure/prefill_ms": ("prefill ms", 1.0, 1),
+    "measure/train_peak_memory_mib": ("train MiB", 1.0, 0),
+    "parameters/connector": ("connector params (M)", 1e-6, 3),
+    "parameters/total": ("params (M)", 1e-6, 3),
+}
+"""Metric -> (column title, scale, decimals); decode rates are added by their batch sizes."""
+
+
+def sweep_table(results: SweepResults) -> list[tuple[str, pd.DataFrame]]:
+    """The sweep's tables as (title, text cells).
+
+    The first holds a row a combination. With more than one axis, one table an axis follows: each
+    value's mean over the other axes, its deviation over the seeds.
+    """
+    axes = list(results.axes)
+    tables = [(results.name, _table(results, axes))]
+    if len(axes) > 1:
+        tables += [(f"{results.name} by {axis}", _table(results, [axis])) for axis in axes]
+    return tables
+
+
+def _table(results: SweepResults, axes: list[str]) -> pd.DataFrame:
+    rows = []
+    groups: Any = results.frame.groupby(axes, sort=False) if axes else [((), results.frame)]
+    for labels, cells in groups:
+        row: dict[str, Any] = dict(zip(axes, labels, strict=True))
+        row["seeds"] = cells["seed"].nunique()
+        row |= {_title(score): mean_and_deviation(cells, score) for score in results.scores}
+        for metric, (title, scale, decimals) in _measures(cells).items():
+            row[title] = f"{cells[metric].mean() * scale:,.{decimals}f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mean_and_deviation(cells: pd.DataFrame, metric: str) -> str:
+    """Mean and sample standard deviation over seeds, in percent: ``91.2 ± 0.4``.
+
+    Cells of one seed are averaged first; with one seed there is no deviation.
+    """
+    by_seed = cells.groupby("seed")[metric].mean() * 100
+    mean = f"{by_seed.mean():.2f}"
+    return mean if len(by_seed) < 2 else f"{mean} ± {by_seed.std(ddof=1):.2f}"
+
+
+def _title(score: str) -> str:
+    return f"{score.replace('/', ' ')} (%)"
+
+
+def _measures(cells: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
+    prefix = "measure/decode_tokens_per_s_b"
+    decode = {
+        c: (f"decode tokens/s, batch {c.removeprefix(prefix)}", 1.0, 0)
+        for c in cells.columns
+        if c.startswith(prefix)
+    }
+    return {m: spec for m, spec in (MEASURES | decode).items() if m in cells.columns}
+
+
+def render(tables: list[tuple[str, pd.DataFrame]], form: str) -> str:
+    """The tables in one of ``FORMATS``."""
+    if form == "csv":
+        return "\n".join(table.to_csv(index=False) for _, table in tables)
+    texts = []
+    for title, table in tables:
+        body = tabulate(
+            table.values.tolist(),
+            headers=list(table.columns),
+            tablefmt=FORMATS[form],
+            disable_numparse=True,
+            colalign=["left"] + ["right"] * (len(table.columns) - 1),
+        )
+        heading = f"**{title}**\n" if form == "md" else f"% {title}"
+        texts.append(f"{heading}\n{body}")
+    return "\n\n".join(texts)
