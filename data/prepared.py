@@ -46,11 +46,14 @@ def prepare_once(directory: Path, convert: Callable[[Path], None], *, resume: bo
 class ShardedDataSet(DataSet):
     """A data set that is converted into a directory of shards a split, and a tokenizer.
 
-    Subclasses give ``directory`` and ``convert``.
+    Subclasses give ``directory`` and ``convert``, and ``splits`` where they do not have all three.
 
     Args:
         template: name of the chat template.
     """
+
+    splits: tuple[Split, ...] = SPLITS
+    resumable = False
 
     def __init__(self, *, template: str = "plain") -> None:
         self._template = get_template(template)
@@ -64,9 +67,13 @@ class ShardedDataSet(DataSet):
         """Write ``directory/SPLIT`` for each split by ``write_shards``, and the tokenizer."""
 
     def prepare(self, cache_dir: Path) -> None:
-        prepare_once(self.directory(cache_dir), self.convert)
+        prepare_once(self.directory(cache_dir), self.convert, resume=self.resumable)
 
     def split(self, cache_dir: Path, split: Split) -> ShardDataset:
+        if split not in self.splits:
+            raise ValueError(
+                f"{type(self).__name__} has no {split} split; it has {', '.join(self.splits)}"
+            )
         return ShardDataset(self.directory(cache_dir) / split)
 
     def tokenizer(self, cache_dir: Path) -> Tokenizer:
@@ -79,7 +86,7 @@ class ShardedDataSet(DataSet):
     def fingerprint(self, cache_dir: Path) -> str:
         directory = self.directory(cache_dir)
         digest = hashlib.sha256()
-        for split in SPLITS:
+        for split in self.splits:
             digest.update(read_index(directory / split)["checksum"].encode())
         digest.update((directory / TOKENIZER).read_bytes())
         return digest.hexdigest()

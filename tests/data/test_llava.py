@@ -1,0 +1,231 @@
+"""LLaVA-format data: turns, images, bad records, resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import data.llava
+from data import DATASETS
+from data.base import Turn
+from data.llava import BadRecordError, LLaVA, read_image, read_turns
+from data.shards import read_index
+from tests.data.support import ROOT, encoded, image
+
+
+def record(number: int, **changes: Any) -> dict[str, Any]:
+    conversation = [
+        {"from": "human", "value": f"<image>\nWhat is in picture {number}?"},
+        {"from": "gpt", "value": f"A colour, number {number}."},
+        {"from": "human", "value": "Which?"},
+        {"from": "gpt", "value": "Red."},
+    ]
+    return {
+        "id": f"r{number}",
+        "image": f"sub/{number}.jpg",
+        "conversations": conversation,
+    } | changes
+
+
+def source(root: Path, records: list[Any], count: int) -> dict[str, Any]:
+    (root / "images" / "sub").mkdir(parents=True)
+    for number in range(count):
+        (root / "images" / "sub" / f"{number}.jpg").write_bytes(encoded(number, "jpeg"))
+    (root / "data.json").write_text(json.dumps(records))
+    return {"json_file": str(root / "data.json"), "images": str(root / "images")}
+
+
+def prepared(tmp_path: Path, records: list[Any], count: int = 12, **options: Any) -> LLaVA:
+    arguments = source(tmp_path / "source", records, count)
+    built = LLaVA(**arguments, vocab_size=300, validation_every=5, **options)
+    built.prepare(tmp_path / "cache")
+    return built
+
+
+def test_is_registered() -> None:
+    assert DATASETS.get("llava") is LLaVA
+
+
+def test_conversations_and_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.llava, "PER_SHARD", 4)
+    llava = prepared(tmp_path, [record(i) for i in range(12)])
+    train = llava.split(tmp_path / "cache", "train")
+    validation = llava.split(tmp_path / "cache", "validation")
+    assert [validation[i].id for i in range(2)] == ["0000004-r4", "0000009-r9"]
+    assert (len(train), len(validation)) == (10, 2)
+    assert len(train.index["shards"]) == 3
+    sample = train[3]
+    assert sample.turns == [
+        Turn("What is in picture 3?", "A colour, number 3."),
+        Turn("Which?", "Red."),
+    ]
+    assert sample.image is not None
+    assert sample.image.size == (8, 8)
+    assert llava.fingerprint(tmp_path / "cache")
+    text = "What is in picture 3?"
+    tokenizer = llava.tokenizer(tmp_path / "cache")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    with pytest.raises(ValueError, match="has no test split; it has train, validation"):
+        llava.split(tmp_path / "cache", "test")
+
+
+BAD = {
+    "missing image": (record(99), "image 'sub/99.jpg' cannot be read: No such file"),
+    "outside": (record(1, image="../data.json"), "is outside the image folder"),
+    "absolute": (record(1, image="/etc/hostname"), "is outside the image folder"),
+    "no path": (record(1, image=7), "image is not a path but 7"),
+    "no conversations": (record(1, conversations=[]), "has no conversations"),
+    "not an object": ("text", "is not an object but str"),
+    "no answer": (
+        record(1, conversations=[{"from": "human", "value": "Why?"}]),
+        "has a question without an answer",
+    ),
+    "empty answer": (
+        record(
+            1, conversations=[{"from": "human", "value": "Q"}, {"from": "gpt", "value": "<image> "}]
+        ),
+        "has a question without an answer",
+    ),
+    "wrong order": (
+        record(1, conversations=[{"from": "gpt", "value": "A"}, {"from": "human", "value": "Q"}]),
+        "message 0 is not from 'human'",
+    ),
+    "no text": (record(1, conversations=[{"from": "human"}]), "message 0 has no text"),
+}
+
+
+def test_bad_records_are_skipped_and_listed(tmp_path: Path) -> None:
+    records = [record(0), *(bad for bad, _ in BAD.values()), record(1)]
+    llava = prepared(tmp_path, records, text_only="skip")
+    train = llava.split(tmp_path / "cache", "train")
+    validation = llava.split(tmp_path / "cache", "validation")
+    kept = {s[i].id for s in (train, validation) for i in range(len(s))}
+    assert kept == {"0000000-r0", f"{len(records) - 1:07d}-r1"}
+    listing = (llava.directory(tmp_path / "cache") / "problems.jsonl").read_text().splitlines()
+    problems = [json.loads(line) for line in listing]
+    assert [p["index"] for p in problems] == list(range(1, len(BAD) + 1))
+    for problem, (_, reason) in zip(problems, BAD.values(), strict=True):
+        assert reason in problem["reason"]
+
+
+def test_bad_records_can_be_refused(tmp_path: Path) -> None:
+    arguments = source(tmp_path / "source", [record(0), record(99)], 2)
+    llava = LLaVA(**arguments, bad="refuse", vocab_size=300)
+    with pytest.raises(
+        BadRecordError, match=r"data\.json: record 1 image 'sub/99\.jpg'.*bad: skip"
+    ):
+        llava.prepare(tmp_path / "cache")
+    assert not llava.directory(tmp_path / "cache").exists()
+    (tmp_path / "source" / "images" / "sub" / "99.jpg").write_bytes(encoded(9, "jpeg"))
+    llava.prepare(tmp_path / "cache")
+    assert len(llava.split(tmp_path / "cache", "train")) == 2
+
+
+@pytest.mark.parametrize("cut", [20, 200])
+def test_broken_jpeg(tmp_path: Path, cut: int) -> None:
+    (tmp_path / "x.jpg").write_bytes(encoded(3, "jpeg")[:-cut])
+    with pytest.raises(BadRecordError, match=r"image 'x\.jpg' is broken"):
+        read_image("x.jpg", tmp_path)
+
+
+def test_other_formats_become_png(tmp_path: Path) -> None:
+    image(7).save(tmp_path / "x.bmp")
+    assert read_image("x.bmp", tmp_path).startswith(b"\x89PNG")
+
+
+def test_link_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "secret.png").write_bytes(encoded(1))
+    (tmp_path / "images" / "x.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(BadRecordError, match="outside the image folder"):
+        read_image("x.png", tmp_path / "images")
+
+
+def test_text_only_rows(tmp_path: Path) -> None:
+    text = {k: v for k, v in record(0).items() if k != "image"}
+    llava = prepared(tmp_path / "a", [record(0), text])
+    assert len(llava.split(tmp_path / "a" / "cache", "train")) == 1
+    llava = prepared(tmp_path / "b", [record(0), text], text_only="blank")
+    blank = llava.split(tmp_path / "b" / "cache", "train")[1].image
+    assert blank is not None
+    assert blank.getextrema() == ((127, 127),) * 3
+
+
+def test_the_image_token_is_taken_out_wherever_it_is() -> None:
+    conversation = [{"from": "human", "value": "Q?\n<image>"}, {"from": "gpt", "value": "A"}]
+    assert read_turns(record(0, conversations=conversation)) == [Turn("Q?", "A")]
+
+
+def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
+    first = prepared(tmp_path, [record(i) for i in range(3)])
+    path = first.directory(tmp_path / "cache") / "tokenizer.json"
+    second = LLaVA(
+        json_file=str(tmp_path / "source" / "data.json"),
+        images=str(tmp_path / "source" / "images"),
+        tokenizer=str(path),
+    )
+    assert second.directory(tmp_path / "cache") != first.directory(tmp_path / "cache")
+    second.prepare(tmp_path / "cache")
+    own = second.directory(tmp_path / "cache") / "tokenizer.json"
+    assert json.loads(own.read_text()) == json.loads(path.read_text())
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no file at .*none\.json"):
+        LLaVA(json_file=str(tmp_path / "none.json"), images="").prepare(tmp_path)
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match="must hold a list"):
+        LLaVA(json_file=str(tmp_path / "x.json"), images="").prepare(tmp_path)
+    with pytest.raises(ValueError, match="validation_every must be 2 or more"):
+        LLaVA(json_file="", images="", validation_every=1)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import data.llava as llava
+
+read = llava.read_image
+def slow(name, folder):
+    time.sleep(0.1)
+    return read(name, folder)
+llava.read_image, llava.PER_SHARD = slow, 4
+options = dict(json_file=sys.argv[1], images=sys.argv[2], vocab_size=300, validation_every=5)
+llava.LLaVA(**options).prepare(Path(sys.argv[3]))
+"""
+
+
+def test_killed_conversion_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = source(tmp_path / "source", [record(i) for i in range(60)], 60)
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", SLOW, *arguments.values(), str(cache)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while len(list(cache.glob(".llava-*.partial/train/done-*.json"))) < 2:
+        assert process.poll() is None, "the conversion ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    monkeypatch.setattr(data.llava, "PER_SHARD", 4)
+    llava = LLaVA(**arguments, vocab_size=300, validation_every=5)
+    assert not llava.directory(cache).exists()
+    done = next(iter(cache.glob(".llava-*.partial"))) / "train" / "shard-000000.tar"
+    written = done.stat().st_mtime_ns
+    llava.prepare(cache)
+    kept = llava.directory(cache) / "train" / "shard-000000.tar"
+    assert kept.stat().st_mtime_ns == written
+    assert len(llava.split(cache, "train")) == 48
+
+    llava.prepare(tmp_path / "other")
+    again = read_index(llava.directory(tmp_path / "other") / "train")
+    assert read_index(llava.directory(cache) / "train") == again
