@@ -18,6 +18,7 @@ from ablate.errors import CellError
 from ablate.evaluation import benchmark_named, evaluate
 from ablate.layers import registry
 from ablate.model import build_model, parameter_counts
+from ablate.pretrain import load_pretrained, pretrain
 from ablate.throughput import measure
 from ablate.training import Reporter, fit
 from data.base import DataSet
@@ -28,11 +29,6 @@ def data_set(config: RunConfig) -> DataSet:
     return registry("data").get(config.data.name)(**config.data.args)
 
 
-def prepare_data(config: RunConfig, cache: Path) -> None:
-    """Convert all data that the run reads into the cache, once."""
-    data_set(config).prepare(cache)
-
-
 def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
     """Train a cell's model and score it; predictions go to ``out`` as one parquet file a benchmark.
 
@@ -41,10 +37,11 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     """
     start = time.perf_counter()
     dataset = data_set(config)
-    dataset.prepare(cache)
     model = build_model(config, dataset.tokenizer(cache).vocab_size)
     counts = parameter_counts(model)
     reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
+    if config.encoder.pretrain is not None:
+        reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
     pl.seed_everything(config.seed, verbose=False)
     whole = fit(config, model, dataset, cache, reporter)
     trained = time.perf_counter()
@@ -71,7 +68,12 @@ def measure_only(config: RunConfig, cache: Path, out: Path, reporter: Reporter) 
     reporter.metrics(measure(config, build_model(config, vocab_size)))
 
 
-WORK = {"train": train_and_evaluate, "measure": measure_only}
+def pretrain_encoder(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
+    """Stage 0 of the run's encoder, into the cache."""
+    pretrain(config.encoder, cache, reporter)
+
+
+WORK = {"pretrain": pretrain_encoder, "train": train_and_evaluate, "measure": measure_only}
 
 
 class PipeReporter:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ablate.errors import ConfigError
+from ablate.errors import CellError, ConfigError
 
 app = typer.Typer(
     help="Ablation experiments for multimodal language models that a reader can believe.",
@@ -40,7 +40,9 @@ def cache_folder() -> Path:
 def sweep(
     file: File,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
+    ] = False,
     jobs: Jobs = None,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
@@ -104,7 +106,9 @@ def report(
     from analysis.tables import FORMATS, render, sweep_table
 
     if format not in FORMATS:
-        raise ConfigError("command line", "--format", f"{format!r} is not one of {', '.join(FORMATS)}")
+        raise ConfigError(
+            "command line", "--format", f"{format!r} is not one of {', '.join(FORMATS)}"
+        )
     try:
         results = load_sweep(tracking_uri(), sweep)
     except ResultsError as error:
@@ -132,3 +136,6 @@ def main(arguments: list[str] | None = None) -> Any:
     except ConfigError as error:
         typer.echo(f"ablate: {error}", err=True)
         raise SystemExit(2) from None
+    except CellError as error:
+        typer.echo(f"ablate: {error}", err=True)
+        raise SystemExit(1) from None

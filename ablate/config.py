@@ -32,6 +32,30 @@ class ComponentConfig:
 
 
 @dataclass
+class PretrainConfig:
+    """Stage 0: an encoder learns to classify labelled images, once for all cells and seeds.
+
+    ``data``: a data set with labelled images; ``threads``: CPU threads, part of the identity.
+    """
+
+    data: str = "easy-vqa"
+    steps: int = 400
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    seed: int = 0
+    threads: int = 2
+
+
+@dataclass
+class EncoderConfig(ComponentConfig):
+    """An encoder, and how it is pretrained here (None: it is not)."""
+
+    pretrain: PretrainConfig | None = None
+
+
+@dataclass
 class DataConfig:
     """The training data. ``max_length``: text tokens a sample, longer ones are cut."""
 
@@ -95,7 +119,7 @@ class MeasureConfig:
 class RunConfig:
     """All that one cell needs: with the same machine, the same config gives the same numbers."""
 
-    encoder: ComponentConfig
+    encoder: EncoderConfig
     connector: ComponentConfig
     backbone: ComponentConfig
     data: DataConfig = field(default_factory=DataConfig)
@@ -189,10 +213,16 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         "train.validate_every": t.validate_every,
         "evaluate.limit": e.limit,
     }
+    if config.encoder.pretrain is not None:
+        p = config.encoder.pretrain
+        names = ("steps", "batch_size", "lr", "threads")
+        positive |= {f"encoder.pretrain.{name}": getattr(p, name) for name in names}
     positive |= {k: v for k, v in optional.items() if v is not None}
     found = [(k, f"must be above 0, not {v}") for k, v in positive.items() if not v > 0]
     if not 0 <= t.warmup < 1:
-        found.append(("train.warmup", f"is a fraction of all steps, 0 <= warmup < 1, not {t.warmup}"))
+        found.append(
+            ("train.warmup", f"is a fraction of all steps, 0 <= warmup < 1, not {t.warmup}")
+        )
     non_negative = {
         "seed": config.seed,
         "train.weight_decay": t.weight_decay,

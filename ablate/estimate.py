@@ -39,9 +39,11 @@ def print_plan(
         table.add_row(combination, *figures, f"{todo} of {len(cells)}", minutes)
     console.print(table)
     jobs = default_jobs(plan.cells[0].config)
-    todo = [c for c in plan.cells if c.identity not in done]
-    total = sum(seconds[c.combination] for c in todo) / jobs
-    console.print(f"{len(todo)} cells to run, {jobs} at a time: about {total / 60:.0f} minutes")
+    remaining = [c for c in plan.cells if c.identity not in done]
+    total = sum(seconds[c.combination] for c in remaining) / jobs
+    console.print(
+        f"{len(remaining)} cells to run, {jobs} at a time: about {total / 60:.0f} minutes"
+    )
 
 
 def estimated_seconds(
@@ -53,7 +55,7 @@ def estimated_seconds(
     are scaled by their operations from those, or else from one training step timed now.
     """
     seen = _history(plan, tracker)
-    work = {}
+    work: dict[str, float] = {}
     for cell in plan.cells:
         work.setdefault(cell.combination, operations(cell, counts[cell.combination], cache))
     if not seen:
@@ -79,7 +81,7 @@ def _history(plan: Plan, tracker: Tracker) -> dict[str, float]:
 def operations(cell: Cell, counts: dict[str, int], cache: Path) -> float:
     """Multiply-adds of a cell's training, to scale by: parameters x tokens x samples."""
     config = cell.config
-    samples = len(data_set(config).split(cache, "train"))  # type: ignore[arg-type]
+    samples = len(data_set(config).split(cache, "train"))
     steps = total_steps(config.train, samples)
     tokens = counts["image_tokens"]
     per_sample = sum(counts[role] for role in ("encoder", "connector", "backbone")) * tokens
@@ -97,5 +99,5 @@ def _timed(config: RunConfig, cache: Path) -> float:
         start = time.perf_counter()
         model.loss(batch["pixels"], batch["input_ids"], batch["input_ids"])[0].backward()
         seconds.append(time.perf_counter() - start)
-    samples = len(dataset.split(cache, "train"))  # type: ignore[arg-type]
+    samples = len(dataset.split(cache, "train"))
     return min(seconds) * total_steps(config.train, samples)

@@ -29,7 +29,7 @@ def evaluate(
 
     Returns:
         One record per item: id, question, answer, prediction, score, category and, where the
-        benchmark has choices, the probability of each among them (``probability/<choice>``).
+        benchmark has choices, ``choice_probabilities``.
     """
     tokenizer = dataset.tokenizer(cache)
     samples: Any = benchmark.samples(cache, config.evaluate.split, config.evaluate.limit)
@@ -71,7 +71,8 @@ def answer(
     chances = choice_probabilities(generation.first_logits, benchmark.choices, tokenizer)
     for i, (record, tokens) in enumerate(zip(records, generation.tokens.tolist(), strict=True)):
         record["prediction"] = tokenizer.decode(tokens)
-        record |= {f"probability/{choice}": float(p[i]) for choice, p in chances.items()}
+        if chances:
+            record["choice_probabilities"] = {c: float(p[i]) for c, p in chances.items()}
         record["score"] = benchmark.score(record["prediction"], record)
     return records
 

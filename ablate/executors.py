@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ablate.config import RunConfig
 
-
-Kind = Literal["train", "measure"]
+Kind = Literal["pretrain", "train", "measure"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,9 @@ def execute(tasks: Iterable[Task], jobs: int, handle: Handler) -> None:
                 handle(task, ("started",))
             if not running:
                 return
-            for connection in wait(list(running)):
-                _receive(connection, running, handle)  # type: ignore[arg-type]
+            for ready in wait(list(running)):
+                connection = cast(Connection, ready)
+                _receive(connection, running, handle)
     finally:
         for _, process in running.values():
             process.kill()

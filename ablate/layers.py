@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ablate.config import ROLES, SECTIONS, DataConfig, RunConfig, problems
 from ablate.errors import ConfigError
 from components.registry import Registry, UnknownComponentError, arguments, nearest
+
+OF_COMPONENT = ("args", "pretrain")
+"""Keys of a role that belong to the component named there, not to the role."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def _siblings(path: Path) -> str:
 
 
 def expand(values: dict[Any, Any], source: str) -> dict[str, Any]:
-    """``{"train.lr": 1}`` -> ``{"train": {"lr": 1}}``; a component given by name alone is spelt out."""
+    """Dotted keys to nested ones, and a component that is given by its name alone spelt out."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         if not isinstance(key, str):
@@ -78,7 +83,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
             renamed = key in ROLES and value.get("name", old.get("name")) != old.get("name")
-            kept = {k: v for k, v in old.items() if k != "args"} if renamed else old
+            kept = {k: v for k, v in old.items() if k not in OF_COMPONENT} if renamed else old
             result[key] = merge(kept, value)
         else:
             result[key] = copy.deepcopy(value)
@@ -159,6 +164,8 @@ def compose(layers: list[Layer]) -> RunConfig:
     assert isinstance(config, RunConfig)
     for key, message in problems(config):
         raise ConfigError(source_of(layers, key), key, message)
+    if config.encoder.pretrain is not None:
+        _lookup("data", config.encoder.pretrain.data, layers, "encoder.pretrain.data")
     for benchmark in config.evaluate.benchmarks:
         _lookup("benchmark", benchmark, layers, "evaluate.benchmarks")
     return config
@@ -177,21 +184,19 @@ def source_of(layers: list[Layer], key: str) -> str:
     return layers[-1].source
 
 
+REGISTRIES = {
+    "encoder": "components.encoders:ENCODERS",
+    "connector": "components.connectors:CONNECTORS",
+    "backbone": "components.backbones:BACKBONES",
+    "data": "data:DATASETS",
+    "benchmark": "data.benchmarks:BENCHMARKS",
+}
+
+
 def registry(role: str) -> Registry[Any]:
     """The registry of a role; imports the role's components (and so torch) when first asked."""
-    if role == "encoder":
-        from components.encoders import ENCODERS as found
-    elif role == "connector":
-        from components.connectors import CONNECTORS as found
-    elif role == "backbone":
-        from components.backbones import BACKBONES as found
-    elif role == "data":
-        from data import DATASETS as found
-    elif role == "benchmark":
-        from data.benchmarks import BENCHMARKS as found
-    else:
-        raise KeyError(role)
-    return found
+    module, _, name = REGISTRIES[role].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _lookup(role: str, name: str, layers: list[Layer], key: str) -> type:
@@ -233,7 +238,6 @@ def argument_schema(cls: type) -> type:
         if parameter.default is parameter.empty:
             default = dataclasses.field(default="???")
         else:
-            value = parameter.default
-            default = dataclasses.field(default_factory=lambda value=value: copy.deepcopy(value))
+            default = dataclasses.field(default_factory=partial(copy.deepcopy, parameter.default))
         fields.append((name, parameter.annotation, default))
     return dataclasses.make_dataclass(f"{cls.__name__}Arguments", fields)

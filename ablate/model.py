@@ -91,7 +91,12 @@ class VisionLanguageModel(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, pixels: Any, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, eos_id: int
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int,
+        eos_id: int,
     ) -> Generation:
         """Greedy decoding of a batch of prompts from the backbone's state.
 
@@ -163,6 +168,8 @@ def build_model(config: RunConfig, vocab_size: int) -> VisionLanguageModel:
 
 def parameter_counts(model: VisionLanguageModel) -> dict[str, int]:
     """Parameters by component, in all, and those that are trained."""
-    counts = {role: sum(p.numel() for p in getattr(model, role).parameters()) for role in COMPONENT_ROLES}
+    counts = {
+        role: sum(p.numel() for p in getattr(model, role).parameters()) for role in COMPONENT_ROLES
+    }
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {**counts, "total": sum(counts.values()), "trainable": trained}

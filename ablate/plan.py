@@ -104,7 +104,10 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
         labels = {axis: label for axis, (label, _) in zip(axes, combination, strict=True)}
         if any(e.items() <= labels.items() for e in excluded):
             continue
-        diffs = [Layer(f"{source} ({axis}={label})", diff) for axis, (label, diff) in zip(axes, combination, strict=True)]
+        diffs = [
+            Layer(f"{source} ({axis}={label})", diff)
+            for axis, (label, diff) in zip(axes, combination, strict=True)
+        ]
         config = compose([*layers, *diffs, *top])
         cells += [Cell(labels, dataclasses.replace(config, seed=s), source) for s in seeds]
     _distinct(cells, source)
@@ -126,7 +129,7 @@ def _seeds(seeds: list[int], source: str) -> list[int]:
 
 
 def _axes(own: dict[str, Any], source: str) -> dict[str, Any]:
-    """The axes by dotted path; ``expand`` has nested those written with dots, so join them again."""
+    """The axes by dotted path: ``expand`` has nested those written with dots."""
     axes: dict[str, Any] = {}
 
     def collect(prefix: str, node: Any) -> None:
@@ -178,7 +181,9 @@ def _exclusions(
     for entry in exclude:
         for axis, label in entry.items():
             if axis not in axes:
-                raise ConfigError(source, "exclude", f"no axis {axis!r}; {nearest(axis, list(axes))}")
+                raise ConfigError(
+                    source, "exclude", f"no axis {axis!r}; {nearest(axis, list(axes))}"
+                )
             labels = [known for known, _ in axes[axis]]
             if str(label) not in labels:
                 message = f"axis {axis!r} has no value {label!r}; {nearest(str(label), labels)}"

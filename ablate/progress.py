@@ -7,7 +7,17 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+SHARES = {"train": (0.0, 0.9), "evaluate": (0.9, 0.1)}
+"""Phase -> the part of a cell that lies before it, and its own; others are the whole."""
 
 
 class Display:
@@ -63,8 +73,9 @@ class Display:
         self._since[cell] = time.monotonic()
 
     def progress(self, cell: str, phase: str, fraction: float) -> None:
-        """A cell is so far in training or evaluation (taken as the last tenth of a cell)."""
-        done = 0.9 * fraction if phase == "train" else 0.9 + 0.1 * fraction
+        """A cell is so far in a phase."""
+        before, share = SHARES.get(phase, (0.0, 1.0))
+        done = before + share * fraction
         self._bars.update(self._cells[cell], completed=done, description=f"  {cell} {phase}")
         self._advance(cell, done)
 

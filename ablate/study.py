@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ablate.cell import prepare_data
 from ablate.config import SECTIONS, RunConfig, digest, flatten, identity, to_dict
 from ablate.errors import ConfigError
 from ablate.executors import Message, Task, execute
 from ablate.layers import Layer, compose, expand, merge, overrides, read_yaml, typed, with_bases
 from ablate.plan import split_keys
+from ablate.prepare import prepare
 from ablate.progress import Display
 from ablate.recorder import Recorder
 from ablate.seeding import derive
@@ -51,7 +51,7 @@ class StudyKeys:
     """What a study file holds besides the sections of a run.
 
     ``objective`` is a metric of a finished cell; a trial is pruned on the validation metric
-    ``pruned_by`` (reported every ``train.validate_every`` steps) once ``startup_trials`` have ended.
+    ``pruned_by``, reported every ``train.validate_every`` steps, once ``startup_trials`` ended.
     """
 
     name: str = ""
@@ -231,8 +231,10 @@ class StudyRun:
         """
         self.tracker.bury()
         study = self._study()
-        prepare_data(self.plan.config, self.cache)
-        with Recorder(self.tracker, self.display, "study", self.plan.keys.name, "trial") as recorder:
+        prepare([self.plan.config], self.cache, self.display)
+        with Recorder(
+            self.tracker, self.display, "study", self.plan.keys.name, "trial"
+        ) as recorder:
             missing = self.plan.keys.trials - len(counted(study))
             if missing > 0:
                 self.display.phase("trials", missing, 1)
@@ -317,7 +319,9 @@ class StudyRun:
         What the study does to choose (validations, the validation split) is left out, so that a
         sweep on this base is scored on its own split.
         """
-        own = {k: v for k, v in flatten(self.plan.own).items() if not k.startswith("evaluate.split")}
+        own = {
+            k: v for k, v in flatten(self.plan.own).items() if not k.startswith("evaluate.split")
+        }
         own = {k: v for k, v in own.items() if not k.startswith("train.validate_")}
         path = self.plan.path.with_name(f"{self.plan.path.stem}-best.yaml")
         merged = expand({**own, **best.params}, str(path))

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from mlflow.entities import Run
 
-from ablate.cell import prepare_data
 from ablate.config import RunConfig, seedless_identity
 from ablate.errors import ConfigError
 from ablate.executors import Kind, Message, Task, execute
 from ablate.model import IncompatibleError, build_model, parameter_counts
 from ablate.plan import Cell, Plan
+from ablate.prepare import prepare
 from ablate.progress import Display
 from ablate.recorder import Recorder
 from ablate.tracking import PROCESS, Tracker
@@ -53,7 +53,9 @@ def count_parameters(plan: Plan, vocab_size: int) -> dict[str, dict[str, int]]:
             with torch.device("meta"):
                 model = build_model(cell.config, vocab_size)
         except IncompatibleError as error:
-            raise ConfigError(f"{plan.source} (cell {cell.combination})", error.role, str(error)) from error
+            raise ConfigError(
+                f"{plan.source} (cell {cell.combination})", error.role, str(error)
+            ) from error
         tokens = {"image_tokens": model.connector.num_output_tokens}
         counts[cell.combination] = parameter_counts(model) | tokens
     return counts
@@ -107,10 +109,11 @@ class SweepRun:
         outcome.reused = [c.name for c in cells if c.identity in done]
         outcome.failed = {c.name: busy[c.identity] for c in cells if c.identity in busy}
         todo = [c for c in cells if c.identity not in done | busy]
-        for config in {str(c.config.data): c.config for c in todo}.values():
-            prepare_data(config, self.cache)
+        prepare([c.config for c in todo], self.cache, self.display)
         with Recorder(self.tracker, self.display, "sweep", self.plan.name, "cell") as recorder:
-            recorder.run_ids = {c.name: done[c.identity].info.run_id for c in cells if c.identity in done}
+            recorder.run_ids = {
+                c.name: done[c.identity].info.run_id for c in cells if c.identity in done
+            }
             self.tracker.client.log_dict(recorder.parent, describe(self.plan), "plan.json")
             self._execute("train", todo, jobs or default_jobs(cells[0].config), recorder)
             self._execute("measure", self._unmeasured(recorder), 1, recorder)

@@ -120,9 +120,7 @@ def synthetic(
     return {"pixels": pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def median_seconds(
-    work: Callable[[], Any], config: RunConfig, device: torch.device
-) -> float:
+def median_seconds(work: Callable[[], Any], config: RunConfig, device: torch.device) -> float:
     """Median wall time of ``work`` over the repeats that follow the warm-up."""
     seconds = []
     for _ in _repeats(config):

@@ -79,7 +79,11 @@ class Tracker:
         token: str | None = None
         while ids:
             page = self.client.search_runs(
-                ids, where, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+                ids,
+                where,
+                max_results=1000,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
             )
             runs += page
             token = page.token

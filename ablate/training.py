@@ -50,7 +50,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     trained = [p for p in model.parameters() if p.requires_grad]
     decays = [p.ndim >= 2 and not getattr(p, "_no_weight_decay", False) for p in trained]
     return [
-        {"params": [p for p, d in zip(trained, decays, strict=True) if d], "weight_decay": weight_decay},
+        {
+            "params": [p for p, d in zip(trained, decays, strict=True) if d],
+            "weight_decay": weight_decay,
+        },
         {"params": [p for p, d in zip(trained, decays, strict=True) if not d], "weight_decay": 0.0},
     ]
 

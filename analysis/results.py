@@ -56,7 +56,12 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     plan = _plan(client, tracking_uri, name)
     runs = {run.data.tags["ablate.identity"]: run for run in _finished_cells(client)}
     rows = [
-        {**cell["labels"], "seed": cell["seed"], "cell": cell["name"], **_row(runs[cell["identity"]])}
+        {
+            **cell["labels"],
+            "seed": cell["seed"],
+            "cell": cell["name"],
+            **_row(runs[cell["identity"]]),
+        }
         for cell in plan["cells"]
         if cell["identity"] in runs
     ]

@@ -1,8 +1,8 @@
 """Components by exact name, and the arguments that each one takes.
 
 A component is a class. Its constructor's positional parameters are given by the engine (a
-connector's ``embed_dim``, ``grid`` and ``d_model``); its keyword-only parameters are the user's, and
-their annotations and defaults are the schema that a configuration is checked against.
+connector's ``embed_dim``, ``grid`` and ``d_model``); its keyword-only parameters are the user's,
+and their annotations and defaults are the schema that a configuration is checked against.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Registry(Generic[T]):
         return sorted(self._classes)
 
     def get(self, name: str) -> type[T]:
-        """The class registered as exactly ``name``, or the class at a path ``package.module:Class``.
+        """The class of exactly that name, or the one at a path ``package.module:Class``.
 
         Raises:
             UnknownComponentError: no such name, module or class.
@@ -106,7 +106,7 @@ def arguments(cls: type) -> dict[str, inspect.Parameter]:
 
     The annotation of each parameter is resolved to a type (``Any`` where it has none).
     """
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(vars(cls).get("__init__", cls.__init__))  # type: ignore[misc]
     parameters = inspect.signature(cls).parameters.values()
     return {
         p.name: p.replace(annotation=hints.get(p.name, Any))

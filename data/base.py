@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -13,6 +15,8 @@ from components.registry import Registry
 from data.text import ChatTemplate, Tokenizer
 
 Split = Literal["train", "validation", "test"]
+UNKNOWN = -100
+"""Class of an attribute that an image's questions do not tell (ignored by torch's losses)."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 T_co = TypeVar("T_co", covariant=True)
@@ -59,6 +63,32 @@ class Sample:
             self.answers = [self.turns[-1].answer]
 
 
+class LabelledImages:
+    """Images with a class for each of several attributes, map-style: (image, labels).
+
+    Args:
+        images: encoded files (PNG, JPEG).
+        labels: for each image, attribute -> class index, or ``UNKNOWN``.
+        classes: attribute -> its class names.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[bytes],
+        labels: Sequence[dict[str, int]],
+        classes: dict[str, tuple[str, ...]],
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, int]]:
+        return Image.open(BytesIO(self.images[index])).convert("RGB"), self.labels[index]
+
+
 class DataSet(ABC):
     """Training data: prepared once into a cache directory, then read from it.
 
@@ -85,6 +115,14 @@ class DataSet(ABC):
     @abstractmethod
     def template(self) -> ChatTemplate:
         """How a conversation is written as one text."""
+
+    def labelled_images(self, cache_dir: Path, split: Split) -> LabelledImages:
+        """The split's images with their classes, for pretraining an encoder. Needs ``prepare``.
+
+        Raises:
+            ValueError: the data set has no labels of images.
+        """
+        raise ValueError(f"{type(self).__name__} has no labelled images to pretrain an encoder on")
 
     @abstractmethod
     def fingerprint(self, cache_dir: Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from data.base import DATASETS, Sample, Split, Turn
+from data.base import DATASETS, UNKNOWN, LabelledImages, Sample, Split, Turn
 from data.prepared import TOKENIZER, ShardedDataSet
 from data.shards import Record, write_shards
 from data.text import TemplateName, train_tokenizer
@@ -73,6 +73,24 @@ class EasyVQA(ShardedDataSet):
             for text in (sample.turns[0].question, sample.turns[0].answer)
         )
         train_tokenizer(texts, "word", vocab_size=1024).save(directory / TOKENIZER)
+
+    def labelled_images(self, cache_dir: Path, split: Split) -> LabelledImages:
+        """Shape and colour, where a question of the image asks for it."""
+        classes = {"shape": SHAPES, "color": COLORS}
+        images, labels = [], []
+        for image_id, record in _records("test" if split == "test" else "train"):
+            if split != "test" and (image_id % VALIDATION_EVERY == 0) != (split == "validation"):
+                continue
+            answers = {sample.category: sample.turns[0].answer for sample in record.samples}
+            known = {
+                attribute: names.index(answers[attribute]) if attribute in answers else UNKNOWN
+                for attribute, names in classes.items()
+            }
+            if any(label != UNKNOWN for label in known.values()):
+                assert record.image is not None
+                images.append(record.image)
+                labels.append(known)
+        return LabelledImages(images, labels, classes)
 
 
 def _records(split: Split) -> Iterator[tuple[int, Record]]:

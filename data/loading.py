@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from data.base import Sample, Samples
+from data.base import Samples
+
+T = TypeVar("T")
 
 
 class SeededSampler(Sampler[int]):
@@ -131,8 +133,8 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def make_loader(
-    dataset: Samples[Sample],
-    collate: Callable[[Sequence[Sample]], Any],
+    dataset: Samples[T],
+    collate: Callable[[Sequence[T]], Any],
     batch_size: int,
     *,
     sampler: SeededSampler,

@@ -27,7 +27,7 @@ class Backbone(pl.LightningModule, ABC):
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Rows of the embedding and logits: the tokenizer's size, plus padding if the model pads."""
+        """Rows of the embedding and the logits: the tokenizer's size, padded if the model pads."""
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
