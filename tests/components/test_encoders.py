@@ -120,6 +120,10 @@ class TestErrors:
         with pytest.raises(ValueError, match="no such file"):
             TimmViT(weights="nowhere.pth")
 
+    def test_the_tiny_transformer_has_no_published_weights(self) -> None:
+        with pytest.raises(ValueError, match="no published weights"):
+            TimmViT(weights="pretrained")
+
     def test_image_size_is_set_in_one_place(self) -> None:
         with pytest.raises(ValueError, match="image_size"):
             TimmViT(model_args={"img_size": 32})
