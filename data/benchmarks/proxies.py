@@ -1,0 +1,140 @@
+"""The proxy benchmarks, scored by the scorers of the benchmarks that they stand in for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.base import Sample, Samples, Split
+from data.benchmarks import pope, vsr
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited, mean_by_category
+from data.benchmarks.gqa import gqa_accuracy, summarise_gqa
+from data.benchmarks.textvqa import textvqa_accuracy
+from data.benchmarks.vizwiz import summarise_vizwiz, vizwiz_accuracy
+from data.benchmarks.vqav2 import vqav2_accuracy
+from data.proxies.base import Proxy
+from data.proxies.gqa import ProxyGQA
+from data.proxies.pope import ProxyPOPE
+from data.proxies.textvqa import ProxyTextVQA
+from data.proxies.vizwiz import ProxyVizWiz
+from data.proxies.vqa import ProxyVQA
+from data.proxies.vsr import ProxyVSR
+
+PEOPLE = 10  # the soft accuracies are among ten people's answers; here all ten agree
+
+
+class ProxyBenchmark(Benchmark):
+    """A proxy's split, with the official figures and accuracy by level and combination."""
+
+    data: type[Proxy]
+
+    @property
+    def max_new_tokens(self) -> int:
+        return 8
+
+    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
+        proxy = self.data()
+        proxy.prepare_split(cache_dir, split)
+        return limited(proxy.split(cache_dir, split), limit)
+
+    @abstractmethod
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        """The figures of the benchmark that this one stands in for."""
+
+    def summarise(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        figures = self.official(records)
+        groups: dict[str, list[float]] = {}
+        for record in records:
+            _, _, level, combination = record["id"].split("-")
+            groups.setdefault(f"accuracy/level/{level}", []).append(record["score"])
+            groups.setdefault(f"accuracy/combination/{combination}", []).append(record["score"])
+        return figures | {name: float(np.mean(groups[name])) for name in sorted(groups)}
+
+
+@BENCHMARKS.register("proxy-vqa")
+class ProxyVQABenchmark(ProxyBenchmark):
+    """Scored as VQA v2."""
+
+    data = ProxyVQA
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return vqav2_accuracy(prediction, record["answers"] * PEOPLE)
+
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return mean_by_category(records, "accuracy")
+
+
+@BENCHMARKS.register("proxy-gqa")
+class ProxyGQABenchmark(ProxyBenchmark):
+    """Scored as GQA."""
+
+    data = ProxyGQA
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return gqa_accuracy(prediction, record["answers"])
+
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return summarise_gqa(records)
+
+
+@BENCHMARKS.register("proxy-textvqa")
+class ProxyTextVQABenchmark(ProxyBenchmark):
+    """Scored as TextVQA."""
+
+    data = ProxyTextVQA
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return textvqa_accuracy(prediction, record["answers"] * PEOPLE)
+
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return mean_by_category(records, "accuracy")
+
+
+@BENCHMARKS.register("proxy-pope")
+class ProxyPOPEBenchmark(ProxyBenchmark):
+    """Scored as POPE, by the probability of Yes and No."""
+
+    data = ProxyPOPE
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        return pope.CHOICES
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return pope.POPE().score(prediction, record)
+
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return pope.summarise_pope(records)
+
+
+@BENCHMARKS.register("proxy-vizwiz")
+class ProxyVizWizBenchmark(ProxyBenchmark):
+    """Scored as VizWiz."""
+
+    data = ProxyVizWiz
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return vizwiz_accuracy(prediction, record["answers"] * PEOPLE)
+
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return summarise_vizwiz(records)
+
+
+@BENCHMARKS.register("proxy-vsr")
+class ProxyVSRBenchmark(ProxyBenchmark):
+    """Scored as VSR, by the probability of True and False."""
+
+    data = ProxyVSR
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        return vsr.CHOICES
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return vsr.vsr_accuracy(prediction, record)
+
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return mean_by_category(records, "accuracy")

@@ -1,0 +1,157 @@
+"""Proxy benchmarks: small rendered stand-ins for the paper's six, made from a seed.
+
+Each asks for the same ability and is scored by the same scorer. Questions are drawn first and
+answers independently of them, so that a model that does not see the image stays at chance. Some
+combinations (a colour with a shape, a colour with a word) are held out from training. A sample's
+id is ``SPLIT-NUMBER-LEVEL-COMBINATION``: level easy, medium or hard, combination seen or new.
+
+The validation and test splits are always the same; a data set's arguments change ``train`` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import ClassVar, Literal, Protocol
+
+from PIL import Image
+
+from data.base import SPLITS, DataSet, Sample, Split, Turn
+from data.prepared import TOKENIZER, prepare_once
+from data.proxies.scene import LEVELS, Level
+from data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
+from data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
+
+VERSION = 1  # of what is rendered: a new number for any change of it
+EVAL_SAMPLES: dict[Split, int] = {"validation": 1000, "test": 3000}
+PER_SHARD = 1000
+Difficulty = Literal["mixed", "easy", "medium", "hard"]
+
+
+class Renderable(Protocol):
+    """What a question is about."""
+
+    def render(self) -> Image.Image: ...
+
+
+@dataclass
+class ProxyItem:
+    """A question about a scene; ``held_out``: its answer needs a combination not trained on."""
+
+    scene: Renderable
+    question: str
+    answer: str
+    category: str
+    held_out: bool
+
+
+class Proxy(DataSet):
+    """A proxy benchmark as a data set. Subclasses give ``name`` and ``item``.
+
+    Args:
+        train_samples: size of the training split.
+        difficulty: of the training split; ``mixed`` is all levels in turn, as in the others.
+        seed: of the training split.
+        template: the chat template.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        train_samples: int = 20_000,
+        difficulty: Difficulty = "mixed",
+        seed: int = 0,
+        template: TemplateName = "plain",
+    ) -> None:
+        self._train_samples = train_samples
+        self._difficulty = difficulty
+        self._seed = seed
+        self._template = get_template(template)
+
+    @abstractmethod
+    def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
+        """One item, drawn from ``rng`` alone; for ``train``, of seen combinations alone."""
+
+    def sample_item(self, split: Split, index: int) -> tuple[ProxyItem, Level]:
+        """An item by its place in a split, and its level."""
+        difficulty = self._difficulty if split == "train" else "mixed"
+        level = LEVELS[index % len(LEVELS)] if difficulty == "mixed" else difficulty
+        seed = self._seed if split == "train" else 0
+        return self.item(Random(f"{self.name} {seed} {split} {index}"), level, split), level
+
+    def count(self, split: Split) -> int:
+        """Samples in a split."""
+        return self._train_samples if split == "train" else EVAL_SAMPLES[split]
+
+    def split_directory(self, cache_dir: Path, split: Split) -> Path:
+        """Where a split is prepared."""
+        name = f"{self.name}-v{VERSION}-{split}"
+        if split == "train":
+            name += f"-{self._train_samples}-{self._difficulty}-{self._seed}"
+        return cache_dir / name
+
+    def prepare(self, cache_dir: Path) -> None:
+        for split in SPLITS:
+            self.prepare_split(cache_dir, split)
+
+    def prepare_split(self, cache_dir: Path, split: Split) -> None:
+        """Render one split, once, in as many processes as there are CPUs."""
+        prepare_once(
+            self.split_directory(cache_dir, split), lambda path: self._convert(path, split)
+        )
+
+    def split(self, cache_dir: Path, split: Split) -> ShardDataset:
+        return ShardDataset(self.split_directory(cache_dir, split))
+
+    def tokenizer(self, cache_dir: Path) -> Tokenizer:
+        return Tokenizer.load(self.split_directory(cache_dir, "train") / TOKENIZER)
+
+    @property
+    def template(self) -> ChatTemplate:
+        return self._template
+
+    def fingerprint(self, cache_dir: Path) -> str:
+        indices = [read_index(self.split_directory(cache_dir, split)) for split in SPLITS]
+        return hashlib.sha256("".join(i["checksum"] for i in indices).encode()).hexdigest()
+
+    def _convert(self, directory: Path, split: Split) -> None:
+        shards = range(-(-self.count(split) // PER_SHARD))
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            tasks = [pool.submit(_render_shard, self, directory, split, n) for n in shards]
+            infos = [task.result() for task in tasks]
+        write_index(directory, infos)
+        if split == "train":
+            texts = (text for i in range(self.count(split)) for text in self._texts(i))
+            train_tokenizer(texts, "word", vocab_size=1024).save(directory / TOKENIZER)
+
+    def _texts(self, index: int) -> tuple[str, str]:
+        item, _ = self.sample_item("train", index)
+        return item.question, item.answer
+
+    def records(self, split: Split, shard: int) -> Iterator[Record]:
+        """The records of one shard."""
+        for index in range(shard * PER_SHARD, min((shard + 1) * PER_SHARD, self.count(split))):
+            item, level = self.sample_item(split, index)
+            combination = "new" if item.held_out else "seen"
+            sample = Sample(
+                id=f"{split}-{index:06d}-{level}-{combination}",
+                image=None,
+                turns=[Turn(item.question, item.answer)],
+                category=item.category,
+            )
+            stream = io.BytesIO()
+            item.scene.render().save(stream, "png")
+            yield Record(stream.getvalue(), [sample])
+
+
+def _render_shard(proxy: Proxy, directory: Path, split: Split, shard: int) -> ShardInfo:
+    return write_shard(directory, shard, proxy.records(split, shard))

@@ -1,0 +1,131 @@
+"""Proxy of GQA: questions composed of attributes, relations and logic."""
+
+from __future__ import annotations
+
+from random import Random
+
+from data.base import DATASETS, Split
+from data.proxies.base import Proxy, ProxyItem
+from data.proxies.scene import (
+    ALL,
+    RELATIONS,
+    SEEN,
+    SHAPES,
+    Level,
+    Scene,
+    Thing,
+    opposed_cells,
+    related_cells,
+)
+from data.proxies.vqa import near_misses
+
+
+def related_pair(scene: Scene, relation: str, target: Thing, decoy: Thing, anchor: Thing) -> None:
+    """Place the target in a relation to the anchor and, where there is room, the decoy opposite.
+
+    The decoy makes the relation matter: without it, the shape alone would tell the target.
+    """
+    if scene.level == "easy":
+        target_cell, anchor_cell = scene.rng.choice(related_cells(scene.size, relation))
+    else:
+        target_cell, anchor_cell, decoy_cell = scene.rng.choice(opposed_cells(scene.size, relation))
+        scene.place(decoy, decoy_cell)
+    scene.place(target, target_cell)
+    scene.place(anchor, anchor_cell)
+
+
+@DATASETS.register("proxy-gqa")
+class ProxyGQA(Proxy):
+    """Six kinds of question, equally often; categories are GQA's ``STRUCTURAL/SEMANTIC`` types.
+
+    ``query/attr`` and ``query/obj``: one colour of eight, one shape of six, of a thing told by its
+    relation; ``choose/attr``: one colour of two; ``verify/attr``, ``compare/attr`` and
+    ``logical/obj``: yes or no.
+    """
+
+    name = "proxy-gqa"
+
+    def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
+        pool = SEEN if split == "train" else ALL
+        kinds = (self._query, self._verify, self._choose, self._compare, self._logical)
+        weights = (2, 1, 1, 1, 1)  # a query is for a colour or a shape
+        (make,) = rng.choices(kinds, weights)
+        return make(Scene(rng, level), pool)
+
+    @staticmethod
+    def _query(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
+        rng = scene.rng
+        target, relation = rng.choice(pool), rng.choice(list(RELATIONS))
+        asks_color = rng.random() < 0.5
+        if asks_color:
+            decoys = [t for t in SEEN if t.shape == target.shape and t != target]
+            anchors = [t for t in SEEN if t.shape != target.shape]
+        else:
+            decoys = [t for t in SEEN if t.color == target.color and t != target]
+            anchors = [t for t in SEEN if t.color != target.color]
+        anchor = rng.choice(anchors)
+        related_pair(scene, relation, target, rng.choice(decoys), anchor)
+        scene.fill(lambda t: t != anchor and t.shape != target.shape and t.color != target.color)
+        place = f"{relation} the {anchor.name}"
+        if asks_color:
+            question, answer = f"what color is the {target.shape} {place}?", target.color
+            return ProxyItem(scene, question, answer, "query/attr", target.held_out)
+        question, answer = f"what shape is the {target.color} object {place}?", target.shape
+        return ProxyItem(scene, question, answer, "query/obj", target.held_out)
+
+    @staticmethod
+    def _verify(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
+        rng = scene.rng
+        asked, relation = rng.choice(pool), rng.choice(list(RELATIONS))
+        other = rng.choice([t for t in SEEN if t.shape == asked.shape and t != asked])
+        anchor = rng.choice([t for t in SEEN if t.shape != asked.shape])
+        true = rng.random() < 0.5
+        target, decoy = (asked, other) if true else (other, asked)
+        related_pair(scene, relation, target, decoy, anchor)
+        scene.fill(lambda t: t != anchor and t.shape != asked.shape)
+        question = f"is the {asked.shape} {relation} the {anchor.name} {asked.color}?"
+        return ProxyItem(scene, question, "yes" if true else "no", "verify/attr", asked.held_out)
+
+    @staticmethod
+    def _choose(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
+        shape = scene.rng.choice(SHAPES)
+        options = scene.rng.sample([t for t in pool if t.shape == shape], 2)
+        target = scene.rng.choice(options)
+        scene.place(target)
+        scene.fill(lambda t: t.shape != shape)
+        question = f"is the {shape} {options[0].color} or {options[1].color}?"
+        return ProxyItem(scene, question, target.color, "choose/attr", target.held_out)
+
+    @staticmethod
+    def _compare(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
+        rng = scene.rng
+        first_shape, second_shape = rng.sample(SHAPES, 2)
+        same = rng.random() < 0.5
+        first = rng.choice([t for t in pool if t.shape == first_shape])
+        seconds = [t for t in SEEN if t.shape == second_shape and (t.color == first.color) == same]
+        while not seconds:  # the second shape may be held out in the first one's colour
+            first = rng.choice([t for t in pool if t.shape == first_shape])
+            seconds = [
+                t for t in SEEN if t.shape == second_shape and (t.color == first.color) == same
+            ]
+        scene.place(first)
+        scene.place(rng.choice(seconds))
+        scene.fill(lambda t: t.shape not in (first_shape, second_shape))
+        question = f"are the {first_shape} and the {second_shape} the same color?"
+        answer = "yes" if same else "no"
+        return ProxyItem(scene, question, answer, "compare/attr", first.held_out)
+
+    @staticmethod
+    def _logical(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
+        rng = scene.rng
+        first = rng.choice(pool)
+        second = rng.choice([t for t in SEEN if t != first])
+        present = {"yes": [first, second], "no": rng.choice([[first], [second], []])}
+        answer = rng.choice(("yes", "no"))
+        for thing in present[answer]:
+            scene.place(thing)
+        if scene.level == "hard":
+            near_misses(scene, rng.choice([first, second]), avoid=(first, second))
+        scene.fill(lambda t: t not in (first, second))
+        question = f"is there a {first.name} and a {second.name}?"
+        return ProxyItem(scene, question, answer, "logical/obj", first.held_out)

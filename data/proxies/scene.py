@@ -1,0 +1,154 @@
+"""Scenes of coloured shapes on a grid, drawn from a generator of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import cos, pi, sin
+from random import Random
+from typing import Literal
+
+from PIL import Image, ImageDraw
+
+IMAGE_SIZE = 64
+Level = Literal["easy", "medium", "hard"]
+LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
+GRID: dict[Level, int] = {"easy": 2, "medium": 3, "hard": 4}
+COUNT: dict[Level, int] = {"easy": 2, "medium": 4, "hard": 7}
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 40, 40),
+    "green": (30, 150, 50),
+    "blue": (40, 70, 220),
+    "yellow": (240, 210, 30),
+    "purple": (140, 50, 160),
+    "orange": (245, 130, 30),
+    "cyan": (40, 200, 210),
+    "black": (20, 20, 20),
+}
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
+HELD_OUT_EVERY = 6
+
+Cell = tuple[int, int]  # (row, column)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A coloured shape."""
+
+    color: str
+    shape: str
+
+    @property
+    def name(self) -> str:
+        """Such as "red circle"."""
+        return f"{self.color} {self.shape}"
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training never shows it: one colour in six for each shape."""
+        index = list(COLORS).index(self.color) + SHAPES.index(self.shape)
+        return index % HELD_OUT_EVERY == 0
+
+
+ALL = tuple(Thing(color, shape) for color in COLORS for shape in SHAPES)
+SEEN = tuple(thing for thing in ALL if not thing.held_out)
+
+RELATIONS: dict[str, Callable[[Cell, Cell], bool]] = {
+    "left of": lambda a, b: a[1] < b[1],
+    "right of": lambda a, b: a[1] > b[1],
+    "above": lambda a, b: a[0] < b[0],
+    "below": lambda a, b: a[0] > b[0],
+}
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+class Scene:
+    """Things in cells of a grid.
+
+    Args:
+        rng: draws all that is not asked for.
+        level: the difficulty: a finer grid with more things in it.
+    """
+
+    def __init__(self, rng: Random, level: Level) -> None:
+        self.rng = rng
+        self.level = level
+        self.size = GRID[level]
+        self.things: dict[Cell, Thing] = {}
+        self.dark = False
+
+    def place(self, thing: Thing, cell: Cell | None = None) -> Cell:
+        """Put a thing into a free cell, a random one unless given."""
+        cell = cell or self.rng.choice(self.free())
+        self.things[cell] = thing
+        return cell
+
+    def free(self) -> list[Cell]:
+        """The cells with nothing in them."""
+        cells = [(row, column) for row in range(self.size) for column in range(self.size)]
+        return [cell for cell in cells if cell not in self.things]
+
+    def fill(self, allowed: Callable[[Thing], bool]) -> None:
+        """Add seen things that are ``allowed`` until there are as many as the level has."""
+        pool = [thing for thing in SEEN if allowed(thing)]
+        while len(self.things) < COUNT[self.level] and self.free():
+            self.place(self.rng.choice(pool))
+
+    def render(self) -> Image.Image:
+        """The scene as an RGB image of ``IMAGE_SIZE`` pixels a side."""
+        shade = self.rng.randint(215, 255)
+        image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (shade, shade, shade))
+        draw = ImageDraw.Draw(image)
+        side = IMAGE_SIZE / self.size
+        for (row, column), thing in self.things.items():
+            radius = side * self.rng.uniform(0.32, 0.42)
+            slack = side / 2 - radius - 1
+            x = (column + 0.5) * side + self.rng.uniform(-slack, slack)
+            y = (row + 0.5) * side + self.rng.uniform(-slack, slack)
+            draw_shape(draw, thing, x, y, radius)
+        return image.point(lambda value: value // 24) if self.dark else image
+
+
+def draw_shape(draw: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, r: float) -> None:
+    """Draw a thing around (x, y), r pixels from its centre to its edge."""
+    color = COLORS[thing.color]
+    if thing.shape == "circle":
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=color)
+    elif thing.shape == "square":
+        draw.rectangle((x - 0.8 * r, y - 0.8 * r, x + 0.8 * r, y + 0.8 * r), fill=color)
+    elif thing.shape == "cross":
+        draw.rectangle((x - r, y - 0.3 * r, x + r, y + 0.3 * r), fill=color)
+        draw.rectangle((x - 0.3 * r, y - r, x + 0.3 * r, y + r), fill=color)
+    else:
+        draw.polygon([(x + r * a, y + r * b) for a, b in _outline(thing.shape)], fill=color)
+
+
+@lru_cache
+def _outline(shape: str) -> tuple[tuple[float, float], ...]:
+    if shape == "triangle":
+        return ((0.0, -1.0), (0.95, 0.8), (-0.95, 0.8))
+    if shape == "diamond":
+        return ((0.0, -1.0), (0.7, 0.0), (0.0, 1.0), (-0.7, 0.0))
+    radii = (1.0, 0.4) * 5  # a star of five points
+    angles = [pi * i / 5 - pi / 2 for i in range(10)]
+    return tuple((r * cos(a), r * sin(a)) for r, a in zip(radii, angles, strict=True))
+
+
+@lru_cache
+def related_cells(size: int, relation: str) -> tuple[tuple[Cell, Cell], ...]:
+    """All (a, b) of a grid with a in the relation to b."""
+    cells = [(row, column) for row in range(size) for column in range(size)]
+    return tuple((a, b) for a in cells for b in cells if a != b and RELATIONS[relation](a, b))
+
+
+@lru_cache
+def opposed_cells(size: int, relation: str) -> tuple[tuple[Cell, Cell, Cell], ...]:
+    """All (a, b, c) of a grid with a in the relation to b, and c in the opposite one."""
+    return tuple(
+        (a, b, c)
+        for a, b in related_cells(size, relation)
+        for c, other in related_cells(size, OPPOSITE[relation])
+        if other == b
+    )

@@ -1,0 +1,71 @@
+"""Proxy of VQA v2: colour, shape, number and presence of things."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from random import Random
+
+from data.base import DATASETS, Split
+from data.proxies.base import Proxy, ProxyItem
+from data.proxies.scene import ALL, SEEN, SHAPES, Level, Scene, Thing
+
+MAX_COUNT = 4  # as many as the coarsest grid has cells
+PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
+
+
+def near_misses(scene: Scene, thing: Thing, avoid: Collection[Thing] = ()) -> None:
+    """Place another thing of the same colour and one of the same shape, unless the level is easy.
+
+    Neither is one to ``avoid``.
+    """
+    if scene.level == "easy":
+        return
+    others = [t for t in SEEN if t != thing and t not in avoid]
+    scene.place(scene.rng.choice([t for t in others if t.color == thing.color]))
+    scene.place(scene.rng.choice([t for t in others if t.shape == thing.shape]))
+
+
+@DATASETS.register("proxy-vqa")
+class ProxyVQA(Proxy):
+    """Four kinds of question, equally often; categories are VQA v2's answer types.
+
+    ``other``: one colour of eight, or one shape of six; ``number``: 1 to 4; ``yes/no``.
+    """
+
+    name = "proxy-vqa"
+
+    def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
+        scene = Scene(rng, level)
+        target = rng.choice(SEEN if split == "train" else ALL)
+        kind = rng.choice(("color", "shape", "number", "presence"))
+        if kind == "number":
+            return self._number(scene, rng.choice(SHAPES))
+        if kind == "presence":
+            return self._presence(scene, target)
+        scene.place(target)
+        if kind == "color":
+            scene.fill(lambda thing: thing.shape != target.shape)
+            question, answer = f"what color is the {target.shape}?", target.color
+        else:
+            scene.fill(lambda thing: thing.color != target.color)
+            question, answer = f"what shape is the {target.color} object?", target.shape
+        return ProxyItem(scene, question, answer, "other", target.held_out)
+
+    @staticmethod
+    def _number(scene: Scene, shape: str) -> ProxyItem:
+        count = scene.rng.randint(1, MAX_COUNT)
+        for _ in range(count):
+            scene.place(scene.rng.choice([t for t in SEEN if t.shape == shape]))
+        scene.fill(lambda thing: thing.shape != shape)
+        question = f"how many {PLURALS[shape]} are there?"
+        return ProxyItem(scene, question, str(count), "number", held_out=False)
+
+    @staticmethod
+    def _presence(scene: Scene, target: Thing) -> ProxyItem:
+        present = scene.rng.random() < 0.5
+        if present:
+            scene.place(target)
+        near_misses(scene, target)
+        scene.fill(lambda thing: thing != target)
+        question = f"is there a {target.name}?"
+        return ProxyItem(scene, question, "yes" if present else "no", "yes/no", target.held_out)
