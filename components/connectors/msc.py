@@ -11,10 +11,11 @@ arguments for the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.connectors.base import CONNECTORS, Connector
@@ -25,6 +26,10 @@ from components.scans.order2d import Scan, ScanOrders
 Inner = Literal["mamba2", "mamba1"]
 Merge = Literal["mean", "sum"]
 Width = Literal["encoder", "backbone"]
+
+# Directions of more elements than this leave a CPU's cache when they are scanned as one batch: one
+# at a time is then a quarter faster; smaller ones, and a GPU's, are faster together.
+_CPU_ELEMENTS = 2**17
 
 
 class SwiGLU(nn.Module):
@@ -51,11 +56,10 @@ class VisualSelectiveScan(nn.Module):
         scan: the mechanism, see ``components.scans.order2d``.
         inner: the mixer that scans.
         merge: the mean or the sum of the directions.
-        share_directions: one mixer for all directions, run on all of them at once; False for one
-            mixer each.
+        share_directions: one mixer for all directions; False for one mixer each.
         expand: inner width of the mixer over ``width``.
         d_state: states of a channel; None for Mamba-2's 128 (or the largest power of two within a
-            smaller width) and Mamba-1's 16.
+            quarter of a smaller width) and Mamba-1's 16.
         headdim: channels of a head of Mamba-2; None for 64, or the largest power of two below that
             divides the inner width.
 
@@ -88,14 +92,34 @@ class VisualSelectiveScan(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Row-major (B, N, width) -> the same shape and order."""
-        sequences = self.orders.split(features)
-        if len(self.mixers) == 1:
-            mixed = self.mixers[0](sequences.flatten(0, 1)).view_as(sequences)
-        else:
-            pairs = zip(self.mixers, sequences.unbind(1), strict=True)
+        if len(self.mixers) == self.orders.directions:
+            pairs = zip(self.mixers, self.orders.split(features).unbind(1), strict=True)
             mixed = torch.stack([mixer(sequence) for mixer, sequence in pairs], dim=1)
-        restored = self.orders.restore(mixed)
-        return restored.mean(1) if self.merge == "mean" else restored.sum(1)
+            return self._merged(self.orders.restore(mixed))
+        mixer = self.mixers[0]
+        if isinstance(mixer, Mamba2):
+            return self._projected_once(features, mixer)
+        return self._merged(self.orders.restore(_in_each(mixer, self.orders.split(features))))
+
+    def _projected_once(self, features: Tensor, mixer: Mamba2) -> Tensor:
+        """Only the scan has a direction; the linear layers before and after it serve them all."""
+        gate, xbc, dt = mixer.project(features)
+        scanned = _in_each(mixer.scan, self.orders.split(xbc), self.orders.split(dt))
+        normed = mixer.norm(self.orders.restore(scanned), gate.unsqueeze(1))
+        return mixer.out_proj(self._merged(normed))
+
+    def _merged(self, directions: Tensor) -> Tensor:
+        return directions.mean(1) if self.merge == "mean" else directions.sum(1)
+
+
+def _in_each(function: Callable[..., Tensor], *sequences: Tensor) -> Tensor:
+    """Apply a function of (B, N, ...) to every direction of (B, directions, N, ...)."""
+    batch, directions = sequences[0].shape[:2]
+    if sequences[0].is_cpu and sequences[0][:, 0].numel() > _CPU_ELEMENTS:
+        parts = zip(*(s.unbind(1) for s in sequences), strict=True)
+        return torch.stack([function(*part) for part in parts], dim=1)
+    together = function(*(s.flatten(0, 1) for s in sequences))
+    return together.unflatten(0, (batch, directions))
 
 
 @CONNECTORS.register("msc-basic")
@@ -192,10 +216,14 @@ def _mixer(
 def mamba2_sizes(
     width: int, expand: int, d_state: int | None = None, headdim: int | None = None
 ) -> dict[str, int]:
-    """State and head sizes of a Mamba-2 at ``width``: the paper's 128 and 64 where they fit."""
+    """State and head sizes of a Mamba-2 at ``width``.
+
+    The backbones' 128 states from a width of 512 up, and fewer below, where 128 would cost more
+    than all else; heads of 64 channels, or of the largest power of two that divides.
+    """
     inner = expand * width
     power_of_two_in_inner = inner & -inner
     return {
-        "d_state": d_state or min(128, 1 << (width.bit_length() - 1)),
+        "d_state": d_state or min(128, 1 << (max(4, width).bit_length() - 3)),
         "headdim": headdim or min(64, power_of_two_in_inner),
     }
