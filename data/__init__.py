@@ -2,6 +2,7 @@
 
 from data import easy_vqa as easy_vqa
 from data import llava as llava
+from data import mixture as mixture
 from data import proxies as proxies
 from data.base import DATASETS
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Subset
 
 from components.registry import Registry
 from data.base import Sample, Samples, Split
@@ -74,27 +72,6 @@ def mean_by_category(records: Sequence[ItemRecord], name: str) -> dict[str, floa
         if category:
             figures[f"{name}/{category}"] = float(np.mean(groups[category]))
     return figures
-
-
-def evenly_spread(length: int, limit: int | None) -> list[int]:
-    """``limit`` of the indices below ``length``, one from each of as many equal stretches.
-
-    The place inside its stretch is random but always the same, because a fixed stride could fall
-    into step with a data set that repeats its question types in order.
-    """
-    if limit is None or limit >= length:
-        return list(range(length))
-    generator = np.random.default_rng(0)
-    edges = [i * length // limit for i in range(limit + 1)]
-    return [int(generator.integers(a, b)) for a, b in pairwise(edges)]
-
-
-def limited(samples: Samples[Sample], limit: int | None) -> Samples[Sample]:
-    """The ``evenly_spread`` subset of a map-style data set."""
-    if limit is None:
-        return samples
-    subset: Samples[Sample] = Subset(samples, evenly_spread(len(samples), limit))  # type: ignore[arg-type]
-    return subset
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:

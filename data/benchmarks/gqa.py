@@ -10,7 +10,8 @@ import numpy as np
 from data.base import Sample, Samples, Split
 from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json
 from data.benchmarks.answers import SHORT_ANSWER
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, exact_match, limited
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, exact_match
+from data.subsets import limited
 
 
 def gqa_accuracy(prediction: str, answers: Sequence[str]) -> float:

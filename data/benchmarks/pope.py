@@ -11,8 +11,9 @@ import numpy as np
 from data.base import Sample, Samples, Split
 from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json_lines
 from data.benchmarks.answers import SHORT_ANSWER
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
 from data.benchmarks.binary import Confusion, more_probable
+from data.subsets import limited
 
 SETTINGS = ("random", "popular", "adversarial")
 CHOICES = ("Yes", "No")

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.base import Sample, Samples, Split
 from data.benchmarks import pope, vsr
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited, mean_by_category
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, mean_by_category
 from data.benchmarks.gqa import gqa_accuracy, summarise_gqa
 from data.benchmarks.textvqa import textvqa_accuracy
 from data.benchmarks.vizwiz import summarise_vizwiz, vizwiz_accuracy
@@ -22,6 +22,7 @@ from data.proxies.textvqa import ProxyTextVQA
 from data.proxies.vizwiz import ProxyVizWiz
 from data.proxies.vqa import ProxyVQA
 from data.proxies.vsr import ProxyVSR
+from data.subsets import limited
 
 PEOPLE = 10  # the soft accuracies are among ten people's answers; here all ten agree
 

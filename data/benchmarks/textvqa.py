@@ -14,7 +14,8 @@ from data.benchmarks.annotations import (
     read_json,
 )
 from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
+from data.subsets import limited
 
 
 def normalise_m4c(text: str) -> str:

@@ -14,8 +14,9 @@ from data.benchmarks.annotations import (
     read_json,
 )
 from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited, mean_by_category
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, mean_by_category
 from data.benchmarks.binary import Confusion
+from data.subsets import limited
 
 UNANSWERABLE = "unanswerable"
 IF_UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."

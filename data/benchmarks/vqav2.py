@@ -8,7 +8,8 @@ from pathlib import Path
 from data.base import Sample, Samples, Split
 from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json
 from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise, one_line
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
+from data.subsets import limited
 
 
 def vqav2_accuracy(prediction: str, references: Sequence[str]) -> float:

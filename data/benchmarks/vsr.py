@@ -6,8 +6,9 @@ from pathlib import Path
 
 from data.base import Sample, Samples, Split
 from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json_lines
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, limited
+from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
 from data.benchmarks.binary import more_probable
+from data.subsets import limited
 
 CHOICES = ("True", "False")
 

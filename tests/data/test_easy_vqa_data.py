@@ -10,8 +10,8 @@ import pytest
 from data import DATASETS
 from data.base import Split
 from data.benchmarks import BENCHMARKS
-from data.benchmarks.base import evenly_spread
 from data.easy_vqa import COLORS, SHAPES, EasyVQA, category
+from data.subsets import evenly_spread
 from data.text import TEMPLATES, encode_answer
 
 
@@ -135,9 +135,11 @@ def test_benchmark_scores_and_summary() -> None:
         benchmark.summarise([])
 
 
-@pytest.mark.parametrize(("length", "limit"), [(10, 3), (10, 10), (3, 2), (1000, 999), (5, None)])
+@pytest.mark.parametrize(
+    ("length", "limit"), [(10, 3), (10, 10), (3, 2), (1000, 999), (5, None), (5, 0)]
+)
 def test_evenly_spread(length: int, limit: int | None) -> None:
     indices = evenly_spread(length, limit)
-    assert len(indices) == (limit or length)
+    assert len(indices) == (length if limit is None else limit)
     assert indices == sorted(set(indices))
-    assert 0 <= indices[0] <= indices[-1] < length
+    assert set(indices) <= set(range(length))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from data.base import Sample
@@ -121,3 +124,42 @@ def test_mistakes_are_named() -> None:
         SeededSampler(10, 0, True, 2, 2)
     with pytest.raises(ValueError, match="sampler has 9 samples, the data set 10"):
         make_loader(Numbers(10), answers, 4, sampler=SeededSampler(9, 0, True))
+
+
+class Recorder(pl.LightningModule):
+    """Learns nothing and notes what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, list[int]]] = []
+
+    def training_step(self, batch: list[int]) -> torch.Tensor:
+        self.seen.append((self.current_epoch, list(batch)))
+        return self.weight * 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def train(
+    callbacks: list[pl.Callback], steps: int = -1, checkpoint: Path | None = None
+) -> Recorder:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False}
+    quiet |= {"enable_checkpointing": bool(callbacks), "enable_model_summary": False}
+    quiet |= {"max_epochs": 3, "max_steps": steps}
+    trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, **quiet)
+    recorder = Recorder()
+    trainer.fit(recorder, loader(23, 4), ckpt_path=str(checkpoint) if checkpoint else None)
+    return recorder
+
+
+@pytest.mark.parametrize("steps", [-1, 15])
+@pytest.mark.parametrize("stop", [2, 5, 6, 8, 11])
+def test_lightning_resumes_in_mid_epoch(stop: int, steps: int, tmp_path: Path) -> None:
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=stop, save_top_k=-1)
+    whole = train([keep], steps)
+    assert [epoch for epoch, _ in whole.seen] == ([0] * 6 + [1] * 6 + [2] * 6)[: len(whole.seen)]
+    assert len(whole.seen) == (18 if steps < 0 else steps)
+    resumed = train([], steps, tmp_path / f"step={stop}.ckpt")
+    assert resumed.seen == whole.seen[stop:]

@@ -1,0 +1,146 @@
+"""Several data sets as one, each with a weight."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data.base import DATASETS, DataSet, Sample, Samples, Split
+from data.prepared import TOKENIZER, prepare_once
+from data.subsets import evenly_spread
+from data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
+
+
+class WeightedSamples:
+    """Samples of several map-style data sets in a row, each repeated by its weight.
+
+    Args:
+        parts: name -> (samples, weight). A weight is the number of times an epoch that a part is
+            gone through: 1 gives each of its samples once, 2 twice, 0.25 a fixed quarter of them.
+    """
+
+    def __init__(self, parts: dict[str, tuple[Samples[Sample], float]]) -> None:
+        self.names = list(parts)
+        self.samples = [samples for samples, _ in parts.values()]
+        self.indices = [passes(len(samples), weight) for samples, weight in parts.values()]
+        self.starts = np.cumsum([0, *(len(indices) for indices in self.indices)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        part = int(np.searchsorted(self.starts, index, side="right")) - 1
+        sample = self.samples[part][int(self.indices[part][index - self.starts[part]])]
+        return replace(sample, id=f"{self.names[part]}/{sample.id}")
+
+
+def passes(length: int, weight: float) -> np.ndarray:
+    """The indices below ``length``, ``weight`` times: whole passes, then an even spread of one."""
+    whole = int(weight)
+    rest = evenly_spread(length, round((weight - whole) * length))
+    return np.concatenate([np.tile(np.arange(length), whole), np.array(rest, dtype=np.int64)])
+
+
+@DATASETS.register("mixture")
+class Mixture(DataSet):
+    """Registered data sets, each gone through as often in an epoch of training as its weight says.
+
+    The validation and test splits hold those of all parts, each once. A sample's id is
+    ``PART/ID``.
+
+    Args:
+        parts: name of a data set -> weight, above 0. 1 is once an epoch, 0.5 a fixed half.
+        part_args: name of a data set -> its arguments, where they are not the defaults.
+        tokenizer: a ``tokenizer.json`` to use; without one, one is trained on the training samples.
+        kind: of the trained tokenizer: ``word`` or ``bpe``.
+        vocab_size: of the trained tokenizer, at the most.
+        template: the chat template.
+
+    Raises:
+        ValueError: no part, a weight that is not above 0, or arguments of something not in parts.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: dict[str, float],
+        part_args: dict[str, Any] | None = None,
+        tokenizer: str = "",
+        kind: Literal["word", "bpe"] = "word",
+        vocab_size: int = 16384,
+        template: TemplateName = "plain",
+    ) -> None:
+        part_args = part_args or {}
+        if not parts:
+            raise ValueError("a mixture needs parts: the names of data sets with their weights")
+        for name, weight in parts.items():
+            if not weight > 0:
+                raise ValueError(f"mixture: the weight of {name!r} must be above 0, not {weight}")
+        for name in part_args:
+            if name not in parts:
+                raise ValueError(f"mixture: arguments for {name!r}, which is not one of the parts")
+        self._weights = dict(parts)
+        self._parts = {name: DATASETS.get(name)(**part_args.get(name, {})) for name in parts}
+        self._tokenizer = Path(tokenizer).expanduser() if tokenizer else None
+        self._kind = kind
+        self._vocab_size = vocab_size
+        self._template = get_template(template)
+
+    def prepare(self, cache_dir: Path) -> None:
+        for part in self._parts.values():
+            part.prepare(cache_dir)
+        prepare_once(
+            self._directory(cache_dir), lambda path: self._write_tokenizer(cache_dir, path)
+        )
+
+    def split(self, cache_dir: Path, split: Split) -> WeightedSamples:
+        return WeightedSamples(
+            {
+                name: (part.split(cache_dir, split), self._weights[name] if split == "train" else 1)
+                for name, part in self._parts.items()
+            }
+        )
+
+    def tokenizer(self, cache_dir: Path) -> Tokenizer:
+        return Tokenizer.load(self._directory(cache_dir) / TOKENIZER)
+
+    @property
+    def template(self) -> ChatTemplate:
+        return self._template
+
+    def fingerprint(self, cache_dir: Path) -> str:
+        parts = {n: (p.fingerprint(cache_dir), self._weights[n]) for n, p in self._parts.items()}
+        tokenizer = (self._directory(cache_dir) / TOKENIZER).read_text()
+        return hashlib.sha256(json.dumps([parts, tokenizer]).encode()).hexdigest()
+
+    def _directory(self, cache_dir: Path) -> Path:
+        """Where the tokenizer is; named after what it is made from, which has no weights in it."""
+        given = None
+        if self._tokenizer is not None:
+            given = json.dumps(Tokenizer.load(self._tokenizer).backend.to_str())
+        fingerprints = sorted(part.fingerprint(cache_dir) for part in self._parts.values())
+        key = json.dumps([fingerprints, given, self._kind, self._vocab_size])
+        return cache_dir / f"mixture-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+    def _write_tokenizer(self, cache_dir: Path, directory: Path) -> None:
+        if self._tokenizer is not None:
+            Tokenizer.load(self._tokenizer).save(directory / TOKENIZER)
+            return
+
+        def texts() -> Iterator[str]:
+            for part in self._parts.values():
+                samples = part.split(cache_dir, "train")
+                for index in range(len(samples)):
+                    for turn in samples[index].turns:
+                        yield turn.question
+                        yield turn.answer
+
+        train_tokenizer(texts(), self._kind, self._vocab_size).save(directory / TOKENIZER)
