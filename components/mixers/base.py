@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from components.scans.conv import causal_conv1d_silu, causal_conv1d_silu_step
 
 
 @dataclass
@@ -20,6 +22,32 @@ class MixerState:
 
     conv: Tensor
     ssm: Tensor
+
+
+class CausalConv1d(nn.Conv1d):
+    """The mixers' causal depthwise convolution and SiLU, in the (B, L, C) layout.
+
+    Args:
+        channels: C.
+        width: positions that each output sees.
+    """
+
+    bias: Tensor
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, channels, width, groups=channels)
+
+    def filter(self, x: Tensor, state: MixerState | None) -> Tensor:
+        """(B, L, C) -> (B, L, C), after the inputs in ``state``, whose window is updated."""
+        initial = None if state is None else state.conv
+        filtered, window = causal_conv1d_silu(x, self.weight.squeeze(1), self.bias, initial)
+        if state is not None:
+            state.conv.copy_(window)
+        return filtered
+
+    def step(self, x: Tensor, state: MixerState) -> Tensor:
+        """``filter`` of one position, (B, C) -> (B, C)."""
+        return causal_conv1d_silu_step(x, self.weight.squeeze(1), self.bias, state.conv)
 
 
 def initial_dt_bias(size: int, dt_min: float = 0.001, dt_max: float = 0.1) -> Tensor:

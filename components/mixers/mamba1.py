@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers.base import MixerState, initial_dt_bias, keep_tokens
-from components.scans.conv import causal_conv1d, causal_conv1d_step
+from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
 from components.scans.selective import selective_scan, selective_scan_step
 
 
@@ -42,7 +41,7 @@ class Mamba1(nn.Module):
         self.d_inner = expand * d_model
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
-        self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner)
+        self.conv1d = CausalConv1d(self.d_inner, d_conv)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
         self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
@@ -81,34 +80,26 @@ class Mamba1(nn.Module):
             (B, L, d_model).
         """
         x, gate = self.in_proj(hidden).chunk(2, dim=-1)
-        x, window = causal_conv1d(
-            keep_tokens(x, attention_mask),
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            None if state is None else state.conv,
-        )
-        x = F.silu(x)
+        x = self.conv1d.filter(keep_tokens(x, attention_mask), state)
         low_rank, B, C = self._project(x)
         dt = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
         A = -torch.exp(self.A_log.float())
-        y, ssm = selective_scan(
-            x, keep_tokens(dt, attention_mask), A, B, C, None if state is None else state.ssm
-        )
+        steps = keep_tokens(dt, attention_mask)
+        initial = None if state is None else state.ssm
+        y, ssm = selective_scan(x, steps, A, B, C, self.D, initial)
         if state is not None:
-            state.conv.copy_(window)
             state.ssm.copy_(ssm)
-        return self.out_proj((y + x * self.D) * F.silu(gate))
+        return self.out_proj(y * F.silu(gate))
 
     def step(self, hidden: Tensor, state: MixerState) -> Tensor:
         """Mix one position: (B, d_model) -> (B, d_model), updating ``state`` in place."""
         x, gate = self.in_proj(hidden).chunk(2, dim=-1)
-        weight = self.conv1d.weight.squeeze(1)
-        x = F.silu(causal_conv1d_step(x, weight, self.conv1d.bias, state.conv))
+        x = self.conv1d.step(x, state)
         low_rank, B, C = self._project(x)
         dt = F.softplus(self.dt_proj(low_rank).float())
         A = -torch.exp(self.A_log.t().float())
-        y = selective_scan_step(x, dt, A, B, C, state.ssm).to(x.dtype)
-        return self.out_proj(torch.addcmul(y, x, self.D) * F.silu(gate))
+        y = selective_scan_step(x, dt, A, B, C, self.D, state.ssm).to(x.dtype)
+        return self.out_proj(y * F.silu(gate))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The low-rank step sizes, B and C of each position, from its filtered input."""

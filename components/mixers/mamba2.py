@@ -13,11 +13,10 @@ norm around it. A mixer that reads a sequence both ways shares one ``Mamba2``'s 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers.base import MixerState, initial_dt_bias, keep_tokens
-from components.scans.conv import causal_conv1d, causal_conv1d_step
+from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
 from components.scans.ssd import ssd, ssd_step
 
 
@@ -82,7 +81,7 @@ class Mamba2Scan(nn.Module):
         self.ngroups = ngroups
         self.chunk_size = chunk_size
         self.conv_dim = d_inner + 2 * ngroups * d_state
-        self.conv1d = nn.Conv1d(self.conv_dim, self.conv_dim, d_conv, groups=self.conv_dim)
+        self.conv1d = CausalConv1d(self.conv_dim, d_conv)
         self.dt_bias = nn.Parameter(initial_dt_bias(self.nheads))
         self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.nheads))
@@ -114,28 +113,21 @@ class Mamba2Scan(nn.Module):
         Returns:
             (B, L, d_inner).
         """
-        xbc, window = causal_conv1d(
-            keep_tokens(xbc, attention_mask),
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            None if state is None else state.conv,
-        )
-        x, B, C = self._split(F.silu(xbc))
+        xbc = self.conv1d.filter(keep_tokens(xbc, attention_mask), state)
+        x, B, C = self._split(xbc)
         steps = keep_tokens(self._steps(dt), attention_mask)
         A = -torch.exp(self.A_log.float())
-        y, ssm = ssd(x, steps, A, B, C, None if state is None else state.ssm, self.chunk_size)
+        initial = None if state is None else state.ssm
+        y, ssm = ssd(x, steps, A, B, C, self.D, initial, self.chunk_size)
         if state is not None:
-            state.conv.copy_(window)
             state.ssm.copy_(ssm)
-        return (y + x * self.D.to(x.dtype).unsqueeze(-1)).flatten(-2)
+        return y.flatten(-2)
 
     def scan_step(self, xbc: Tensor, dt: Tensor, state: MixerState) -> Tensor:
         """One position of ``scan``: xbc (B, channels), dt (B, nheads) -> (B, d_inner)."""
-        weight = self.conv1d.weight.squeeze(1)
-        x, B, C = self._split(F.silu(causal_conv1d_step(xbc, weight, self.conv1d.bias, state.conv)))
+        x, B, C = self._split(self.conv1d.step(xbc, state))
         A = -torch.exp(self.A_log.float())
-        y = ssd_step(x, self._steps(dt), A, B, C, state.ssm).to(x.dtype)
-        return torch.addcmul(y, x, self.D.to(x.dtype).unsqueeze(-1)).flatten(-2)
+        return ssd_step(x, self._steps(dt), A, B, C, self.D, state.ssm).to(x.dtype).flatten(-2)
 
     def _split(self, xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., nheads, headdim), B and C (..., ngroups, d_state)."""

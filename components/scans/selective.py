@@ -1,6 +1,6 @@
 """The selective scan of Mamba-1, in chunks, with a backward that recomputes inside them.
 
-    h_t = exp(dt_t A) * h_{t-1} + dt_t x_t B_t,      y_t = C_t . h_t        (Mamba, algorithm 2)
+    h_t = exp(dt_t A) * h_{t-1} + dt_t x_t B_t,      y_t = C_t . h_t + D x_t    (Mamba, algorithm 2)
 
 Every channel has N states with a decay of their own, so nothing here is a matrix product; the cost
 is memory traffic. A chunk's states are made, used and dropped while they are in the cache. Only the
@@ -24,6 +24,7 @@ def selective_scan(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor,
     initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scan a sequence with Mamba-1's recurrence.
@@ -34,6 +35,7 @@ def selective_scan(
         A: (D, N), negative.
         B: (B, L, N).
         C: (B, L, N).
+        D: the skip, (D,).
         initial_state: (B, N, D), channels last because every operation runs along them; zeros
             if None.
 
@@ -43,16 +45,15 @@ def selective_scan(
     """
     dtype = x.dtype
     work = torch.promote_types(dtype, torch.float32)
-    x, dt, A, B, C = (v.to(work) for v in (x, dt, A, B, C))
+    x, dt, A, B, C, D = (v.to(work) for v in (x, dt, A, B, C, D))
     if initial_state is None:
         initial_state = x.new_zeros(x.shape[0], A.shape[1], x.shape[2])
-    fed = x * dt
-    y, final_state, _ = _scan(fed, dt, A.t().contiguous(), B, C, initial_state.to(work))
+    y, final_state, _ = _scan(x, dt, A.t().contiguous(), B, C, D, initial_state.to(work))
     return y.to(dtype), final_state
 
 
 def selective_scan_step(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor
 ) -> Tensor:
     """One position of ``selective_scan``.
 
@@ -62,6 +63,7 @@ def selective_scan_step(
         A: (N, D): transposed, as the state is.
         B: (B, N).
         C: (B, N).
+        D: (D,).
         state: (B, N, D), updated in place.
 
     Returns:
@@ -69,7 +71,8 @@ def selective_scan_step(
     """
     decay = torch.exp(dt.unsqueeze(1) * A)
     state.mul_(decay).addcmul_((x * dt).unsqueeze(1), B.to(state.dtype).unsqueeze(-1))
-    return torch.bmm(C.to(state.dtype).unsqueeze(1), state).squeeze(1)
+    y = torch.bmm(C.to(state.dtype).unsqueeze(1), state).squeeze(1)
+    return torch.addcmul(y, x, D)
 
 
 def selective_scan_reference(
@@ -78,12 +81,13 @@ def selective_scan_reference(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor,
     initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The plain form of ``selective_scan``: the recurrence, one position at a time."""
     dtype = x.dtype
     work = torch.promote_types(dtype, torch.float32)
-    x, dt, A, B, C = (v.to(work) for v in (x, dt, A, B, C))
+    x, dt, A, B, C, D = (v.to(work) for v in (x, dt, A, B, C, D))
     state = x.new_zeros(x.shape[0], A.shape[1], x.shape[2])
     if initial_state is not None:
         state = initial_state.to(work)
@@ -92,86 +96,93 @@ def selective_scan_reference(
         decay = torch.exp(dt[:, t].unsqueeze(1) * A.t())
         state = decay * state + (dt[:, t] * x[:, t]).unsqueeze(1) * B[:, t].unsqueeze(-1)
         outputs.append((C[:, t].unsqueeze(-1) * state).sum(1))
-    return torch.stack(outputs, dim=1).to(dtype), state
+    return (torch.stack(outputs, dim=1) + D * x).to(dtype), state
 
 
 # The scan is an operator of its own so that torch.compile does not unroll its loops.
 @torch.library.custom_op("ablate::selective_scan", mutates_args=())
 def _scan(
-    fed: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scan ``fed`` = x * dt (B, L, D) with A (N, D).
+    """Scan with A (N, D).
 
     Returns:
         y (B, L, D), the final state (B, N, D), and the state before each chunk (chunks, B, N, D).
     """
-    y, state = fed.new_empty(fed.shape), initial_state
-    starts = []
-    with torch.autocast(fed.device.type, enabled=False):
-        for part in _chunks(fed, A):
+    y, state, starts = x.new_empty(x.shape), initial_state, []
+    with torch.autocast(x.device.type, enabled=False):
+        for part in _chunks(x, A):
             starts.append(state)
-            _, states = _chunk_states(fed[:, part], dt[:, part], A, B[:, part], state)
-            y[:, part] = _contract_states(C[:, part], states[:, 1:])
+            x_part, dt_part = x[:, part], dt[:, part]
+            _, states = _chunk_states(x_part * dt_part, dt_part, A, B[:, part], state)
+            contracted = _contract_states(C[:, part], states[:, 1:])
+            torch.addcmul(contracted, x_part, D, out=y[:, part])
             state = states[:, -1].clone()
     return y, state.clone(), torch.stack(starts)
 
 
 @_scan.register_fake
 def _(
-    fed: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    starts = initial_state.new_empty(len(_chunks(fed, A)), *initial_state.shape)
-    return fed.new_empty(fed.shape), torch.empty_like(initial_state), starts
+    starts = initial_state.new_empty(len(_chunks(x, A)), *initial_state.shape)
+    return x.new_empty(x.shape), torch.empty_like(initial_state), starts
 
 
 @torch.library.custom_op("ablate::selective_scan_backward", mutates_args=())
 def _scan_backward(
     grad_y: Tensor,
     grad_state: Tensor,
-    fed: Tensor,
+    x: Tensor,
     dt: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor,
     starts: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of ``_scan``'s six arguments, given those of y and of the final state."""
-    grad_fed, grad_dt, grad_B, grad_C = (v.new_empty(v.shape) for v in (fed, dt, B, C))
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of ``_scan``'s seven arguments, given those of y and of the final state."""
+    grad_x, grad_dt, grad_B, grad_C = (v.new_empty(v.shape) for v in (x, dt, B, C))
     grad_A, carry = A.new_zeros(grad_state.shape), grad_state
-    with torch.autocast(fed.device.type, enabled=False):
-        for part, start in reversed(list(zip(_chunks(fed, A), starts, strict=True))):
-            dt_part, grad_part = dt[:, part], grad_y[:, part]
-            decay, states = _chunk_states(fed[:, part], dt_part, A, B[:, part], start)
+    with torch.autocast(x.device.type, enabled=False):
+        for part, start in reversed(list(zip(_chunks(x, A), starts, strict=True))):
+            x_part, dt_part, grad_part = x[:, part], dt[:, part], grad_y[:, part]
+            fed = x_part * dt_part
+            decay, states = _chunk_states(fed, dt_part, A, B[:, part], start)
             grad_h = C[:, part].unsqueeze(-1) * grad_part.unsqueeze(2)
             carry = _carry_back(grad_h, decay, carry)
             grad_C[:, part] = torch.matmul(states[:, 1:], grad_part.unsqueeze(-1)).squeeze(-1)
-            grad_B[:, part] = torch.matmul(grad_h, fed[:, part].unsqueeze(-1)).squeeze(-1)
-            grad_fed[:, part] = _contract_states(B[:, part], grad_h)
+            grad_B[:, part] = torch.matmul(grad_h, fed.unsqueeze(-1)).squeeze(-1)
+            grad_fed = _contract_states(B[:, part], grad_h)
             grad_log = decay.mul_(grad_h).mul_(states[:, :-1])
             for log_t, dt_t in zip(grad_log.unbind(1), dt_part.unbind(1), strict=True):
                 grad_A.addcmul_(log_t, dt_t.unsqueeze(1))
-            grad_dt[:, part] = grad_log.mul_(A).sum(2)
-    return grad_fed, grad_dt, grad_A.sum(0), grad_B, grad_C, carry.clone()
+            torch.addcmul(grad_log.mul_(A).sum(2), grad_fed, x_part, out=grad_dt[:, part])
+            torch.addcmul(grad_fed.mul_(dt_part), grad_part, D, out=grad_x[:, part])
+    grad_D = (grad_y * x).sum((0, 1))
+    return grad_x, grad_dt, grad_A.sum(0), grad_B, grad_C, grad_D, carry.clone()
 
 
 @_scan_backward.register_fake
 def _(
     grad_y: Tensor,
     grad_state: Tensor,
-    fed: Tensor,
+    x: Tensor,
     dt: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    D: Tensor,
     starts: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    like = (fed, dt, A, B, C, grad_state)
-    first, second, third, fourth, fifth, sixth = (v.new_empty(v.shape) for v in like)
-    return first, second, third, fourth, fifth, sixth
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    new_x, new_dt, new_A, new_B, new_C, new_D, new_state = (
+        v.new_empty(v.shape) for v in (x, dt, A, B, C, D, grad_state)
+    )
+    return new_x, new_dt, new_A, new_B, new_C, new_D, new_state
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:5], output[2])
+    ctx.save_for_backward(*inputs[:6], output[2])
     ctx.mark_non_differentiable(output[2])
 
 
@@ -182,16 +193,19 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_state: Tensor, _: Tensor) -> t
 _scan.register_autograd(_differentiate, setup_context=_save)
 
 
-def _chunks(fed: Tensor, A: Tensor) -> list[slice]:
+def _chunks(x: Tensor, A: Tensor) -> list[slice]:
     """The chunks of a sequence (B, L, D), so long that a chunk's states stay in the cache."""
-    chunk = max(1, _CHUNK_ELEMENTS // (fed.shape[0] * A.numel()))
-    return [slice(s, min(s + chunk, fed.shape[1])) for s in range(0, fed.shape[1], chunk)]
+    chunk = max(1, _CHUNK_ELEMENTS // (x.shape[0] * A.numel()))
+    return [slice(s, min(s + chunk, x.shape[1])) for s in range(0, x.shape[1], chunk)]
 
 
 def _chunk_states(
     fed: Tensor, dt: Tensor, A: Tensor, B: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A chunk's decays (B, T, N, D), and its states (B, T + 1, N, D) from ``start`` on."""
+    """A chunk's decays (B, T, N, D), and its states (B, T + 1, N, D) from ``start`` on.
+
+    ``fed`` is x * dt, (B, T, D).
+    """
     decay = (dt.unsqueeze(2) * A).exp_()
     batch, length = fed.shape[:2]
     states = fed.new_empty(batch, length + 1, *A.shape)
