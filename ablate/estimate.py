@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -26,16 +27,18 @@ def print_plan(
     """A row a combination (parameters, image tokens, cells to run, estimated time) and the sum."""
     done = finished_runs(tracker)
     seconds = estimated_seconds(plan, counts, tracker, cache)
-    table = Table(title=f"{plan.name}: {len(plan.cells)} cells")
-    columns = ["encoder", "connector", "backbone", "total", "trainable", "image_tokens"]
+    title = f"{plan.name}: {len(plan.cells)} cells"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    columns = ["encoder", "connector", "backbone", "total", "trainable"]
     table.add_column("combination", overflow="fold")
-    for column in [*columns, "to run", "min a cell"]:
-        table.add_column(column.replace("_", " "), justify="right")
+    for column in [*columns, "tokens", "to run", "min"]:
+        table.add_column(column, justify="right", no_wrap=True)
     for combination, numbers in counts.items():
         cells = [c for c in plan.cells if c.combination == combination]
         todo = sum(c.identity not in done for c in cells)
         minutes = f"{seconds[combination] / 60:.1f}"
-        figures = [f"{numbers[column]:,}" for column in columns]
+        figures = [short_count(numbers[column]) for column in columns]
+        figures.append(str(numbers["image_tokens"]))
         table.add_row(combination, *figures, f"{todo} of {len(cells)}", minutes)
     console.print(table)
     jobs = default_jobs(plan.cells[0].config)
@@ -44,6 +47,14 @@ def print_plan(
     console.print(
         f"{len(remaining)} cells to run, {jobs} at a time: about {total / 60:.0f} minutes"
     )
+
+
+def short_count(count: int) -> str:
+    """A parameter count to three or four digits: ``126.2k``, ``2.703B``."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.{3 if unit == 'B' else 1}f}{unit}"
+    return str(count)
 
 
 def estimated_seconds(

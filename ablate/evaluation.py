@@ -14,7 +14,7 @@ from ablate.training import Reporter, precision
 from data.base import DataSet
 from data.benchmarks.base import Benchmark
 from data.loading import SeededSampler, make_loader
-from data.text import PromptCollator, Tokenizer
+from data.text import PromptCollator, Tokenizer, encode_answer
 
 
 def evaluate(
@@ -43,11 +43,12 @@ def evaluate(
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
+    choices = {c: encode_answer(c, dataset.template, tokenizer)[0] for c in benchmark.choices or ()}
     records: list[dict[str, Any]] = []
     bf16 = precision(config.train) == "bf16-mixed"
     for batch in loader:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            records += answer(model, batch, benchmark, tokenizer, device)
+            records += answer(model, batch, benchmark, tokenizer, choices, device)
         reporter.progress("evaluate", len(records) / len(samples))
     return records
 
@@ -57,9 +58,10 @@ def answer(
     batch: dict[str, Any],
     benchmark: Benchmark,
     tokenizer: Tokenizer,
+    choices: dict[str, int],
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """The records of one batch."""
+    """The records of one batch; ``choices`` as in ``choice_probabilities``."""
     generation = model.generate(
         to_device(batch["pixels"], device),
         batch["input_ids"].to(device),
@@ -68,7 +70,7 @@ def answer(
         tokenizer.eos_id,
     )
     records = [dict(sample) for sample in batch["samples"]]
-    chances = choice_probabilities(generation.first_logits, benchmark.choices, tokenizer)
+    chances = choice_probabilities(generation.first_logits, choices)
     for i, (record, tokens) in enumerate(zip(records, generation.tokens.tolist(), strict=True)):
         record["prediction"] = tokenizer.decode(tokens)
         if chances:
@@ -78,20 +80,18 @@ def answer(
 
 
 def choice_probabilities(
-    first_logits: torch.Tensor, choices: tuple[str, ...] | None, tokenizer: Tokenizer
+    first_logits: torch.Tensor, choices: dict[str, int]
 ) -> dict[str, torch.Tensor]:
-    """The probability of each choice's first token, normalised over the choices (section 4.1).
+    """The probability of each choice, normalised over the choices (section 4.1).
 
     Args:
         first_logits: (B, vocab).
+        choices: choice -> the first token of its answer.
 
     Returns:
         choice -> (B,).
     """
-    if not choices:
-        return {}
-    ids = [tokenizer.encode(choice)[0] for choice in choices]
-    probabilities = first_logits[:, ids].softmax(-1)
+    probabilities = first_logits[:, list(choices.values())].softmax(-1)
     return {choice: probabilities[:, i] for i, choice in enumerate(choices)}
 
 

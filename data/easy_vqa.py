@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from data.base import DATASETS, UNKNOWN, LabelledImages, Sample, Split, Turn
+from data.base import DATASETS, UNKNOWN, LabelledImages, Sample, Samples, Split, Turn
+from data.conversations import Conversations
 from data.prepared import TOKENIZER, ShardedDataSet
-from data.shards import Record, write_shards
+from data.shards import Record, ShardDataset, write_shards
 from data.text import TemplateName, train_tokenizer
 
 SHAPES = ("circle", "rectangle", "triangle")
@@ -50,10 +51,12 @@ class EasyVQA(ShardedDataSet):
 
     Args:
         template: the chat template.
+        turns: training questions of one image that are joined into a conversation, at the most.
     """
 
-    def __init__(self, *, template: TemplateName = "plain") -> None:
+    def __init__(self, *, template: TemplateName = "plain", turns: int = 1) -> None:
         super().__init__(template=template)
+        self._turns = turns
 
     def directory(self, cache_dir: Path) -> Path:
         return cache_dir / f"easy-vqa-{version('easy-vqa')}"
@@ -73,6 +76,11 @@ class EasyVQA(ShardedDataSet):
             for text in (sample.turns[0].question, sample.turns[0].answer)
         )
         train_tokenizer(texts, "word", vocab_size=1024).save(directory / TOKENIZER)
+
+    def split(self, cache_dir: Path, split: Split) -> Samples[Sample]:
+        samples = ShardDataset(self.directory(cache_dir) / split)
+        join = split == "train" and self._turns > 1
+        return Conversations(samples, self._turns) if join else samples
 
     def labelled_images(self, cache_dir: Path, split: Split) -> LabelledImages:
         """Shape and colour, where a question of the image asks for it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from data.base import SPLITS, DataSet, Split
+from data.base import SPLITS, DataSet, Sample, Samples, Split
 from data.shards import ShardDataset, read_index
 from data.text import ChatTemplate, Tokenizer, get_template
 
@@ -69,7 +69,7 @@ class ShardedDataSet(DataSet):
     def prepare(self, cache_dir: Path) -> None:
         prepare_once(self.directory(cache_dir), self.convert, resume=self.resumable)
 
-    def split(self, cache_dir: Path, split: Split) -> ShardDataset:
+    def split(self, cache_dir: Path, split: Split) -> Samples[Sample]:
         if split not in self.splits:
             raise ValueError(
                 f"{type(self).__name__} has no {split} split; it has {', '.join(self.splits)}"

@@ -16,7 +16,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,12 @@ class ShardDataset:
                 f"sample {index} of shard {path} cannot be read: {error}; "
                 f"delete {self.directory} and prepare the data set again"
             ) from error
+
+    def images(self) -> list[range]:
+        """The indices of each image's samples, in order."""
+        # A record's samples count their position in it from 0.
+        starts = np.flatnonzero(self._table[:, _COLUMNS.index("position")] == 0).tolist()
+        return [range(*ends) for ends in pairwise([*starts, len(self)])]
 
     def verify(self) -> None:
         """Read every shard whole against its checksum.

@@ -1,0 +1,113 @@
+"""Files in layers, the product of axes, and the identity of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ablate.config import Policy, identity
+from ablate.layers import merge
+from ablate.plan import plan_sweep
+from tests.ablate.conftest import SWEEPS, write
+
+
+def test_product_of_axes_and_seeds(house: Path) -> None:
+    axes = {"connector": ["linear", "mlp"], "train.lr": [1e-3, 1e-2], "seed": [5]}
+    del axes["seed"]
+    sweep = {"base": "base.yaml", "axes": axes, "seeds": [3, 4]}
+    plan = plan_sweep(write(house / "mine.yaml", sweep))
+    assert plan.name == "mine"
+    assert len(plan.cells) == 8
+    assert [c.name for c in plan.cells[:3]] == [
+        "linear-0.001-s3",
+        "linear-0.001-s4",
+        "linear-0.01-s3",
+    ]
+    assert len({c.identity for c in plan.cells}) == 8
+    assert {c.config.train.lr for c in plan.cells} == {1e-3, 1e-2}
+
+
+def test_labelled_diffs_variants_and_exclusion(house: Path) -> None:
+    sweep = {
+        "base": "base.yaml",
+        "axes": {
+            "connector": ["mlp", {"mlp-deep": {"name": "mlp", "args": {"depth": 3}}}],
+            "variant": [
+                {"plain": {}},
+                {"frozen": {"encoder.policy": "freeze", "train": {"lr": 0.5}}},
+            ],
+        },
+        "exclude": [{"connector": "mlp-deep", "variant": "plain"}],
+    }
+    sweep["axes"]["connector"][0] = {"mlp-flat": {"name": "mlp", "args": {"depth": 2}}}
+    plan = plan_sweep(write(house / "s.yaml", sweep))
+    names = ["mlp-flat-plain-s0", "mlp-flat-frozen-s0", "mlp-deep-frozen-s0"]
+    assert [c.name for c in plan.cells] == names
+    frozen = plan.cells[1].config
+    assert (frozen.encoder.policy, frozen.train.lr) == (Policy.freeze, 0.5)
+    assert plan.cells[0].config.encoder.policy is Policy.train
+    assert plan.cells[2].config.connector.args == {"depth": 3}
+
+
+def test_another_component_starts_from_its_own_defaults() -> None:
+    below = {"encoder": {"name": "timm", "args": {"block": 1}, "policy": "freeze", "pretrain": {}}}
+    above = merge(below, {"encoder": {"name": "blind"}})
+    assert above == {"encoder": {"name": "blind", "policy": "freeze"}}
+    same = merge(below, {"encoder": {"args": {"resize": "crop"}}})
+    assert same["encoder"]["args"] == {"block": 1, "resize": "crop"}
+
+
+def test_overrides_win_over_axes(house: Path) -> None:
+    sweep = {"base": "base.yaml", "axes": {"connector": ["linear", "mlp"]}}
+    path = write(house / "s.yaml", sweep)
+    plan = plan_sweep(path, ["train.lr=0.25", "seeds=[7,8]", "name=other"])
+    assert plan.name == "other"
+    assert [c.config.seed for c in plan.cells] == [7, 8, 7, 8]
+    assert {c.config.train.lr for c in plan.cells} == {0.25}
+
+
+def test_identity_covers_results_alone(house: Path) -> None:
+    path = write(house / "s.yaml", {"base": "base.yaml"})
+    first = plan_sweep(path).cells[0].identity
+    assert len(first) == 64
+    for change in [
+        "measure.repeats=3",
+        "data.num_workers=2",
+        "evaluate.batch_size=3",
+        "train.log_every=9",
+    ]:
+        assert plan_sweep(path, [change]).cells[0].identity == first, change
+    for change in [
+        "train.lr=0.5",
+        "seeds=[1]",
+        "encoder.args.block=-1",
+        "data.max_length=9",
+        "evaluate.limit=5",
+    ]:
+        assert plan_sweep(path, [change]).cells[0].identity != first, change
+
+
+def test_a_default_written_out_is_the_same_run(house: Path) -> None:
+    path = write(house / "s.yaml", {"base": "base.yaml"})
+    left_out, written = (
+        plan_sweep(path),
+        plan_sweep(path, ["encoder.args.block=-2", "train.epochs=1"]),
+    )
+    assert left_out.cells[0].identity == written.cells[0].identity
+
+
+def test_identity_is_stable() -> None:
+    """A golden value: a change here means that every stored result is orphaned, so be sure."""
+    from ablate.config import ComponentConfig, EncoderConfig, RunConfig
+
+    config = RunConfig(EncoderConfig("a"), ComponentConfig("b"), ComponentConfig("c"))
+    assert identity(config) == identity(dataclasses.replace(config))
+    assert identity(config).startswith("GOLDEN")
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_sweeps_plan(path: Path) -> None:
+    plan = plan_sweep(path)
+    assert len(plan.cells) >= 1

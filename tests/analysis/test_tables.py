@@ -1,0 +1,58 @@
+"""Means and deviations over seeds, in every format."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from analysis.results import SweepResults
+from analysis.tables import FORMATS, mean_and_deviation, render, sweep_table
+
+
+def results() -> SweepResults:
+    rows = [
+        {
+            "connector": connector,
+            "train.lr": lr,
+            "seed": seed,
+            "bench/accuracy": accuracy + 0.01 * seed,
+            "bench/accuracy/shape": 0.1,
+            "train/loss": 3.0,
+            "measure/prefill_ms": 4.0,
+            "measure/decode_tokens_per_s_b16": 1234.0,
+            "parameters/total": 2.5e6,
+        }
+        for connector, accuracy in [("mlp", 0.5), ("msc", 0.8)]
+        for lr in ("0.1", "0.2")
+        for seed in (0, 1, 2)
+    ]
+    axes = {"connector": ["mlp", "msc"], "train.lr": ["0.1", "0.2"]}
+    return SweepResults("s", axes, pd.DataFrame(rows))
+
+
+def test_headline_scores_leave_out_engine_metrics_and_breakdowns() -> None:
+    assert results().scores == ["bench/accuracy"]
+
+
+def test_deviation_is_the_sample_one_over_seeds() -> None:
+    frame = results().frame
+    cells = frame[(frame["connector"] == "mlp") & (frame["train.lr"] == "0.1")]
+    assert mean_and_deviation(cells, "bench/accuracy") == "51.00 ± 1.00"
+    assert mean_and_deviation(cells[:1], "bench/accuracy") == "50.00"
+
+
+def test_one_table_of_combinations_and_one_an_axis() -> None:
+    tables = dict(sweep_table(results()))
+    assert list(tables) == ["s", "s by connector", "s by train.lr"]
+    assert len(tables["s"]) == 4
+    by_connector = tables["s by connector"].set_index("connector")
+    assert by_connector.loc["msc", "bench accuracy (%)"] == "81.00 ± 1.00"
+    assert by_connector.loc["msc", "decode tokens/s, batch 16"] == "1,234"
+    assert by_connector.loc["msc", "params (M)"] == "2.500"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_render(form: str) -> None:
+    text = render(sweep_table(results()), form)
+    assert "51.00" in text
+    assert text.count("msc") == 3
