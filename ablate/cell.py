@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import traceback
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -101,6 +103,7 @@ def main(
 ) -> None:
     """Entry point of a cell's process; its last message is ``done`` or ``failed``."""
     _exit_with_parent()
+    _hush()
     torch.set_num_threads(threads)
     try:
         WORK[kind](config, cache, out, PipeReporter(connection))
@@ -111,6 +114,12 @@ def main(
         connection.send(("failed", message, traceback.format_exc()))
     else:
         connection.send(("done",))
+
+
+def _hush() -> None:
+    """Keep Lightning's advice about devices and loaders out of the sweep's progress display."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 def _exit_with_parent() -> None:

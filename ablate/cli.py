@@ -64,7 +64,7 @@ def sweep(
     if dry_run:
         from ablate.estimate import print_plan
 
-        print_plan(console, plan, counts, tracker, cache)
+        print_plan(console, plan, counts, done, cache)
         return
     with Display(console) as display:
         outcome = SweepRun(plan, tracker, cache, display).run(jobs)

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import statistics
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
+from mlflow.entities import Run
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ablate.cell import data_set
-from ablate.config import RunConfig, seedless_identity
+from ablate.config import COMPONENT_ROLES, RunConfig, seedless_identity
 from ablate.model import build_model
-from ablate.plan import Cell, Plan
-from ablate.sweep import default_jobs, finished_runs
-from ablate.throughput import synthetic
-from ablate.tracking import Tracker
-from ablate.training import total_steps
+from ablate.plan import Plan
+from ablate.sweep import default_jobs
+from ablate.training import total_steps, training_loader
 
 
 def print_plan(
-    console: Console, plan: Plan, counts: dict[str, dict[str, int]], tracker: Tracker, cache: Path
+    console: Console,
+    plan: Plan,
+    counts: dict[str, dict[str, int]],
+    done: dict[str, Run],
+    cache: Path,
 ) -> None:
-    """A row a combination (parameters, image tokens, cells to run, estimated time) and the sum."""
-    done = finished_runs(tracker)
-    seconds = estimated_seconds(plan, counts, tracker, cache)
+    """A row a combination (parameters, image tokens, cells to run, estimated time) and the sum.
+
+    Args:
+        console: where to print.
+        plan: the sweep.
+        counts: see ``ablate.sweep.count_parameters``.
+        done: the store's finished cells by identity.
+        cache: folder of converted data.
+    """
+    seconds = estimated_seconds(plan, counts, done, cache)
     title = f"{plan.name}: {len(plan.cells)} cells"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     columns = ["encoder", "connector", "backbone", "total", "trainable"]
@@ -58,57 +69,66 @@ def short_count(count: int) -> str:
 
 
 def estimated_seconds(
-    plan: Plan, counts: dict[str, dict[str, int]], tracker: Tracker, cache: Path
+    plan: Plan, counts: dict[str, dict[str, int]], done: dict[str, Run], cache: Path
 ) -> dict[str, float]:
     """Seconds of training and evaluation of one cell, by combination.
 
     A combination that has been run before takes as long again (median over its runs here). Others
     are scaled by their operations from those, or else from one training step timed now.
     """
-    seen = _history(plan, tracker)
+    seen = _history(plan, done)
+    steps = _steps(plan, cache)
     work: dict[str, float] = {}
     for cell in plan.cells:
-        work.setdefault(cell.combination, operations(cell, counts[cell.combination], cache))
+        amount = operations(cell.config, counts[cell.combination]) * steps[cell.combination]
+        work.setdefault(cell.combination, amount)
     if not seen:
         first = plan.cells[0]
-        seen = {first.combination: _timed(first.config, cache)}
+        step = _step_seconds(first.config, cache)
+        seen = {first.combination: step * steps[first.combination]}
     rate = statistics.median(work[name] / seconds for name, seconds in seen.items())
     return {name: seen.get(name, amount / rate) for name, amount in work.items()}
 
 
-def _history(plan: Plan, tracker: Tracker) -> dict[str, float]:
+def _history(plan: Plan, done: dict[str, Run]) -> dict[str, float]:
     """Median seconds of the plan's combinations that finished before, with any seed."""
     wanted = {seedless_identity(cell.config): cell.combination for cell in plan.cells}
     found: dict[str, list[float]] = {}
-    for run in finished_runs(tracker).values():
-        combination = wanted.get(run.data.tags.get("ablate.combination", ""))
-        metrics = run.data.metrics
-        if combination is not None and "seconds/evaluate" in metrics:
-            seconds = metrics["seconds/train"] + metrics["seconds/evaluate"]
+    for run in done.values():
+        combination = wanted.get(run.data.tags["ablate.combination"])
+        if combination is not None:
+            seconds = run.data.metrics["seconds/train"] + run.data.metrics["seconds/evaluate"]
             found.setdefault(combination, []).append(seconds)
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
-def operations(cell: Cell, counts: dict[str, int], cache: Path) -> float:
-    """Multiply-adds of a cell's training, to scale by: parameters x tokens x samples."""
-    config = cell.config
-    samples = len(data_set(config).split(cache, "train"))
-    steps = total_steps(config.train, samples)
-    tokens = counts["image_tokens"]
-    per_sample = sum(counts[role] for role in ("encoder", "connector", "backbone")) * tokens
-    return float(steps * config.train.batch_size * per_sample)
+def _steps(plan: Plan, cache: Path) -> dict[str, int]:
+    """Optimiser steps of a cell, by combination; each data set is opened once."""
+    sizes: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for cell in plan.cells:
+        key = str(cell.config.data)
+        if key not in sizes:
+            sizes[key] = len(data_set(cell.config).split(cache, "train"))
+        found.setdefault(cell.combination, total_steps(cell.config.train, sizes[key]))
+    return found
 
 
-def _timed(config: RunConfig, cache: Path) -> float:
-    """Seconds of a cell's training, from the faster of two steps on synthetic data."""
+def operations(config: RunConfig, counts: dict[str, int]) -> float:
+    """What the work of a training step grows with: parameters x image tokens x batch size."""
+    parameters = sum(counts[role] for role in COMPONENT_ROLES)
+    return float(parameters * counts["image_tokens"] * config.train.batch_size)
+
+
+def _step_seconds(config: RunConfig, cache: Path) -> float:
+    """Seconds of a training step on real data: the faster of two."""
     dataset = data_set(config)
     torch.set_num_threads(config.train.threads)
     model = build_model(config, dataset.tokenizer(cache).vocab_size)
-    batch = synthetic(config, model, config.train.batch_size, torch.device("cpu"))
+    loader, _ = training_loader(config, dataset, cache, model.encoder.transform)
     seconds = []
-    for _ in range(2):
+    for batch in islice(loader, 2):
         start = time.perf_counter()
-        model.loss(batch["pixels"], batch["input_ids"], batch["input_ids"])[0].backward()
+        model.loss(batch["pixels"], batch["input_ids"], batch["labels"])[0].backward()
         seconds.append(time.perf_counter() - start)
-    samples = len(dataset.split(cache, "train"))
-    return min(seconds) * total_steps(config.train, samples)
+    return min(seconds)

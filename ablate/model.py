@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.config import COMPONENT_ROLES, Policy, RunConfig
+from ablate.config import COMPONENT_ROLES, Policy, RunConfig, digest, to_dict
 from ablate.errors import CellError
 from ablate.layers import registry
 from ablate.seeding import stream
@@ -141,20 +141,33 @@ class VisionLanguageModel(nn.Module):
         return moved, (position >= padding).long()
 
 
-def build_model(config: RunConfig, vocab_size: int) -> VisionLanguageModel:
+def build_model(
+    config: RunConfig, vocab_size: int, built: dict[str, Any] | None = None
+) -> VisionLanguageModel:
     """Assemble a run's model; each component is initialised from its own stream of the run's seed.
+
+    Args:
+        config: the run.
+        vocab_size: the tokenizer's size.
+        built: components built before, to be taken again where all that shapes them is equal; for
+            plans, which build many models on the meta device and train none.
 
     Raises:
         IncompatibleError: a component refused its arguments or its neighbour.
     """
+    built = {} if built is None else built
 
     def build(role: str, *given: Any) -> Any:
         component = getattr(config, role)
+        key = digest([role, to_dict(component), to_dict(given)])
+        if key in built:
+            return built[key]
         try:
             with stream(config.seed, f"init/{role}"):
-                return registry(role).get(component.name)(*given, **component.args)
+                built[key] = registry(role).get(component.name)(*given, **component.args)
         except ValueError as error:
             raise IncompatibleError(role, f"{role} {component.name!r}: {error}") from error
+        return built[key]
 
     encoder = build("encoder")
     backbone = build("backbone", vocab_size)

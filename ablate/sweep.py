@@ -46,12 +46,13 @@ def count_parameters(plan: Plan, vocab_size: int) -> dict[str, dict[str, int]]:
         ConfigError: components that do not fit each other.
     """
     counts: dict[str, dict[str, int]] = {}
+    built: dict[str, Any] = {}
     for cell in plan.cells:
         if cell.combination in counts:
             continue
         try:
             with torch.device("meta"):
-                model = build_model(cell.config, vocab_size)
+                model = build_model(cell.config, vocab_size, built)
         except IncompatibleError as error:
             raise ConfigError(
                 f"{plan.source} (cell {cell.combination})", error.role, str(error)

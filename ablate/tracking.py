@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import socket
@@ -57,6 +58,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str | None = None) -> None:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # not how it makes its tables
         self.uri = uri or tracking_uri()
         self.client = MlflowClient(self.uri)
 
