@@ -18,7 +18,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+# In a log file there is no width to keep to, and a table is best on long lines.
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 File = Annotated[Path, typer.Argument(help="The YAML file.")]
 Overrides = Annotated[

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 NOT_IN_IDENTITY: dict[str, Any] = {"identity": False}
+IN_IDENTITY_IF_SET: dict[str, Any] = {"identity": "if set"}
+"""Of a field whose default is what was done before it existed: older runs keep their identity."""
 
 
 class Policy(enum.Enum):
@@ -17,6 +19,21 @@ class Policy(enum.Enum):
 
     train = "train"
     freeze = "freeze"
+    lora = "lora"
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): W x + (alpha / r) B A x.
+
+    ``dropout`` is on the adapters' input; ``targets`` are the last parts of the names of linear
+    layers (``in_proj``); without any, all of them, see ``ablate.lora.add_adapters``.
+    """
+
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -24,11 +41,13 @@ class ComponentConfig:
     """A component by registered name or ``package.module:Class``, its arguments and its policy.
 
     ``args`` may be incomplete in a file; in a planned run every argument is filled in.
+    ``lora`` goes with ``policy: lora``, which has its defaults if it is not given.
     """
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
     policy: Policy = Policy.train
+    lora: LoraConfig | None = field(default=None, metadata=IN_IDENTITY_IF_SET)
 
 
 @dataclass
@@ -72,11 +91,17 @@ class TrainConfig:
     ``epochs`` or ``max_steps``, whichever ends first; ``warmup`` is a fraction of all steps;
     ``precision: auto`` is bf16 on a device that has it and float32 elsewhere; ``threads`` is the
     CPU threads of one cell (part of the identity: it changes the order of sums).
+
+    ``batch_size`` is samples an optimiser step; ``accumulate`` splits it into so many parts, whose
+    gradients are summed. ``activation_checkpointing`` keeps only the inputs of each layer for the
+    backward pass and computes the rest again: the same results from less memory and more time.
     """
 
     epochs: int = 1
     max_steps: int | None = None
     batch_size: int = 64
+    accumulate: int = field(default=1, metadata=IN_IDENTITY_IF_SET)
+    activation_checkpointing: bool = field(default=False, metadata=NOT_IN_IDENTITY)
     lr: float = 1e-3
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -146,7 +171,7 @@ def to_dict(config: Any, *, identity_only: bool = False) -> Any:
         return {
             f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
             for f in dataclasses.fields(config)
-            if not identity_only or f.metadata.get("identity", True)
+            if not identity_only or _in_identity(f, getattr(config, f.name))
         }
     if isinstance(config, enum.Enum):
         return config.name
@@ -155,6 +180,12 @@ def to_dict(config: Any, *, identity_only: bool = False) -> Any:
     if isinstance(config, list | tuple):
         return [to_dict(v, identity_only=identity_only) for v in config]
     return config
+
+
+def _in_identity(field: dataclasses.Field, value: Any) -> bool:
+    if field.metadata == IN_IDENTITY_IF_SET:
+        return value != field.default
+    return field.metadata != NOT_IN_IDENTITY
 
 
 def digest(fields: Any) -> str:
@@ -196,6 +227,7 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
     positive = {
         "train.epochs": t.epochs,
         "train.batch_size": t.batch_size,
+        "train.accumulate": t.accumulate,
         "train.lr": t.lr,
         "train.grad_clip": t.grad_clip,
         "train.threads": t.threads,
@@ -235,4 +267,26 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         for w in m.what
         if w not in MEASURES
     ]
+    if t.accumulate > 0 and t.batch_size % t.accumulate:
+        message = f"must divide train.batch_size ({t.batch_size}), which {t.accumulate} does not"
+        found.append(("train.accumulate", message))
+    for role in COMPONENT_ROLES:
+        found += _lora_problems(role, getattr(config, role))
+    return found
+
+
+def _lora_problems(role: str, component: ComponentConfig) -> list[tuple[str, str]]:
+    lora = component.lora
+    if lora is None:
+        return []
+    key, found = f"{role}.lora", []
+    if component.policy is not Policy.lora:
+        message = f"has no effect with policy: {component.policy.name}; set {role}.policy: lora"
+        found.append((key, message))
+    if lora.r < 1:
+        found.append((f"{key}.r", f"is a rank, 1 or more, not {lora.r}"))
+    if not lora.alpha > 0:
+        found.append((f"{key}.alpha", f"must be above 0, not {lora.alpha}"))
+    if not 0 <= lora.dropout < 1:
+        found.append((f"{key}.dropout", f"is a probability, 0 <= dropout < 1, not {lora.dropout}"))
     return found

@@ -8,26 +8,28 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import json
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import MISSING as OMEGACONF_MISSING
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from ablate.config import ROLES, SECTIONS, DataConfig, RunConfig, problems
+from ablate.config import ROLES, SECTIONS, DataConfig, Policy, RunConfig, problems
 from ablate.errors import ConfigError
 from components.registry import Registry, UnknownComponentError, arguments, nearest
 
-OF_COMPONENT = ("args", "pretrain")
+OF_COMPONENT = ("args", "pretrain", "lora")
 """Keys of a role that belong to the component named there, not to the role."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
-    """Part of a configuration and where it was written."""
+    """Part of a configuration and where it was written; hashed as an object, to be checked once."""
 
     source: str
     values: dict[str, Any]
@@ -148,6 +150,11 @@ def typed(schema: type, layer: Layer) -> Any:
         raise ConfigError(layer.source, key, str(error).split("full_key")[0]) from error
 
 
+@cache
+def _check(layer: Layer) -> None:
+    typed(RunConfig, layer)
+
+
 def compose(layers: list[Layer]) -> RunConfig:
     """One typed run from its layers, lowest first, with every component argument filled in.
 
@@ -156,10 +163,12 @@ def compose(layers: list[Layer]) -> RunConfig:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        typed(RunConfig, layer)
+        _check(layer)
         merged = merge(merged, layer.values)
     for role in ROLES:
         merged[role] = _component(role, merged.get(role, {}), layers)
+        if merged[role].get("policy") == Policy.lora.name:
+            merged[role].setdefault("lora", {})
     config = OmegaConf.to_object(typed(RunConfig, Layer(layers[-1].source, merged)))
     assert isinstance(config, RunConfig)
     for key, message in problems(config):
@@ -213,9 +222,8 @@ def _component(role: str, given: dict[str, Any], layers: list[Layer]) -> dict[st
         known = nearest("", registry(role).names())
         raise ConfigError(layers[-1].source, f"{role}.name", f"no {role} is named; {known}")
     cls = _lookup(role, name, layers, f"{role}.name")
-    args = given.get("args", {})
     try:
-        filled = OmegaConf.merge(OmegaConf.structured(argument_schema(cls)), args)
+        filled = filled_arguments(cls, json.dumps(given.get("args", {})))
     except ConfigKeyError as error:
         key = f"{role}.args.{error.full_key}"
         known = nearest(str(error.full_key), list(arguments(cls)))
@@ -225,10 +233,20 @@ def _component(role: str, given: dict[str, Any], layers: list[Layer]) -> dict[st
         key = f"{role}.args.{error.full_key or ''}".rstrip(".")
         message = str(error).split("full_key")[0]
         raise ConfigError(source_of(layers, key), key, message) from error
-    for key in OmegaConf.missing_keys(filled):
-        path = f"{role}.args.{key}"
-        raise ConfigError(source_of(layers, path), path, f"{role} {name!r} needs this argument")
-    return {**given, "name": name, "args": OmegaConf.to_container(filled, resolve=True)}
+    for key, value in filled.items():
+        if value == OMEGACONF_MISSING:
+            path = f"{role}.args.{key}"
+            raise ConfigError(source_of(layers, path), path, f"{role} {name!r} needs this argument")
+    return {**given, "name": name, "args": copy.deepcopy(filled)}
+
+
+@cache
+def filled_arguments(cls: type, args: str) -> dict[str, Any]:
+    """A component's arguments (``args``: JSON), checked against its signature and filled in."""
+    merged = OmegaConf.merge(OmegaConf.structured(argument_schema(cls)), json.loads(args))
+    filled = OmegaConf.to_container(merged, resolve=True)
+    assert isinstance(filled, dict)
+    return {str(key): value for key, value in filled.items()}
 
 
 def argument_schema(cls: type) -> type:
@@ -236,7 +254,7 @@ def argument_schema(cls: type) -> type:
     fields: list[Any] = []
     for name, parameter in arguments(cls).items():
         if parameter.default is parameter.empty:
-            default = dataclasses.field(default="???")
+            default = dataclasses.field(default=OMEGACONF_MISSING)
         else:
             default = dataclasses.field(default_factory=partial(copy.deepcopy, parameter.default))
         fields.append((name, parameter.annotation, default))

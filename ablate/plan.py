@@ -96,24 +96,25 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     keys: SweepKeys = typed(SweepKeys, Layer(source, own | own_overrides))
     seeds = _seeds(list(keys.seeds), override.source if "seeds" in own_overrides else source)
     axes = {axis: _values(axis, values, source) for axis, values in _axes(own, source).items()}
+    diffs = {
+        (axis, label): Layer(f"{source} ({axis}={label})", diff)
+        for axis, values in axes.items()
+        for label, diff in values
+    }
     layers = with_bases(path, run)
     top = [Layer(override.source, run_overrides)] if run_overrides else []
     excluded = _exclusions(list(keys.exclude), axes, source)
+    names = {axis: [label for label, _ in values] for axis, values in axes.items()}
     cells = []
-    for combination in itertools.product(*axes.values()):
-        labels = {axis: label for axis, (label, _) in zip(axes, combination, strict=True)}
+    for combination in itertools.product(*names.values()):
+        labels = dict(zip(names, combination, strict=True))
         if any(e.items() <= labels.items() for e in excluded):
             continue
-        diffs = [
-            Layer(f"{source} ({axis}={label})", diff)
-            for axis, (label, diff) in zip(axes, combination, strict=True)
-        ]
-        config = compose([*layers, *diffs, *top])
+        config = compose([*layers, *[diffs[pair] for pair in labels.items()], *top])
         cells += [Cell(labels, dataclasses.replace(config, seed=s), source) for s in seeds]
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
-    names = {axis: [label for label, _ in values] for axis, values in axes.items()}
     return Plan(keys.name or path.stem, source, names, cells, keys.compare)
 
 
