@@ -50,15 +50,18 @@ def sweep(
     from ablate.plan import plan_sweep
 
     plan = plan_sweep(file, overrides)
-    _warm_up(dry_run)
     from ablate.cell import data_set
+    from ablate.executors import warm_up
     from ablate.progress import Display
     from ablate.sweep import SweepRun, count_parameters, finished_runs
     from ablate.tracking import Tracker
 
     tracker, cache = Tracker(), cache_folder()
     done = finished_runs(tracker)
-    if dry_run or any(cell.identity not in done for cell in plan.cells):
+    new = any(cell.identity not in done for cell in plan.cells)
+    if new and not dry_run:
+        warm_up()
+    if new or dry_run:
         dataset = data_set(plan.cells[0].config)
         dataset.prepare(cache)
         counts = count_parameters(plan, dataset.tokenizer(cache).vocab_size)
@@ -83,10 +86,11 @@ def sweep(
 @app.command()
 def study(file: File, overrides: Overrides = None) -> None:
     """Tune with Optuna over the config paths of a study file; a second call continues."""
+    from ablate.executors import warm_up
     from ablate.study import plan_study
 
     plan = plan_study(file, overrides)
-    _warm_up(False)
+    warm_up()
     from ablate.progress import Display
     from ablate.study import StudyRun
     from ablate.tracking import Tracker
@@ -117,14 +121,6 @@ def report(
     typer.echo(render(sweep_table(results), format))
     for line in results.notes:
         typer.echo(line, err=True)
-
-
-def _warm_up(skip: bool) -> None:
-    """Let the cells' server import torch and timm while this process imports MLflow."""
-    if not skip:
-        from ablate.executors import warm_up
-
-        warm_up()
 
 
 def main(arguments: list[str] | None = None) -> Any:
