@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Conversations:
         return len(self.groups)
 
     def __getitem__(self, index: int) -> Sample:
-        parts: Sequence[Sample] = [self.samples[int(i)] for i in self.groups[index]]
-        turns = [turn for part in parts for turn in part.turns]
-        return Sample(parts[0].id, parts[0].image, turns)
+        first, *rest = (int(i) for i in self.groups[index])
+        sample = self.samples[first]
+        turns = [turn for i in rest for turn in self.samples.text(i).turns]
+        return replace(sample, turns=[*sample.turns, *turns], category="", answers=[])
