@@ -168,7 +168,7 @@ def compose(layers: list[Layer]) -> RunConfig:
     for role in ROLES:
         merged[role] = _component(role, merged.get(role, {}), layers)
         if merged[role].get("policy") == Policy.lora.name:
-            merged[role].setdefault("lora", {})
+            merged[role]["lora"] = merged[role].get("lora") or {}
     config = OmegaConf.to_object(typed(RunConfig, Layer(layers[-1].source, merged)))
     assert isinstance(config, RunConfig)
     for key, message in problems(config):

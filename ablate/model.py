@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ablate.config import COMPONENT_ROLES, Policy, RunConfig, digest, to_dict
 from ablate.errors import CellError
 from ablate.layers import registry
+from ablate.lora import add_adapters
+from ablate.recompute import checkpoint_activations
 from ablate.seeding import stream
 from components.backbones import Backbone
 from components.connectors import Connector
@@ -144,7 +146,22 @@ class VisionLanguageModel(nn.Module):
 def build_model(
     config: RunConfig, vocab_size: int, built: dict[str, Any] | None = None
 ) -> VisionLanguageModel:
-    """Assemble a run's model; each component is initialised from its own stream of the run's seed.
+    """A run's model as it is trained: ``assemble``, then ``apply_policies``.
+
+    Raises:
+        IncompatibleError: a component refused its arguments, its neighbour or its policy.
+    """
+    model = assemble(config, vocab_size, built)
+    apply_policies(model, config)
+    return model
+
+
+def assemble(
+    config: RunConfig, vocab_size: int, built: dict[str, Any] | None = None
+) -> VisionLanguageModel:
+    """The components alone; each is initialised from its own stream of the run's seed.
+
+    Weights from files are loaded between this and ``apply_policies``: adapters rename layers.
 
     Args:
         config: the run.
@@ -172,11 +189,27 @@ def build_model(
     encoder = build("encoder")
     backbone = build("backbone", vocab_size)
     connector = build("connector", encoder.embed_dim, encoder.grid, backbone.d_model)
-    model = VisionLanguageModel(encoder, connector, backbone, vocab_size)
+    return VisionLanguageModel(encoder, connector, backbone, vocab_size)
+
+
+def apply_policies(model: VisionLanguageModel, config: RunConfig) -> None:
+    """Freeze components or give them adapters, and checkpoint activations, as the run asks.
+
+    Raises:
+        IncompatibleError: a component without a layer that could have an adapter.
+    """
     for role in COMPONENT_ROLES:
-        if getattr(config, role).policy is Policy.freeze:
-            getattr(model, role).requires_grad_(False)
-    return model
+        component, chosen = getattr(model, role), getattr(config, role)
+        if chosen.policy is Policy.freeze:
+            component.requires_grad_(False)
+        elif chosen.policy is Policy.lora:
+            try:
+                with stream(config.seed, f"lora/{role}"):
+                    add_adapters(component, chosen.lora)
+            except ValueError as error:
+                raise IncompatibleError(role, f"{role} {chosen.name!r}: {error}") from error
+        if config.train.activation_checkpointing:
+            checkpoint_activations(component)
 
 
 def parameter_counts(model: VisionLanguageModel) -> dict[str, int]:

@@ -39,14 +39,16 @@ def measure_training(
 ) -> dict[str, float]:
     """Samples/s and tokens/s (image and text) of a whole optimiser step; memory that it adds."""
     before = memory(device)
-    batch = synthetic(config, model, config.train.batch_size, device)
+    parts = config.train.accumulate
+    batch = synthetic(config, model, config.train.batch_size // parts, device)
     module = VisionLanguageTraining(model, config, total_steps=1)
     optimizer = module.configure_optimizers()["optimizer"]
     model.train()
 
     def step() -> None:
         optimizer.zero_grad()
-        model.loss(batch["pixels"], batch["input_ids"], batch["input_ids"])[0].backward()
+        for _ in range(parts):
+            model.loss(batch["pixels"], batch["input_ids"], batch["input_ids"])[0].backward()
         optimizer.step()
 
     seconds = median_seconds(step, config, device)

@@ -88,7 +88,19 @@ class VisionLanguageTraining(pl.LightningModule):
         loss, _ = self.model.loss(batch["pixels"], batch["input_ids"], batch["labels"])
         if not bool(torch.isfinite(loss)):
             raise CellError(f"the loss is {loss.item()} at step {self.global_step}; lower train.lr")
+        if self.config.accumulate > 1:
+            loss = loss * self._share(len(batch["input_ids"]), batch_idx)
         return loss
+
+    def _share(self, rows: int, batch_idx: int) -> float:
+        """What makes the sum over a step's parts, each divided by ``accumulate``, the mean of rows.
+
+        1 but in the last step of an epoch, which has fewer rows.
+        """
+        parts, size = self.config.accumulate, self.config.batch_size
+        before = batch_idx // parts * size
+        samples = len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
+        return rows * parts / min(size, samples - before)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Mean loss and token accuracy over the validation batches."""
@@ -118,6 +130,8 @@ class Report(Callback):
         self.total_steps = total_steps
         self.log_every = log_every
         self.gradient_norm = 0.0
+        self.loss: Any = 0.0
+        self.step = 0
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -130,12 +144,16 @@ class Report(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Report the curves' points and how far training is."""
+        """Report the curves' points and how far training is, after an optimiser step."""
         step = trainer.global_step
+        self.loss += outputs["loss"]  # of one part of the step, divided by their number
+        if step == self.step:
+            return
+        self.step, loss, self.loss = step, self.loss, 0.0
         if step % self.log_every and step != self.total_steps:
             return
         values = {
-            "train/loss": float(outputs["loss"]),
+            "train/loss": float(loss),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/gradient_norm": self.gradient_norm,
         }
@@ -168,7 +186,10 @@ def total_steps(config: TrainConfig, samples: int) -> int:
 def training_loader(
     config: RunConfig, dataset: DataSet, cache: Path, transform: Any
 ) -> tuple[DataLoader, int]:
-    """The seeded loader of the training split, and the optimiser steps of the whole training."""
+    """The seeded loader of the training split, and the optimiser steps of the whole training.
+
+    A batch is one of the ``accumulate`` parts of a step.
+    """
     samples: Any = dataset.split(cache, "train")
     collate = TrainCollator(
         dataset.tokenizer(cache), dataset.template, transform, config.data.max_length
@@ -177,7 +198,7 @@ def training_loader(
     loader = make_loader(
         samples,
         collate,
-        config.train.batch_size,
+        config.train.batch_size // config.train.accumulate,
         sampler=sampler,
         num_workers=config.data.num_workers,
     )
@@ -216,9 +237,10 @@ def fit(
         max_epochs=-1,
         precision=precision(config.train),
         gradient_clip_val=config.train.grad_clip,
+        accumulate_grad_batches=config.train.accumulate,
         accelerator="auto",
         devices=1,
-        val_check_interval=every,
+        val_check_interval=every and every * config.train.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         limit_val_batches=None if every else 0,
