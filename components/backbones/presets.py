@@ -1,0 +1,280 @@
+"""The paper's language backbones by name, at their published sizes (ML-Mamba, tables 2 to 4).
+
+Each starts at random, or from its published weights, or from any checkpoint of the same model. A
+preset's vocabulary is the published one, and grows where the tokenizer's is larger.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from components.backbones.base import BACKBONES
+from components.backbones.mamba import Mamba1Backbone, Mamba2Backbone
+from components.backbones.transformer import TransformerBackbone
+from components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
+
+_GPT_NEOX = 50277
+"""Tokens of the GPT-NeoX-20B tokenizer, which every state-spaces model was trained with."""
+
+
+def _planning() -> bool:
+    """Whether modules are being built on the meta device, where nothing is loaded."""
+    return torch.get_default_device().type == "meta"
+
+
+class Mamba1Preset(Mamba1Backbone):
+    """A state-spaces Mamba-1 model; the vocabulary is padded to a multiple of 16.
+
+    Args:
+        vocab_size: the tokenizer's size.
+        weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces or
+            transformers directory, or a file of weights), or a hub name.
+
+    Raises:
+        CheckpointError: weights that do not exist, are damaged or are not this model's.
+    """
+
+    published: ClassVar[str]
+    sizes: ClassVar[dict[str, Any]]
+    vocabulary: ClassVar[int] = _GPT_NEOX
+
+    def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
+        path = locate(weights, self.published, fetch=not _planning())
+        rows = max(vocab_size, self.vocabulary)
+        super().__init__(rows, pad_vocab_size_multiple=16, **self.sizes)
+        if path is not None and not _planning():
+            load_mamba(self, path, _settings(self, "dt_rank"), vocabulary=self.vocabulary)
+
+
+class Mamba2Preset(Mamba2Backbone):
+    """A state-spaces Mamba-2 model: 128 states, heads of 64 channels, one group.
+
+    Args:
+        vocab_size: the tokenizer's size.
+        weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces or
+            transformers directory, or a file of weights), or a hub name.
+
+    Raises:
+        CheckpointError: weights that do not exist, are damaged or are not this model's.
+    """
+
+    published: ClassVar[str]
+    sizes: ClassVar[dict[str, Any]]
+    vocabulary: ClassVar[int] = _GPT_NEOX
+
+    def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
+        path = locate(weights, self.published, fetch=not _planning())
+        rows = max(vocab_size, self.vocabulary)
+        sizes = {"d_state": 128, "headdim": 64, **self.sizes}
+        super().__init__(rows, pad_vocab_size_multiple=16, **sizes)
+        if path is not None and not _planning():
+            settings = _settings(self, "headdim", "ngroups")
+            load_mamba(self, path, settings, vocabulary=self.vocabulary)
+
+
+def _settings(backbone: Mamba1Backbone | Mamba2Backbone, *own: str) -> dict[str, Any]:
+    """What a checkpoint's configuration must agree with; ``own``: settings of the mixer alone."""
+    mixer = next(backbone.backbone.blocks()).mixer
+    return {
+        "layer": type(mixer).__name__,
+        "d_model": backbone.d_model,
+        "n_layer": len(backbone.backbone.layers),
+        "expand": mixer.d_inner // backbone.d_model,
+        "tie_embeddings": True,
+        "residual_in_fp32": backbone.residual_in_fp32,
+        **{name: getattr(mixer, name) for name in ("d_state", "d_conv", *own)},
+    }
+
+
+class TransformerPreset(TransformerBackbone):
+    """A published transformer, built by the transformers library.
+
+    Epsilons, activation and rotary embeddings come from the weights' own config.json if there is
+    one.
+
+    Args:
+        vocab_size: the tokenizer's size.
+        weights: ``none``, ``pretrained`` for the published ones, a path (a directory written by
+            ``save_pretrained``, or a file of weights), or a hub name.
+
+    Raises:
+        CheckpointError: weights that do not exist, are damaged or are not this model's.
+    """
+
+    published: ClassVar[str]
+    architecture: ClassVar[str] = "llama"
+    sizes: ClassVar[dict[str, Any]]
+    vocabulary: ClassVar[int] = 32000
+
+    def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
+        path = locate(weights, self.published, fetch=not _planning())
+        settings = dict(self.sizes)
+        if path is not None and path.is_dir():
+            settings |= causal_lm_settings(path, self.architecture, self.sizes)
+        settings["vocab_size"] = max(vocab_size, self.vocabulary)
+        super().__init__(vocab_size, architecture=self.architecture, config=settings)
+        if path is not None and not _planning():
+            load_causal_lm(self.model, path, vocabulary=self.vocabulary)
+
+
+@BACKBONES.register("mamba-130m")
+class Mamba1At130M(Mamba1Preset):
+    """Mamba-1 130M: 24 layers of width 768. Source: state-spaces/mamba-130m."""
+
+    published = "state-spaces/mamba-130m"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 768, "n_layer": 24}
+
+
+@BACKBONES.register("mamba-370m")
+class Mamba1At370M(Mamba1Preset):
+    """Mamba-1 370M: 48 layers of width 1024. Source: state-spaces/mamba-370m."""
+
+    published = "state-spaces/mamba-370m"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 1024, "n_layer": 48}
+
+
+@BACKBONES.register("mamba-790m")
+class Mamba1At790M(Mamba1Preset):
+    """Mamba-1 790M: 48 layers of width 1536. Source: state-spaces/mamba-790m."""
+
+    published = "state-spaces/mamba-790m"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 1536, "n_layer": 48}
+
+
+@BACKBONES.register("mamba-1.4b")
+class Mamba1At1B4(Mamba1Preset):
+    """Mamba-1 1.4B: 48 layers of width 2048. Source: state-spaces/mamba-1.4b."""
+
+    published = "state-spaces/mamba-1.4b"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 2048, "n_layer": 48}
+
+
+@BACKBONES.register("mamba-2.8b")
+class Mamba1At2B8(Mamba1Preset):
+    """Mamba-1 2.8B: 64 layers of width 2560. Source: state-spaces/mamba-2.8b."""
+
+    published = "state-spaces/mamba-2.8b"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 2560, "n_layer": 64}
+
+
+@BACKBONES.register("mamba2-130m")
+class Mamba2At130M(Mamba2Preset):
+    """Mamba-2 130M: 24 layers of width 768. Source: state-spaces/mamba2-130m."""
+
+    published = "state-spaces/mamba2-130m"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 768, "n_layer": 24}
+
+
+@BACKBONES.register("mamba2-370m")
+class Mamba2At370M(Mamba2Preset):
+    """Mamba-2 370M: 48 layers of width 1024. Source: state-spaces/mamba2-370m."""
+
+    published = "state-spaces/mamba2-370m"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 1024, "n_layer": 48}
+
+
+@BACKBONES.register("mamba2-780m")
+class Mamba2At780M(Mamba2Preset):
+    """Mamba-2 780M: 48 layers of width 1536. Source: state-spaces/mamba2-780m."""
+
+    published = "state-spaces/mamba2-780m"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 1536, "n_layer": 48}
+
+
+@BACKBONES.register("mamba2-1.3b")
+class Mamba2At1B3(Mamba2Preset):
+    """Mamba-2 1.3B: 48 layers of width 2048. Source: state-spaces/mamba2-1.3b."""
+
+    published = "state-spaces/mamba2-1.3b"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 2048, "n_layer": 48}
+
+
+@BACKBONES.register("mamba2-2.7b")
+class Mamba2At2B7(Mamba2Preset):
+    """Mamba-2 2.7B: 64 layers of width 2560. Source: state-spaces/mamba2-2.7b."""
+
+    published = "state-spaces/mamba2-2.7b"
+    sizes: ClassVar[dict[str, Any]] = {"d_model": 2560, "n_layer": 64}
+
+
+@BACKBONES.register("phi-2")
+class Phi2(TransformerPreset):
+    """Phi-2 (TinyLLaVA's): 32 layers of width 2560 with attention and MLP in parallel.
+
+    32 heads, rotary embeddings on 40 % of a head, an MLP of 10240, 51200 tokens; 2,779,683,840
+    parameters. Source: the config.json of microsoft/phi-2.
+    """
+
+    published = "microsoft/phi-2"
+    architecture = "phi"
+    vocabulary = 51200
+    sizes: ClassVar[dict[str, Any]] = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.4,
+        },
+    }
+
+
+@BACKBONES.register("mobilellama-2.7b")
+class MobileLlama2B7(TransformerPreset):
+    """MobileLLaMA 2.7B (MobileVLM's): a Llama of 32 layers of width 2560.
+
+    32 heads, an MLP of 6912, 32000 tokens. Source: MobileVLM (Chu et al., 2023, arXiv 2312.16886).
+    """
+
+    published = "mtgv/MobileLLaMA-2.7B-Base"
+    sizes: ClassVar[dict[str, Any]] = {
+        "hidden_size": 2560,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    }
+
+
+@BACKBONES.register("vicuna-7b")
+class Vicuna7B(TransformerPreset):
+    """Vicuna 7B v1.5 (LLaVA-1.5's): a Llama of 32 layers of width 4096.
+
+    32 heads, an MLP of 11008, 32000 tokens; 6,738,415,616 parameters. Source: Llama 2 (Touvron et
+    al., 2023, arXiv 2307.09288), whose shape lmsys/vicuna-7b-v1.5 has.
+    """
+
+    published = "lmsys/vicuna-7b-v1.5"
+    sizes: ClassVar[dict[str, Any]] = {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    }
+
+
+@BACKBONES.register("tinyllama")
+class TinyLlama(TransformerPreset):
+    """TinyLlama 1.1B: a Llama of 22 layers of width 2048 with 4 groups of keys and values.
+
+    32 heads, an MLP of 5632, 32000 tokens; 1,100,048,384 parameters. Source: TinyLlama (Zhang et
+    al., 2024, arXiv 2401.02385), table 1.
+    """
+
+    published = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+    sizes: ClassVar[dict[str, Any]] = {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-5,
+    }

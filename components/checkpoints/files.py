@@ -1,0 +1,163 @@
+"""Tensors out of files of weights, or one clear error; nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What a directory's weights are called, whole or as the index of their shards; the first wins."""
+
+_AGAIN = "download or write it again"
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be loaded: one message with the file, the key and the remedy.
+
+    Args:
+        path: the file or directory at fault.
+        message: what is wrong with it, where, and what to do.
+    """
+
+    def __init__(self, path: Path | str, message: str) -> None:
+        super().__init__(f"checkpoint {path}: {message}")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, or of the weights in a directory, by name, in CPU memory.
+
+    Args:
+        path: a ``.safetensors`` file, a file of ``torch.save``, or a directory that has weights
+            under one of ``WEIGHT_FILES``, sharded or not.
+
+    Raises:
+        CheckpointError: nothing there, a damaged file, or one that holds more than tensors.
+    """
+    if not path.is_dir():
+        return _read_file(path)
+    for name in WEIGHT_FILES:
+        if (path / name).is_file():
+            chosen = path / name
+            return _read_shards(chosen) if name.endswith(".index.json") else _read_file(chosen)
+    raise CheckpointError(
+        path,
+        f"is a directory without weights; expected one of {', '.join(WEIGHT_FILES)} in it",
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: no such file, or it holds no JSON object.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError:
+        raise CheckpointError(
+            path, "cannot be read; a checkpoint's directory needs it beside the weights"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(path, f"is not valid JSON ({error}); {_AGAIN}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(path, f"must hold a JSON object, not a {type(values).__name__}")
+    return values
+
+
+def read_object(path: Path) -> Any:
+    """What ``torch.save`` wrote: tensors in plain containers.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one with pickled code.
+    """
+    start = _start(path)
+    zipped = zipfile.is_zipfile(path)
+    if start.startswith(b"PK") and not zipped:
+        raise CheckpointError(path, f"is truncated; {_AGAIN}")
+    if not zipped and not start.startswith(b"\x80"):
+        raise CheckpointError(
+            path, "is not a checkpoint; expected a file of torch.save or one named *.safetensors"
+        )
+    try:
+        # a zipped file is mapped into memory, so that a large one is not held twice
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            path,
+            "holds pickled objects other than tensors, which could run any code and are never "
+            f"loaded ({_reason(error)}); save its state_dict alone, best as safetensors",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            path, f"is truncated or damaged ({_reason(error)}); {_AGAIN}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's message that says what it met, rather than how to load it anyway."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file that must exist and hold something."""
+    if path.is_dir():
+        raise CheckpointError(path, "is a directory where a file of weights was expected")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}; check the path") from error
+    if not start:
+        raise CheckpointError(path, f"is empty; {_AGAIN}")
+    return start
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    values = read_object(path)
+    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+        keys = [str(k) for k, v in values.items()] if isinstance(values, dict) else []
+        held = f"a dict of {', '.join(keys[:6])}" if keys else f"a {type(values).__name__}"
+        raise CheckpointError(
+            path, f"must hold a dict of tensors by name, not {held}; save the model's state_dict"
+        )
+    return values
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    # eight bytes of length, then a JSON object
+    if _start(path)[8:] != b"{":
+        raise CheckpointError(path, f"is not a safetensors file; {_AGAIN}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(path, f"is truncated or damaged ({error}); {_AGAIN}") from error
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """All shards that an index names."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+        raise CheckpointError(index, "has no weight_map of tensor names to shard files")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name:
+            raise CheckpointError(index, f"names the shard {name!r} outside its own directory")
+        tensors.update(_read_file(index.parent / name))
+    return tensors
