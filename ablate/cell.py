@@ -19,7 +19,7 @@ from ablate.config import RunConfig
 from ablate.errors import CellError
 from ablate.evaluation import benchmark_named, evaluate
 from ablate.layers import registry
-from ablate.model import build_model, parameter_counts
+from ablate.model import apply_policies, assemble, build_model, parameter_counts
 from ablate.pretrain import load_pretrained, pretrain
 from ablate.throughput import measure
 from ablate.training import Reporter, fit
@@ -39,11 +39,12 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     """
     start = time.perf_counter()
     dataset = data_set(config)
-    model = build_model(config, dataset.tokenizer(cache).vocab_size)
-    counts = parameter_counts(model)
-    reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
+    model = assemble(config, dataset.tokenizer(cache).vocab_size)
     if config.encoder.pretrain is not None:
         reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
+    apply_policies(model, config)
+    counts = parameter_counts(model)
+    reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
     pl.seed_everything(config.seed, verbose=False)
     whole = fit(config, model, dataset, cache, reporter)
     trained = time.perf_counter()

@@ -50,10 +50,9 @@ def sweep(
     from ablate.plan import plan_sweep
 
     plan = plan_sweep(file, overrides)
-    from ablate.cell import data_set
     from ablate.executors import warm_up
     from ablate.progress import Display
-    from ablate.sweep import SweepRun, count_parameters, finished_runs
+    from ablate.sweep import SweepRun, count_parameters, finished_runs, vocabulary_sizes
     from ablate.tracking import Tracker
 
     tracker, cache = Tracker(), cache_folder()
@@ -61,15 +60,13 @@ def sweep(
     new = any(cell.identity not in done for cell in plan.cells)
     if new and not dry_run:
         warm_up()
-    if new or dry_run:
-        dataset = data_set(plan.cells[0].config)
-        dataset.prepare(cache)
-        counts = count_parameters(plan, dataset.tokenizer(cache).vocab_size)
     if dry_run:
-        from ablate.estimate import print_plan
+        from ablate.estimate import print_dry_run
 
-        print_plan(console, plan, counts, done, cache)
+        print_dry_run(console, plan, done, cache)
         return
+    if new:
+        count_parameters(plan, vocabulary_sizes(plan, cache))
     with Display(console) as display:
         outcome = SweepRun(plan, tracker, cache, display).run(jobs)
     console.print(

@@ -17,5 +17,12 @@ class ConfigError(Exception):
         super().__init__(f"{place}: {' '.join(message.split())}")
 
 
+class DataError(ConfigError):
+    """Training data that cannot be prepared: its files are not there, or not what they should be.
+
+    Apart from other mistakes, as a sweep can be planned without its data.
+    """
+
+
 class CellError(Exception):
     """A cell that cannot give a result (a non-finite loss, no supervised token): it fails alone."""

@@ -15,10 +15,54 @@ from rich.table import Table
 
 from ablate.cell import data_set
 from ablate.config import COMPONENT_ROLES, RunConfig, seedless_identity
+from ablate.errors import DataError
 from ablate.model import build_model
 from ablate.plan import Plan
-from ablate.sweep import default_jobs
+from ablate.sweep import count_parameters, default_jobs, vocabulary_sizes
 from ablate.training import total_steps, training_loader
+
+TIMED_PARAMETERS = 10**8
+"""The largest model whose training step is timed here to estimate a plan's time."""
+
+
+def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Path) -> None:
+    """The plan's sizes, memory and time; without its training data, all but the time.
+
+    Args:
+        console: where to print.
+        plan: the sweep.
+        done: the store's finished cells by identity.
+        cache: folder of converted data.
+
+    Raises:
+        ConfigError: components or arguments that cannot be used.
+    """
+    seconds = None
+    try:
+        vocabularies = vocabulary_sizes(plan, cache)
+    except DataError as error:
+        counts = count_parameters(plan, {})
+        note = f"Planned without its data, with each backbone's own vocabulary ({error})."
+        console.print(note, markup=False, highlight=False)
+    else:
+        counts = count_parameters(plan, vocabularies)
+        seconds = estimated_seconds(plan, counts, done, cache)
+    print_memory(console, counts)
+    print_plan(console, plan, counts, done, seconds)
+
+
+def print_memory(console: Console, counts: dict[str, dict[str, int]]) -> None:
+    """A row a combination: GiB by component, by kind and in all, see ``ablate.memory``."""
+    title = "memory in training without activations, GiB"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("combination", overflow="fold")
+    columns = [*COMPONENT_ROLES, "weights", "gradients", "optimizer", "total"]
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for combination, numbers in counts.items():
+        sizes = [numbers[f"memory/{column}"] / 2**30 for column in columns]
+        table.add_row(combination, *[f"{size:.3g}" for size in sizes])
+    console.print(table)
 
 
 def print_plan(
@@ -26,7 +70,7 @@ def print_plan(
     plan: Plan,
     counts: dict[str, dict[str, int]],
     done: dict[str, Run],
-    cache: Path,
+    seconds: dict[str, float] | None,
 ) -> None:
     """A row a combination (parameters, image tokens, cells to run, estimated time) and the sum.
 
@@ -35,9 +79,8 @@ def print_plan(
         plan: the sweep.
         counts: see ``ablate.sweep.count_parameters``.
         done: the store's finished cells by identity.
-        cache: folder of converted data.
+        seconds: of a cell by combination; None if they are not known.
     """
-    seconds = estimated_seconds(plan, counts, done, cache)
     title = f"{plan.name}: {len(plan.cells)} cells"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     columns = ["encoder", "connector", "backbone", "total", "trainable"]
@@ -47,13 +90,16 @@ def print_plan(
     for combination, numbers in counts.items():
         cells = [c for c in plan.cells if c.combination == combination]
         todo = sum(c.identity not in done for c in cells)
-        minutes = f"{seconds[combination] / 60:.1f}"
+        minutes = "-" if seconds is None else f"{seconds[combination] / 60:.1f}"
         figures = [short_count(numbers[column]) for column in columns]
         figures.append(str(numbers["image_tokens"]))
         table.add_row(combination, *figures, f"{todo} of {len(cells)}", minutes)
     console.print(table)
     jobs = default_jobs(plan.cells[0].config)
     remaining = [c for c in plan.cells if c.identity not in done]
+    if seconds is None:
+        console.print(f"{len(remaining)} cells to run, {jobs} at a time: time not estimated")
+        return
     total = sum(seconds[c.combination] for c in remaining) / jobs
     console.print(
         f"{len(remaining)} cells to run, {jobs} at a time: about {total / 60:.0f} minutes"
@@ -70,8 +116,8 @@ def short_count(count: int) -> str:
 
 def estimated_seconds(
     plan: Plan, counts: dict[str, dict[str, int]], done: dict[str, Run], cache: Path
-) -> dict[str, float]:
-    """Seconds of training and evaluation of one cell, by combination.
+) -> dict[str, float] | None:
+    """Seconds of training and evaluation of one cell, by combination; None if out of reach.
 
     A combination that has been run before takes as long again (median over its runs here). Others
     are scaled by their operations from those, or else from one training step timed now.
@@ -82,8 +128,10 @@ def estimated_seconds(
     for cell in plan.cells:
         amount = operations(cell.config, counts[cell.combination]) * steps[cell.combination]
         work.setdefault(cell.combination, amount)
+    first = plan.cells[0]
+    if not seen and counts[first.combination]["total"] > TIMED_PARAMETERS:
+        return None
     if not seen:
-        first = plan.cells[0]
         step = _step_seconds(first.config, cache)
         seen = {first.combination: step * steps[first.combination]}
     rate = statistics.median(work[name] / seconds for name, seconds in seen.items())

@@ -42,6 +42,15 @@ def training_memory(model: VisionLanguageModel) -> dict[str, Memory]:
     return {**found, "total": module_memory(model)}
 
 
+def memory_figures(model: VisionLanguageModel) -> dict[str, int]:
+    """``training_memory`` as bytes ``memory/<component>``, ``memory/<kind>``, ``memory/total``."""
+    found = training_memory(model)
+    total = found["total"]
+    figures = {f"memory/{name}": memory.total for name, memory in found.items()}
+    kinds = ("weights", "gradients", "optimizer")
+    return figures | {f"memory/{kind}": getattr(total, kind) for kind in kinds}
+
+
 def module_memory(module: nn.Module) -> Memory:
     """Weights and buffers; gradients and AdamW's state of those weights that are trained."""
     held = [*module.parameters(), *module.buffers()]

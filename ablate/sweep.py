@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from mlflow.entities import Run
 
+from ablate.cell import data_set
 from ablate.config import RunConfig, seedless_identity
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, DataError
 from ablate.executors import Kind, Message, Task, execute
+from ablate.memory import memory_figures
 from ablate.model import IncompatibleError, build_model, parameter_counts
 from ablate.plan import Cell, Plan
 from ablate.prepare import prepare
@@ -36,11 +38,43 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def count_parameters(plan: Plan, vocab_size: int) -> dict[str, dict[str, int]]:
+def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
+    """The tokenizer's size by combination; data that is not prepared yet is.
+
+    Raises:
+        ConfigError: a data set refused its arguments.
+        DataError: it cannot be prepared.
+    """
+    sizes: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for cell in plan.cells:
+        key = str((cell.config.data.name, cell.config.data.args))
+        if key not in sizes:
+            where = f"{plan.source} (cell {cell.combination})"
+            try:
+                dataset = data_set(cell.config)
+            except ValueError as error:
+                raise ConfigError(where, "data.args", str(error)) from error
+            try:
+                dataset.prepare(cache)
+                sizes[key] = dataset.tokenizer(cache).vocab_size
+            except (ValueError, OSError) as error:
+                raise DataError(where, "data", str(error)) from error
+        found[cell.combination] = sizes[key]
+    return found
+
+
+def count_parameters(plan: Plan, vocabularies: dict[str, int]) -> dict[str, dict[str, int]]:
     """Parameters of each combination, built without memory on the meta device.
 
+    Args:
+        plan: the sweep.
+        vocabularies: the tokenizer's size by combination; a combination without one has the
+            vocabulary that its backbone was published with, if any.
+
     Returns:
-        combination -> ``ablate.model.parameter_counts`` and ``image_tokens``.
+        combination -> ``ablate.model.parameter_counts``, ``ablate.memory.memory_figures`` and
+        ``image_tokens``.
 
     Raises:
         ConfigError: components that do not fit each other.
@@ -52,13 +86,14 @@ def count_parameters(plan: Plan, vocab_size: int) -> dict[str, dict[str, int]]:
             continue
         try:
             with torch.device("meta"):
-                model = build_model(cell.config, vocab_size, built)
+                size = vocabularies.get(cell.combination, 1)
+                model = build_model(cell.config, size, built)
         except IncompatibleError as error:
             raise ConfigError(
                 f"{plan.source} (cell {cell.combination})", error.role, str(error)
             ) from error
         tokens = {"image_tokens": model.connector.num_output_tokens}
-        counts[cell.combination] = parameter_counts(model) | tokens
+        counts[cell.combination] = parameter_counts(model) | memory_figures(model) | tokens
     return counts
 
 

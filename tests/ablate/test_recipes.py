@@ -138,7 +138,7 @@ def test_lora_mistakes_are_named() -> None:
         build_model(config(backbone={"policy": "lora", "lora": {"targets": ["q_proj"]}}), VOCAB)
     with pytest.raises(IncompatibleError, match="encoder 'blind': has no linear layer"):
         build_model(config(encoder={"name": "blind", "args": {}, "policy": "lora"}), VOCAB)
-    with pytest.raises(ConfigError, match="backbone.lora: has no effect with policy: train"):
+    with pytest.raises(ConfigError, match=r"backbone.lora: has no effect with policy: train"):
         config(backbone={"lora": {"r": 4}})
     with pytest.raises(ConfigError, match=r"backbone.lora.r: is a rank"):
         config(backbone={"policy": "lora", "lora": {"r": 0}})
