@@ -31,7 +31,7 @@ class LoraConfig:
     """
 
     r: int = 16
-    alpha: float = 32
+    alpha: int = 32
     dropout: float = 0.0
     targets: list[str] = field(default_factory=list)
 

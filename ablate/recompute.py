@@ -22,7 +22,7 @@ def checkpoint_activations(component: nn.Module) -> None:
         parts = [layer] if _is_callable(layer) else list(layer.children())
         for part in parts:
             if "forward" not in vars(part):  # a planned component may come here twice
-                part.forward = _recomputed(part.forward)  # type: ignore[method-assign]
+                part.forward = _recomputed(part.forward)
 
 
 def repeated_layers(module: nn.Module) -> Iterator[nn.Module]:
