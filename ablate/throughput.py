@@ -22,7 +22,7 @@ from ablate.training import VisionLanguageTraining, precision
 
 
 def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
-    """The measurements that the run asks for, as metrics ``measure/<name>``."""
+    """The measurements that the run asks for, as metrics ``speed/<name>``."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     measures = {"train": measure_training, "prefill": measure_prefill, "decode": measure_decoding}
@@ -31,7 +31,7 @@ def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
     for what in config.measure.what:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             found |= measures[what](config, model, device)
-    return {f"measure/{name}": value for name, value in found.items()}
+    return {f"speed/{name}": value for name, value in found.items()}
 
 
 def measure_training(
@@ -55,9 +55,9 @@ def measure_training(
     size = config.train.batch_size
     tokens = size * (model.connector.num_output_tokens + config.measure.prompt_tokens)
     return {
-        "train_samples_per_s": size / seconds,
-        "train_tokens_per_s": tokens / seconds,
-        "train_peak_memory_mib": (memory(device) - before) / 2**20,
+        "train_samples_s": size / seconds,
+        "train_tokens_s": tokens / seconds,
+        "train_peak_mib": (memory(device) - before) / 2**20,
     }
 
 
@@ -81,7 +81,7 @@ def measure_decoding(
         count = config.measure.new_tokens
         seconds = [_decode_seconds(model, batch, count, device) for _ in _repeats(config)]
         rate = size * count / statistics.median(seconds[config.measure.warmup :])
-        found[f"decode_tokens_per_s_b{size}"] = rate
+        found[f"decode_tokens_s_b{size}"] = rate
     return found
 
 

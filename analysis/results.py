@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-ENGINE_METRICS = ("train/", "validation/", "parameters/", "measure/", "seconds/")
+ENGINE_METRICS = ("train/", "validation/", "parameters/", "speed/", "seconds/")
 """Prefixes of metrics that are no benchmark's score."""
 
 

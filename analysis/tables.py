@@ -12,10 +12,10 @@ from analysis.results import SweepResults
 FORMATS = {"md": "github", "latex": "latex_booktabs", "csv": "csv"}
 
 MEASURES = {
-    "measure/train_samples_per_s": ("train samples/s", 1.0, 0),
-    "measure/train_tokens_per_s": ("train tokens/s", 1.0, 0),
-    "measure/prefill_ms": ("prefill ms", 1.0, 1),
-    "measure/train_peak_memory_mib": ("train MiB", 1.0, 0),
+    "speed/train_samples_s": ("train samples/s", 1.0, 0),
+    "speed/train_tokens_s": ("train tokens/s", 1.0, 0),
+    "speed/prefill_ms": ("prefill ms", 1.0, 1),
+    "speed/train_peak_mib": ("train MiB", 1.0, 0),
     "parameters/connector": ("connector params (M)", 1e-6, 3),
     "parameters/total": ("params (M)", 1e-6, 3),
 }
@@ -63,7 +63,7 @@ def _title(score: str) -> str:
 
 
 def _measures(cells: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
-    prefix = "measure/decode_tokens_per_s_b"
+    prefix = "speed/decode_tokens_s_b"
     decode = {
         c: (f"decode tokens/s, batch {c.removeprefix(prefix)}", 1.0, 0)
         for c in cells.columns

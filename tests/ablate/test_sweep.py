@@ -60,12 +60,12 @@ def test_sweep_resumes_and_reports(house: Path, capsys: pytest.CaptureFixture[st
         "train/loss",
         "easy-vqa/accuracy",
         "parameters/total",
-        "measure/train_samples_per_s",
-        "measure/train_tokens_per_s",
-        "measure/train_peak_memory_mib",
-        "measure/prefill_ms",
-        "measure/decode_tokens_per_s_b1",
-        "measure/decode_tokens_per_s_b2",
+        "speed/train_samples_s",
+        "speed/train_tokens_s",
+        "speed/train_peak_mib",
+        "speed/prefill_ms",
+        "speed/decode_tokens_s_b1",
+        "speed/decode_tokens_s_b2",
     }
     assert expected <= set(run.data.metrics)
     client = MlflowClient(URI)

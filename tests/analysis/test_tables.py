@@ -18,8 +18,8 @@ def results() -> SweepResults:
             "bench/accuracy": accuracy + 0.01 * seed,
             "bench/accuracy/shape": 0.1,
             "train/loss": 3.0,
-            "measure/prefill_ms": 4.0,
-            "measure/decode_tokens_per_s_b16": 1234.0,
+            "speed/prefill_ms": 4.0,
+            "speed/decode_tokens_s_b16": 1234.0,
             "parameters/total": 2.5e6,
         }
         for connector, accuracy in [("mlp", 0.5), ("msc", 0.8)]
