@@ -110,10 +110,10 @@ class TransformerPreset(TransformerBackbone):
 
     def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
         path = locate(weights, self.published, fetch=not _planning())
-        settings = dict(self.sizes)
+        settings = {**self.sizes, "vocab_size": self.vocabulary}
         if path is not None and path.is_dir():
             settings |= causal_lm_settings(path, self.architecture, self.sizes)
-        settings["vocab_size"] = max(vocab_size, self.vocabulary)
+        settings["vocab_size"] = max(vocab_size, settings["vocab_size"])
         super().__init__(vocab_size, architecture=self.architecture, config=settings)
         if path is not None and not _planning():
             load_causal_lm(self.model, path, vocabulary=self.vocabulary)

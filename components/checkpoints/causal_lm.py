@@ -33,13 +33,14 @@ def causal_lm_settings(path: Path, architecture: str, sizes: Mapping[str, Any]) 
         sizes: settings that must be the same in it.
 
     Returns:
-        Settings of the library's configuration that leave the weights' shapes alone: epsilons,
-        the activation, rotary embeddings.
+        Its vocab_size, and settings of the library's configuration that leave the weights' shapes
+        alone: epsilons, the activation, rotary embeddings.
 
     Raises:
         CheckpointError: config.json is missing, damaged, or of another model.
     """
     # transformers takes seconds to import
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     file = path / "config.json"
@@ -50,7 +51,7 @@ def causal_lm_settings(path: Path, architecture: str, sizes: Mapping[str, Any]) 
         )
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (StrictDataclassError, ValueError, TypeError, KeyError, OSError) as error:
         raise CheckpointError(file, f"is no configuration of {architecture} ({error})") from error
     differences = [
         f"{key} is {getattr(config, key)!r} and must be {value!r}"
@@ -63,7 +64,8 @@ def causal_lm_settings(path: Path, architecture: str, sizes: Mapping[str, Any]) 
             f"{'; '.join(differences)}. Nothing was loaded; choose the backbone that the "
             "checkpoint is of",
         )
-    return {key: getattr(config, key) for key in _FUNCTION if hasattr(config, key)}
+    kept = ("vocab_size", *_FUNCTION)
+    return {key: getattr(config, key) for key in kept if hasattr(config, key)}
 
 
 def load_causal_lm(model: nn.Module, path: Path, *, vocabulary: int = 0) -> None:

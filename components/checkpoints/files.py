@@ -33,7 +33,7 @@ class CheckpointError(ValueError):
     """
 
     def __init__(self, path: Path | str, message: str) -> None:
-        super().__init__(f"checkpoint {path}: {message}")
+        super().__init__(f"checkpoint {path}: {' '.join(message.split())}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: no such file, or it holds no JSON object.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes(), object_hook=_number)
     except OSError:
         raise CheckpointError(
             path, "cannot be read; a checkpoint's directory needs it beside the weights"
@@ -75,6 +75,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(path, f"must hold a JSON object, not a {type(values).__name__}")
     return values
+
+
+def _number(values: dict[str, Any]) -> Any:
+    """An infinity as transformers writes it, {"__float__": "Infinity"}; other objects as is."""
+    return float(values["__float__"]) if list(values) == ["__float__"] else values
 
 
 def read_object(path: Path) -> Any:

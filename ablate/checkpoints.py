@@ -1,0 +1,153 @@
+"""A whole vision-language model on disk: safetensors a component, and the run that made it.
+
+A directory holds ``config.json`` (the run's config and the tokenizer's size), written last, and
+``encoder.safetensors``, ``connector.safetensors`` and ``backbone.safetensors``.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ablate.config import COMPONENT_ROLES, RunConfig, to_dict
+from ablate.errors import ConfigError
+from ablate.layers import Layer, compose, registry
+from ablate.model import IncompatibleError, VisionLanguageModel, build_model
+from components.checkpoints import (
+    CheckpointError,
+    copy,
+    distinct,
+    load_ml_mamba,
+    matched,
+    read_json,
+    read_tensors,
+)
+from components.registry import arguments
+
+CONFIG = "config.json"
+FORMAT = "ablate-1"
+
+
+def save(model: VisionLanguageModel, config: RunConfig, folder: Path) -> None:
+    """Write a model and its run into ``folder``, over what is there.
+
+    An interrupted write leaves no ``config.json``, and so nothing that would load.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    for role in COMPONENT_ROLES:
+        save_file(distinct(getattr(model, role)), _weights(folder, role))
+    values = {"format": FORMAT, "vocab_size": model.vocab_size, "run": to_dict(config)}
+    unfinished = folder / f"{CONFIG}.part"
+    unfinished.write_text(json.dumps(values, indent=2))
+    unfinished.replace(folder / CONFIG)
+
+
+def load(folder: Path) -> tuple[VisionLanguageModel, RunConfig]:
+    """The model that ``save`` wrote, and its run.
+
+    Raises:
+        CheckpointError: the directory is not one of ours, is damaged, or is of another version.
+    """
+    config, vocab_size = saved_run(folder)
+    try:
+        model = build_model(_without_weights(config), vocab_size)
+    except IncompatibleError as error:
+        raise CheckpointError(folder / CONFIG, f"its model cannot be built: {error}") from error
+    _load_roles(model, folder, COMPONENT_ROLES)
+    return model, config
+
+
+def start_from(
+    model: VisionLanguageModel,
+    config: RunConfig,
+    path: Path,
+    roles: Sequence[str] = ("connector", "backbone"),
+) -> None:
+    """Start from trained components, as fine-tuning does from alignment; all of them or none.
+
+    Args:
+        model: the new run's model.
+        config: the new run.
+        path: a directory written by ``save``, or the file of ML-Mamba's release (for the
+            ``msc-code`` connector and a ``mamba2`` backbone).
+        roles: the components to take from a directory; from the release it is always these two.
+
+    Raises:
+        CheckpointError: damaged weights, another component, or other arguments of it.
+    """
+    if path.is_file():
+        load_ml_mamba(path, model.connector, model.backbone)
+        return
+    saved, _ = saved_run(path)
+    for role in roles:
+        old, new = getattr(saved, role).name, getattr(config, role).name
+        if old != new:
+            raise CheckpointError(
+                path / CONFIG,
+                f"run.{role}.name is {old!r} and this run's {role} is {new!r}; choose the same "
+                f"{role}, or start from other weights",
+            )
+    _load_roles(model, path, roles)
+
+
+def saved_run(folder: Path) -> tuple[RunConfig, int]:
+    """The run of a saved model, and its tokenizer's size.
+
+    Raises:
+        CheckpointError: see ``load``.
+    """
+    path = folder / CONFIG
+    values = read_json(path)
+    if values.get("format") != FORMAT:
+        raise CheckpointError(
+            path,
+            f"format is {values.get('format')!r} and must be {FORMAT!r}; give a directory that "
+            "ablate saved",
+        )
+    run, vocab_size = values.get("run"), values.get("vocab_size")
+    if not isinstance(run, dict) or not isinstance(vocab_size, int):
+        raise CheckpointError(path, "needs the keys run and vocab_size; save the model again")
+    try:
+        return compose([Layer(str(path), run)]), vocab_size
+    except ConfigError as error:
+        raise CheckpointError(path, f"run is no config of this version: {error}") from error
+
+
+def _weights(folder: Path, role: str) -> Path:
+    return folder / f"{role}.safetensors"
+
+
+def _load_roles(model: VisionLanguageModel, folder: Path, roles: Sequence[str]) -> None:
+    pairs = []
+    for role in roles:
+        file = _weights(folder, role)
+        pairs += matched(getattr(model, role), read_tensors(file), file)
+    copy(pairs)
+
+
+def _without_weights(config: RunConfig) -> RunConfig:
+    """The run with components that start at random: what is saved comes over them anyway."""
+    blank = copying.deepcopy(config)
+    for role in COMPONENT_ROLES:
+        component = getattr(blank, role)
+        component.args = _blank(role, component.name, component.args)
+    return blank
+
+
+def _blank(role: str, name: str, args: dict[str, Any]) -> dict[str, Any]:
+    known = arguments(registry(role).get(name))
+    blank = {**args, "weights": "none"} if "weights" in known else dict(args)
+    if "encoders" in known:  # a fused encoder's parts, each a name or a name with arguments
+        parts: list[dict[str, Any]] = [
+            {"name": p} if isinstance(p, str) else {**p} for p in args["encoders"]
+        ]
+        blank["encoders"] = [
+            {**p, "args": _blank(role, p["name"], p.get("args") or {})} for p in parts
+        ]
+    return blank

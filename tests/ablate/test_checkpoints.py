@@ -1,0 +1,185 @@
+"""A whole model saved and loaded, started from, and refused when anything about it is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ablate.checkpoints import load, save, start_from
+from ablate.config import RunConfig, identity
+from ablate.layers import Layer, compose, expand, merge
+from ablate.model import VisionLanguageModel, build_model
+from components.checkpoints import CheckpointError
+from tests.ablate.conftest import BASE
+
+VOCAB = 40
+
+
+def config(**changes: object) -> RunConfig:
+    return compose([Layer("test", merge(expand(BASE, "base"), expand(changes, "test")))])
+
+
+def weights(model: VisionLanguageModel, role: str) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in getattr(model, role).state_dict().items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[k], right[k]) for k in left)
+
+
+TRANSFORMER = {"name": "transformer", "args": {"config": {"hidden_size": 32}}}
+CODE = {"name": "msc-code", "args": {"d_state": 16, "headdim": 16}}
+FUSED = {"name": "fused", "args": {"encoders": [{"name": "timm"}, "timm"]}}
+RUNS: dict[str, dict[str, object]] = {
+    "mamba2": {"seed": 5, "backbone.policy": "freeze"},
+    "transformer": {"backbone": TRANSFORMER},
+    "msc": {"connector": {"name": "msc-basic"}, "encoder": {"pretrain": {"steps": 3}}},
+    "fused": {"encoder": FUSED},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_saved_model_is_the_same_when_loaded(name: str, tmp_path: Path) -> None:
+    run = config(**RUNS[name])
+    model = build_model(run, VOCAB).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save(model, run, tmp_path)
+    loaded, found = load(tmp_path)
+    assert identity(found) == identity(run)
+    assert loaded.vocab_size == VOCAB
+    pixels = torch.rand(2, 3, 64, 64)
+    images = dict.fromkeys(model.encoder.keys, pixels) if name == "fused" else pixels
+    ids = torch.randint(0, VOCAB, (2, 7))
+    expected, _ = model.loss(images, ids, ids)
+    actual, _ = loaded.eval().loss(images, ids, ids)
+    assert torch.equal(actual, expected)
+    trains = [p.requires_grad for p in model.parameters()]
+    assert [p.requires_grad for p in loaded.parameters()] == trains
+
+
+def test_saving_again_replaces_and_an_interrupted_save_loads_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config()
+    save(build_model(run, VOCAB), run, tmp_path)
+    other = config(seed=1)
+    save(build_model(other, VOCAB), other, tmp_path)
+    assert load(tmp_path)[1].seed == 1
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ablate.checkpoints.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(build_model(run, VOCAB), run, tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
+        load(tmp_path)
+
+
+def test_start_from_takes_the_roles_asked_for(tmp_path: Path) -> None:
+    first = config(seed=1)
+    trained = build_model(first, VOCAB)
+    save(trained, first, tmp_path)
+    second = config(seed=2, train={"lr": 1e-5})
+    model = build_model(second, VOCAB)
+    fresh = weights(model, "backbone")
+    start_from(model, second, tmp_path, ["connector"])
+    assert same(weights(model, "connector"), weights(trained, "connector"))
+    assert same(weights(model, "backbone"), fresh)
+    start_from(model, second, tmp_path)
+    assert same(weights(model, "backbone"), weights(trained, "backbone"))
+
+
+def test_start_from_another_component_changes_nothing(tmp_path: Path) -> None:
+    first = config()
+    save(build_model(first, VOCAB), first, tmp_path)
+    second = config(connector={"name": "mlp"})
+    with pytest.raises(CheckpointError, match=r"run\.connector\.name is 'linear'.*'mlp'"):
+        start_from(build_model(second, VOCAB), second, tmp_path)
+    wider = config(seed=3, backbone={"name": "mamba2", "args": {"d_model": 32, "n_layer": 2}})
+    model = build_model(wider, VOCAB)
+    before = weights(model, "connector")
+    with pytest.raises(CheckpointError, match=r"backbone\.safetensors: \d+ missing"):
+        start_from(model, wider, tmp_path)
+    assert same(weights(model, "connector"), before)
+
+
+def test_start_from_a_release_reads_the_file(tmp_path: Path) -> None:
+    run = config(connector=CODE)
+    torch.save({"model": {"projector": {}}}, tmp_path / "release.pt")
+    with pytest.raises(CheckpointError, match="ML-Mamba's release"):
+        start_from(build_model(run, VOCAB), run, tmp_path / "release.pt")
+
+
+def rewritten(change: Callable[[dict], object]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        values = json.loads((folder / "config.json").read_text())
+        change(values)
+        (folder / "config.json").write_text(json.dumps(values))
+
+    return damage
+
+
+def edited(change: Callable[[dict], object]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        tensors = {k: v.clone() for k, v in load_file(folder / "backbone.safetensors").items()}
+        change(tensors)
+        save_file(tensors, folder / "backbone.safetensors")
+
+    return damage
+
+
+NORM = "backbone.norm_f.weight"
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (
+        lambda f: (f / "encoder.safetensors").write_bytes(
+            (f / "encoder.safetensors").read_bytes()[:-9]
+        ),
+        r"encoder\.safetensors: is truncated",
+    ),
+    "wrong shape": (
+        edited(lambda t: t.update({NORM: torch.ones(3)})),
+        r"backbone\.safetensors: 1 misshaped: backbone\.norm_f\.weight is 3 and must be 32",
+    ),
+    "missing key": (edited(lambda t: t.pop(NORM)), r"1 missing: backbone\.norm_f\.weight"),
+    "extra key": (edited(lambda t: t.update(more=torch.ones(1))), "1 unknown: more"),
+    "NaN": (edited(lambda t: t[NORM].fill_(torch.nan)), r"not finite.*backbone\.norm_f\.weight"),
+    "code": (
+        lambda f: torch.save(print, f / "connector.safetensors"),
+        r"connector\.safetensors: is not a safetensors file",
+    ),
+    "wrong config": (
+        rewritten(lambda v: v["run"]["backbone"]["args"].update(d_modell=1)),
+        r"config\.json: run is no config of this version: .*d_modell",
+    ),
+    "impossible config": (
+        rewritten(lambda v: v["run"]["backbone"]["args"].update(headdim=7)),
+        r"config\.json: its model cannot be built: .*headdim=7",
+    ),
+    "empty": (lambda f: (f / "backbone.safetensors").write_bytes(b""), "is empty"),
+    "a missing file": (lambda f: (f / "backbone.safetensors").unlink(), "cannot be read"),
+    "another's": (rewritten(lambda v: v.pop("format")), r"format is None and must be 'ablate-1'"),
+    "no run": (rewritten(lambda v: v.pop("run")), "needs the keys run and vocab_size"),
+    "not a checkpoint": (
+        lambda f: (f / "config.json").write_text("hello"),
+        r"config\.json: is not valid JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_gives_one_clear_error(damage: str, tmp_path: Path) -> None:
+    run = config()
+    save(build_model(run, VOCAB), run, tmp_path)
+    hurt, message = DAMAGES[damage]
+    hurt(tmp_path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(tmp_path)
+    assert str(tmp_path) in str(caught.value)

@@ -1,0 +1,18 @@
+#!/bin/bash
+# Runs the tests that need a CUDA device, with mamba-ssm's kernels beside the portable path.
+#
+# With a registry in reach: pip install -e '.[cuda,dev]', then this script. On a machine without
+# one, put wheels of what it lacks (mamba_ssm, causal_conv1d, einops, built for its Python and
+# torch) into .whl/ in the project's root first; they are installed for this run alone.
+# Arguments go to pytest: tests/gpu/run.sh -k decoding
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+if compgen -G '.whl/*.whl' > /dev/null; then
+  site=$(mktemp -d)
+  trap 'rm -rf "$site"' EXIT
+  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
+    --target "$site" .whl/*.whl
+  PYTHONPATH="$PYTHONPATH:$site"
+fi
+python3 -m pytest -m gpu -rA -p no:cacheprovider tests/gpu "$@"
