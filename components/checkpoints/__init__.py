@@ -6,6 +6,7 @@ from components.checkpoints.locate import locate
 from components.checkpoints.mamba import load_mamba
 from components.checkpoints.matching import copy, distinct, matched
 from components.checkpoints.ml_mamba import load_ml_mamba
+from components.checkpoints.timm_vit import load_timm
 
 __all__ = [
     "CheckpointError",
@@ -15,6 +16,7 @@ __all__ = [
     "load_causal_lm",
     "load_mamba",
     "load_ml_mamba",
+    "load_timm",
     "locate",
     "matched",
     "read_json",
