@@ -122,6 +122,7 @@ def report(
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Like `python -m`: a user's own components are importable from the folder they work in.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
