@@ -160,7 +160,7 @@ class SweepRun:
         """Finished cells that lack a measurement the plan asks for."""
         finished = {*self.outcome.reused, *self.outcome.finished}
         found = []
-        for cell in [c for c in self.plan.cells if c.name in finished]:
+        for cell in [c for c in self.plan.cells if c.name in finished and c.config.measure.what]:
             run = self.tracker.client.get_run(recorder.run_ids[cell.name])
             if run.data.tags.get("ablate.measured") != measured_tag(cell.config):
                 found.append(cell)
