@@ -33,14 +33,21 @@ _CPU_ELEMENTS = 2**17
 
 
 class SwiGLU(nn.Module):
-    """W3(SiLU(W1 x) * (W2 x)), two thirds of a four-fold MLP wide inside, without biases."""
+    """W3(SiLU(W1 x) * (W2 x)) (Shazeer, 2020, arXiv 2002.05202).
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: of the input and the output.
+        hidden: inner width; None for two thirds of a four-fold MLP's, rounded up to eights.
+        bias: whether the three linear layers have biases.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        hidden = -(-8 * width // 3 // 8) * 8
-        self.w1 = nn.Linear(width, hidden, bias=False)
-        self.w2 = nn.Linear(width, hidden, bias=False)
-        self.w3 = nn.Linear(hidden, width, bias=False)
+        if hidden is None:
+            hidden = -(-8 * width // 3 // 8) * 8
+        self.w1 = nn.Linear(width, hidden, bias=bias)
+        self.w2 = nn.Linear(width, hidden, bias=bias)
+        self.w3 = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""

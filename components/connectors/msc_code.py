@@ -48,7 +48,8 @@ class BiMamba2(nn.Module):
 class BiMamba2Block(nn.Module):
     """h + BiMamba2(h), then h + SwiGLU(LayerNorm(h)).
 
-    The code's drop path is left out: its two blocks have a rate of 0.
+    SwiGLU is the code's: as wide inside as outside, with biases. The code's drop path is left out:
+    its two blocks have a rate of 0.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class BiMamba2Block(nn.Module):
         super().__init__()
         self.mixer = BiMamba2(width, expand=expand, d_state=d_state, headdim=headdim)
         self.norm = nn.LayerNorm(width)
-        self.gate = SwiGLU(width)
+        self.gate = SwiGLU(width, hidden=width, bias=True)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, width) -> (B, L, width)."""

@@ -250,6 +250,14 @@ def test_swiglu_is_its_formula() -> None:
     assert gate.w1.out_features == 64
 
 
+def test_swiglu_of_a_width_with_biases() -> None:
+    torch.manual_seed(0)
+    gate = SwiGLU(24, hidden=10, bias=True)
+    x = torch.randn(3, 24)
+    opened = F.silu(x @ gate.w1.weight.T + gate.w1.bias) * (x @ gate.w2.weight.T + gate.w2.bias)
+    torch.testing.assert_close(gate(x), opened @ gate.w3.weight.T + gate.w3.bias)
+
+
 class TestBiMamba2:
     def test_averages_two_complete_mixers(self) -> None:
         torch.manual_seed(0)
