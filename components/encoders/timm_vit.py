@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.checkpoints import load_timm
 from components.encoders.base import ENCODERS, Encoder, Pixels
 from components.encoders.image_transform import ImageTransform, Resize
 from components.registry import nearest
@@ -44,6 +45,7 @@ class TimmViT(Encoder):
     Raises:
         ValueError: unknown model, one that is no vision transformer, weights that do not exist,
             or no such block.
+        CheckpointError: a file of weights that is damaged or not this model's as a whole.
     """
 
     def __init__(
@@ -119,7 +121,16 @@ def _create(model: str, image_size: int | None, weights: str, model_args: dict[s
             f"timm's {model!r} is a {type(vit).__name__}, not a plain vision transformer "
             f"(it has no {', '.join(missing)}); take one of timm.list_models('vit*')"
         )
+    if _is_loaded_here(weights):
+        load_timm(vit, Path(weights))
     return vit
+
+
+def _is_loaded_here(weights: str) -> bool:
+    """Whether ``load_timm`` loads them: timm would take what fits, but alone reads archives."""
+    is_path = weights not in ("none", "pretrained")
+    planned = torch.get_default_device().type == "meta"
+    return is_path and not planned and Path(weights).suffix != ".npz"
 
 
 def _weights_args(weights: str) -> dict[str, Any]:
@@ -128,12 +139,13 @@ def _weights_args(weights: str) -> dict[str, Any]:
         raise ValueError(
             f"weights {weights!r}: no such file; give the path of one, 'pretrained' or 'none'"
         )
-    if weights == "none" or torch.get_default_device().type == "meta":
+    planned = torch.get_default_device().type == "meta"
+    if weights == "none" or planned or _is_loaded_here(weights):
         return {"pretrained": False}
     if weights == "pretrained":
         return {"pretrained": True}
-    # timm takes custom_load files for .npz archives, whatever their suffix
-    overlay = {"file": weights, "custom_load": Path(weights).suffix == ".npz"}
+    # what timm calls custom_load is its reading of .npz archives
+    overlay = {"file": weights, "custom_load": True}
     return {"pretrained": True, "pretrained_cfg_overlay": overlay}
 
 

@@ -8,6 +8,7 @@ import torch
 from encoder_contract import EncoderContract, noise_image
 from timm.data import create_transform, resolve_data_config
 
+from components.checkpoints import CheckpointError
 from components.encoders import ENCODERS, BlindEncoder, TimmViT
 from components.encoders.image_transform import ImageTransform
 
@@ -105,6 +106,28 @@ class TestBlocks:
         )
         assert encoder.grid == (6, 6)
         assert encoder(torch.randn(1, 3, 84, 84)).shape == (1, 36, 32)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("blocks.1.mlp.fc1.weight", None, r"1 missing: blocks\.1\.mlp\.fc1\.weight"),
+            ("blocks.3.norm1.weight", torch.ones(32), r"1 unknown: blocks\.3\.norm1\.weight"),
+            ("patch_embed.proj.bias", torch.full((32,), torch.nan), r"NaN.*patch_embed\.proj"),
+        ],
+    )
+    def test_a_file_that_does_not_fit_is_refused(
+        self, file: Path, key: str, value: torch.Tensor | None, message: str
+    ) -> None:
+        weights = torch.load(file)
+        weights.pop(key, None)
+        torch.save(weights if value is None else {**weights, key: value}, file)
+        with pytest.raises(CheckpointError, match=message):
+            self.encoder(file)
+
+    def test_a_file_is_not_read_on_meta(self, file: Path) -> None:
+        file.write_bytes(b"")
+        with torch.device("meta"):
+            assert self.encoder(file).grid == (4, 4)
 
 
 class TestErrors:
