@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from components.backbones.base import BACKBONES, Backbone
+from components.checkpoints import load_causal_lm
 from components.registry import nearest
 
 _TINY_LLAMA = {
@@ -51,13 +52,16 @@ class TransformerBackbone(Backbone):
         architecture: transformers' name of the model type ("llama", "phi", "qwen2", ...).
         config: settings that differ from the architecture's defaults; None stands for a tiny model
             where the architecture is "llama", and for its defaults otherwise.
-        path: a directory with a pretrained model, instead of ``architecture`` and ``config``.
+        path: a directory with a pretrained model, instead of ``architecture`` and ``config``. Its
+            weights must have the names that the library's model has: those that the library renames
+            or joins as it writes and reads them (gpt_neox, mixtures of experts) are refused.
 
     Raises:
         ValueError: the architecture or a setting is unknown, both ``path`` and ``config`` are
             given, the model's vocabulary is smaller than the tokenizer's, or the architecture
             changes its logits after the head.
         FileNotFoundError: ``path`` has no model.
+        CheckpointError: the weights in ``path`` are damaged or not this model's as a whole.
     """
 
     def __init__(
@@ -79,16 +83,12 @@ class TransformerBackbone(Backbone):
         else:
             raise ValueError("transformer: give path or config, not both")
         _check(resolved, vocab_size)
-        if path is None or torch.get_default_device().type == "meta":
-            self.model = AutoModelForCausalLM.from_config(resolved, attn_implementation="sdpa")
-        else:
-            self.model = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=resolved,
-                attn_implementation="sdpa",
-                dtype=torch.get_default_dtype(),
-                local_files_only=True,
-            )
+        self.model = AutoModelForCausalLM.from_config(
+            resolved, attn_implementation="sdpa", dtype=torch.get_default_dtype()
+        )
+        if path is not None and torch.get_default_device().type != "meta":
+            # not by from_pretrained, which starts at random what the directory lacks
+            load_causal_lm(self.model, Path(path), vocabulary=resolved.vocab_size)
         accepted = inspect.signature(self.model.base_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
 

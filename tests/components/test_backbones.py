@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from components.backbones import BACKBONES, Backbone
+from components.checkpoints import CheckpointError
 from tests.components.backbone_contract import VOCAB, BackboneContract, pad
 
 
@@ -147,6 +149,15 @@ def test_transformer_loads_a_directory(tmp_path) -> None:
     assert all(p.is_meta for p in meta.parameters())
     with pytest.raises(ValueError, match="50 embeddings but the tokenizer 51 ids"):
         BACKBONES.get("transformer")(VOCAB + 1, path=str(tmp_path))
+
+
+def test_transformer_directory_that_lacks_a_key_is_refused(tmp_path) -> None:
+    BACKBONES.get("transformer")(VOCAB).model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing: model\.layers\.1\.mlp\.up_proj\.weight"):
+        BACKBONES.get("transformer")(VOCAB, path=str(tmp_path))
 
 
 @pytest.mark.parametrize(
