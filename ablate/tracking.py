@@ -20,15 +20,18 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from ablate.config import RunConfig, flatten, to_dict
 
-DEFAULT_URI = "sqlite:///mlflow.db"
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
 PARENT = "mlflow.parentRunId"
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
+
+    MLflow keeps one store a URI in a process, so that a relative one would go on pointing to the
+    first folder it was used in.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
 def this_process() -> str:

@@ -15,11 +15,10 @@ import pytest
 from mlflow import MlflowClient
 
 from ablate.cli import main
-from ablate.tracking import Tracker, is_dead, this_process
+from ablate.tracking import Tracker, is_dead, this_process, tracking_uri
 from analysis.results import load_sweep
 from tests.ablate.conftest import write
 
-URI = "sqlite:///mlflow.db"
 SWEEP = {
     "name": "small",
     "base": "base.yaml",
@@ -37,7 +36,7 @@ def ablate(*arguments: str) -> int:
 
 
 def runs(kind: str) -> list:
-    return Tracker(URI).search(kind=kind)
+    return Tracker().search(kind=kind)
 
 
 def test_sweep_resumes_and_reports(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +67,7 @@ def test_sweep_resumes_and_reports(house: Path, capsys: pytest.CaptureFixture[st
         "speed/decode_tokens_s_b2",
     }
     assert expected <= set(run.data.metrics)
-    client = MlflowClient(URI)
+    client = MlflowClient(tracking_uri())
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 3
     parents = runs("sweep")
     assert [p.info.status for p in parents] == ["FINISHED"]
@@ -91,7 +90,7 @@ def test_sweep_resumes_and_reports(house: Path, capsys: pytest.CaptureFixture[st
     write(house / "other.yaml", SWEEP | {"name": "other", "seeds": [1]})
     assert ablate("sweep", "other.yaml") == 0
     assert "0 cells run, 2 already finished" in capsys.readouterr().out
-    assert len(load_sweep(URI, "other").frame) == 2
+    assert len(load_sweep(tracking_uri(), "other").frame) == 2
 
     for form, mark in [("md", "|"), ("latex", "\\toprule"), ("csv", ",")]:
         assert ablate("report", "small", "--format", form) == 0
@@ -182,7 +181,7 @@ def test_same_config_and_seed_give_the_same_bits(house: Path) -> None:
     write(house / "one.yaml", {"base": "base.yaml", "measure": {"what": []}})
     found = []
     for store in ("a.db", "b.db"):
-        uri = f"sqlite:///{store}"
+        uri = f"sqlite:///{house / store}"
         process = subprocess.run(
             [sys.executable, "-c", "from ablate.cli import main; main()", "sweep", "one.yaml"],
             env=os.environ | {"MLFLOW_TRACKING_URI": uri},
