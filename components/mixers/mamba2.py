@@ -118,8 +118,8 @@ class Mamba2Scan(nn.Module):
         steps = keep_tokens(self._steps(dt), attention_mask)
         A = -torch.exp(self.A_log.float())
         initial = None if state is None else state.ssm
-        y, ssm = ssd(x, steps, A, B, C, self.D, initial, self.chunk_size)
-        if state is not None:
+        y, ssm = ssd(x, steps, A, B, C, self.D, initial, self.chunk_size, state is not None)
+        if state is not None and ssm is not None:
             state.ssm.copy_(ssm)
         return y.flatten(-2)
 

@@ -112,9 +112,22 @@ def test_gradients_in_float64(groups: int) -> None:
     assert torch.autograd.gradcheck(scan, leaves)
 
 
-def test_without_an_initial_state_it_is_zero() -> None:
-    *arguments, state = inputs(9)
-    torch.testing.assert_close(ssd(*arguments), ssd(*arguments, torch.zeros_like(state)))
+@pytest.mark.parametrize("length", [9, 64, 130])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_without_states_at_the_ends(length: int, groups: int) -> None:
+    """No initial state is one of zeros, and no final state is one that no loss sees."""
+
+    def without(*arguments: Tensor) -> tuple[Tensor]:
+        y, state = ssd(*arguments, return_state=False)
+        assert state is None
+        return (y,)
+
+    def reference(*arguments: Tensor) -> tuple[Tensor]:
+        return ssd_reference(*arguments)[:1]
+
+    outputs, grads = worst_errors(without, reference, inputs(length, groups=groups)[:-1])
+    assert outputs < 1e-6
+    assert grads < 1e-4
 
 
 @pytest.mark.parametrize("cut", [1, 64, 70])
@@ -136,6 +149,7 @@ def test_a_step_of_zero_leaves_the_state_alone() -> None:
     torch.testing.assert_close(last, state)
 
 
-def test_operator_is_well_formed() -> None:
-    leaves = [v.requires_grad_() for v in inputs(20)]
-    torch.library.opcheck(module._scan, (*leaves, 8))
+@pytest.mark.parametrize("states", [True, False])
+def test_operator_is_well_formed(states: bool) -> None:
+    *leaves, state = (v.requires_grad_() for v in inputs(20))
+    torch.library.opcheck(module._scan, (*leaves, state if states else None, 8, states))
