@@ -15,6 +15,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
+from ablate.checkpoints import save, start_from
 from ablate.config import RunConfig
 from ablate.errors import CellError
 from ablate.evaluation import benchmark_named, evaluate
@@ -32,16 +33,22 @@ def data_set(config: RunConfig) -> DataSet:
 
 
 def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
-    """Train a cell's model and score it; predictions go to ``out`` as one parquet file a benchmark.
+    """Train a cell's model and score it.
+
+    Predictions go to ``out`` as one parquet file a benchmark, and the model, if the run saves it,
+    to a folder ``model`` there.
 
     Raises:
         CellError: the cell cannot give a result.
+        CheckpointError: what the run starts from is damaged or does not fit its model.
     """
     start = time.perf_counter()
     dataset = data_set(config)
     model = assemble(config, dataset.tokenizer(cache).vocab_size)
     if config.encoder.pretrain is not None:
         reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
+    if config.start_from is not None:
+        start_from(model, config, Path(config.start_from))
     apply_policies(model, config)
     counts = parameter_counts(model)
     reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
@@ -58,6 +65,8 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
         scores = benchmark.summarise(records)
         reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
     reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
+    if config.train.save:
+        save(model, config, out / "model")
 
 
 def file_name(benchmark: str) -> str:

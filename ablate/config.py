@@ -95,6 +95,9 @@ class TrainConfig:
     ``batch_size`` is samples an optimiser step; ``accumulate`` splits it into so many parts, whose
     gradients are summed. ``activation_checkpointing`` keeps only the inputs of each layer for the
     backward pass and computes the rest again: the same results from less memory and more time.
+
+    ``save`` keeps the trained model with the run, as the artifact folder ``model``; a run that is
+    done already is not done again for it.
     """
 
     epochs: int = 1
@@ -112,6 +115,7 @@ class TrainConfig:
     log_every: int = field(default=20, metadata=NOT_IN_IDENTITY)
     validate_every: int | None = field(default=None, metadata=NOT_IN_IDENTITY)
     validate_samples: int = field(default=512, metadata=NOT_IN_IDENTITY)
+    save: bool = field(default=False, metadata=NOT_IN_IDENTITY)
 
 
 @dataclass
@@ -142,7 +146,11 @@ class MeasureConfig:
 
 @dataclass
 class RunConfig:
-    """All that one cell needs: with the same machine, the same config gives the same numbers."""
+    """All that one cell needs: with the same machine, the same config gives the same numbers.
+
+    ``start_from``: a path, of a saved model (``train.save``) or of ML-Mamba's release, whose
+    connector and backbone the run starts from instead of at random. The encoder is the run's own.
+    """
 
     encoder: EncoderConfig
     connector: ComponentConfig
@@ -152,6 +160,7 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig, metadata=NOT_IN_IDENTITY)
     seed: int = 0
+    start_from: str | None = field(default=None, metadata=IN_IDENTITY_IF_SET)
 
 
 MEASURES = ("train", "prefill", "decode")

@@ -68,7 +68,8 @@ class Recorder:
                 self.display.progress(name, phase, fraction)
             case ("done",):
                 for path in sorted(task.out.iterdir()):
-                    self.tracker.client.log_artifact(run_id, str(path), "predictions")
+                    place = None if path.is_dir() else "predictions"  # a folder has its own name
+                    self.tracker.client.log_artifact(run_id, str(path), place)
                 self._end(name, "FINISHED")
             case ("failed", reason, trace):
                 if trace:
