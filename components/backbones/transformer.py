@@ -113,12 +113,13 @@ class TransformerBackbone(Backbone):
         return self.model.get_output_embeddings()(hidden)
 
     def init_state(self, batch_size: int, max_length: int) -> TransformerState:
-        """An empty cache, which grows with the positions read."""
-        from transformers import DynamicCache
+        """An empty cache with room for ``max_length`` positions."""
+        from components.backbones.kv_cache import preallocated_cache
 
+        layers = self.model.config.get_text_config().num_hidden_layers
         device = self.model.get_input_embeddings().weight.device
         return TransformerState(
-            cache=DynamicCache(config=self.model.config),
+            cache=preallocated_cache(layers, max_length),
             mask=None,
             positions=torch.zeros(batch_size, 1, dtype=torch.long, device=device),
         )

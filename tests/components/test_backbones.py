@@ -137,6 +137,15 @@ def test_transformer_agrees_with_its_own_generate() -> None:
     assert torch.equal(torch.stack(tokens, dim=1), expected)
 
 
+def test_transformer_refuses_more_positions_than_its_state_has() -> None:
+    backbone = BACKBONES.get("transformer")(VOCAB)
+    embeds = backbone.embed(torch.arange(4).view(1, -1))
+    state = backbone.init_state(1, 4)
+    backbone.prefill(embeds, state)
+    with pytest.raises(ValueError, match="for 4 positions cannot take position 5"):
+        backbone.step(embeds[:, 0], state)
+
+
 def test_transformer_loads_a_directory(tmp_path) -> None:
     torch.manual_seed(0)
     first = BACKBONES.get("transformer")(VOCAB).eval()
