@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from ablate.config import RunConfig, flatten, to_dict
 
+SQLITE = "sqlite:///"
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
 PARENT = "mlflow.parentRunId"
@@ -63,7 +65,16 @@ class Tracker:
     def __init__(self, uri: str | None = None) -> None:
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # not how it makes its tables
         self.uri = uri or tracking_uri()
-        self.client = MlflowClient(self.uri)
+        self.client = self._connect()
+
+    def _connect(self) -> MlflowClient:
+        """A client of the store; one process at a time makes a new database's tables."""
+        if not self.uri.startswith(SQLITE):
+            return MlflowClient(self.uri)
+        with FileLock(self.uri.removeprefix(SQLITE) + ".lock"):
+            client = MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        return client
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, created if need be."""
@@ -71,8 +82,8 @@ class Tracker:
         if found is not None:
             return found.experiment_id
         # Beside a local database, artifacts go beside it too; a server has its own place.
-        local = self.uri.startswith("sqlite:")
-        folder = Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+        local = self.uri.startswith(SQLITE)
+        folder = Path(self.uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts"
         location = (folder / name).as_uri() if local else None
         return self.client.create_experiment(name, artifact_location=location)
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -148,9 +149,15 @@ def test_an_interrupted_sweep_goes_on(
         found = {r.info.run_name: r for r in runs("cell")} if (house / "mlflow.db").exists() else {}
         return "100000-s0" in found and found["100000-s0"].data.metrics.get("train/loss", 0) > 0
 
-    wait_for(second_is_running)
-    process.send_signal(sign)
-    process.wait(timeout=30)
+    try:
+        wait_for(second_is_running)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(sign)
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+    assert len(family) >= 2  # the cells' server and a cell
+    wait_for(lambda: not any(alive(member) for member in family), 30)
     status = {run.info.run_name: run.info.status for run in runs("cell")}
     assert status["3-s0"] == "FINISHED"
     assert status["100000-s0"] == ("RUNNING" if sign is signal.SIGKILL else "KILLED")
@@ -161,20 +168,14 @@ def test_an_interrupted_sweep_goes_on(
     assert "1 cells run, 1 already finished" in capsys.readouterr().out
     assert "RUNNING" not in {run.info.status for run in runs("cell") + runs("sweep")}
     assert sorted(r.info.run_name for r in runs("cell")) == ["100000-s0", "3-s0", "4-s0"]
-    wait_for(lambda: not orphans(house), 10)
 
 
-def orphans(house: Path) -> list[str]:
-    """Processes that still work in the folder of a sweep that is gone."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if int(process.name) != os.getpid() and (process / "cwd").readlink() == house:
-                found.append(process.name)
-        except OSError:
-            continue
-    ours = [p for p in found if Path(f"/proc/{p}/cmdline").exists()]
-    return [p for p in ours if b"forkserver" not in Path(f"/proc/{p}/cmdline").read_bytes()]
+def alive(process: psutil.Process) -> bool:
+    """Whether it still runs (a zombie does not)."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_same_config_and_seed_give_the_same_bits(house: Path) -> None:
