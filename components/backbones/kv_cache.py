@@ -28,7 +28,7 @@ class PreallocatedLayer(DynamicLayer):
             new.new_empty(*new.shape[:2], self.max_length, new.shape[3])
             for new in (key_states, value_states)
         ]
-        self.keys, self.values = (buffer[:, :, :0] for buffer in self._buffers)
+        self.keys, self.values = (buffer.narrow(2, 0, 0) for buffer in self._buffers)
         self.is_initialized = True
 
     def update(
@@ -49,8 +49,8 @@ class PreallocatedLayer(DynamicLayer):
                 "give init_state a larger max_length"
             )
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, seen:end] = new
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+            buffer.narrow(2, seen, end - seen).copy_(new)
+        self.keys, self.values = (buffer.narrow(2, 0, end) for buffer in self._buffers)
         return self.keys, self.values
 
 

@@ -105,13 +105,13 @@ class _MambaBackbone(Backbone):
             for block in self.backbone.blocks()
         ]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def prefill(
         self, embeds: Tensor, state: list[MixerState], attention_mask: Tensor | None = None
     ) -> Tensor:
         return self.head(self._run(embeds, attention_mask, state)[:, -1])
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, embeds: Tensor, state: list[MixerState]) -> Tensor:
         residual = self._residual(embeds)
         for block, block_state in zip(self.backbone.blocks(), state, strict=True):

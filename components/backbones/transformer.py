@@ -124,7 +124,7 @@ class TransformerBackbone(Backbone):
             positions=torch.zeros(batch_size, 1, dtype=torch.long, device=device),
         )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def prefill(
         self, embeds: Tensor, state: TransformerState, attention_mask: Tensor | None = None
     ) -> Tensor:
@@ -143,7 +143,7 @@ class TransformerBackbone(Backbone):
         state.positions += counted[:, -1:]
         return self.head(hidden[:, -1])
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, embeds: Tensor, state: TransformerState) -> Tensor:
         if state.mask is not None:
             state.mask = torch.cat([state.mask, state.mask.new_ones(len(embeds), 1)], dim=1)
