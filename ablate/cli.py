@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ablate.errors import CellError, ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     help="Ablation experiments for multimodal language models that a reader can believe.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help appears at once
 )
-# In a log file there is no width to keep to, and a table is best on long lines.
-console = Console(width=None if sys.stdout.isatty() else 140)
 
 File = Annotated[Path, typer.Argument(help="The YAML file.")]
 Overrides = Annotated[
@@ -28,6 +29,14 @@ Overrides = Annotated[
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Cells at a time [default: as the cores allow].")
 ]
+
+
+def terminal() -> Console:
+    """Where results are printed."""
+    from rich.console import Console
+
+    # In a log file there is no width to keep to, and a table is best on long lines.
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def cache_folder() -> Path:
@@ -55,7 +64,7 @@ def sweep(
     from ablate.sweep import SweepRun, count_parameters, finished_runs, vocabulary_sizes
     from ablate.tracking import Tracker
 
-    tracker, cache = Tracker(), cache_folder()
+    console, tracker, cache = terminal(), Tracker(), cache_folder()
     done = finished_runs(tracker)
     new = any(cell.identity not in done for cell in plan.cells)
     if new and not dry_run:
@@ -92,6 +101,7 @@ def study(file: File, overrides: Overrides = None) -> None:
     from ablate.study import StudyRun
     from ablate.tracking import Tracker
 
+    console = terminal()
     with Display(console) as display:
         best = StudyRun(plan, Tracker(), cache_folder(), display).run()
     best.show(console)
