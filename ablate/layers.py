@@ -132,6 +132,12 @@ def overrides(items: list[str], allowed: tuple[str, ...] = SECTIONS) -> Layer:
     return Layer(source, values)
 
 
+@cache
+def _defaults(schema: type) -> Any:
+    """The schema's structured config, made once; ``OmegaConf.merge`` copies it."""
+    return OmegaConf.structured(schema)
+
+
 def typed(schema: type, layer: Layer) -> Any:
     """A layer's values over the defaults of a structured config.
 
@@ -139,7 +145,7 @@ def typed(schema: type, layer: Layer) -> Any:
         ConfigError: a key that the schema does not have, or a value of another type.
     """
     try:
-        return OmegaConf.merge(OmegaConf.structured(schema), layer.values)
+        return OmegaConf.merge(_defaults(schema), layer.values)
     except ConfigKeyError as error:
         parent, _, key = (error.full_key or "").rpartition(".")
         known = [f.name for f in dataclasses.fields(error.object_type or schema)]
