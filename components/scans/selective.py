@@ -110,14 +110,15 @@ def _scan(
         y (B, L, D), the final state (B, N, D), and the state before each chunk (chunks, B, N, D).
     """
     y, state, starts = x.new_empty(x.shape), initial_state, []
+    decays, states = _buffer(x, A), _buffer(x, A, extra=1)
     with torch.autocast(x.device.type, enabled=False):
         for part in _chunks(x, A):
             starts.append(state)
-            x_part, dt_part = x[:, part], dt[:, part]
-            _, states = _chunk_states(x_part * dt_part, dt_part, A, B[:, part], state)
-            contracted = _contract_states(C[:, part], states[:, 1:])
-            torch.addcmul(contracted, x_part, D, out=y[:, part])
-            state = states[:, -1].clone()
+            x_part, dt_part, B_part, C_part = (_time_first(v[:, part]) for v in (x, dt, B, C))
+            _, h = _chunk_states(x_part * dt_part, dt_part, A, B_part, state, decays, states)
+            y_part = _contract_states(C_part, h[1:]).addcmul_(x_part, D)
+            y[:, part] = y_part.transpose(0, 1)
+            state = h[-1].clone()
     return y, state.clone(), torch.stack(starts)
 
 
@@ -125,7 +126,7 @@ def _scan(
 def _(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    starts = initial_state.new_empty(len(_chunks(x, A)), *initial_state.shape)
+    starts = initial_state.new_empty(-(-x.shape[1] // _chunk_length(x, A)), *initial_state.shape)
     return x.new_empty(x.shape), torch.empty_like(initial_state), starts
 
 
@@ -144,21 +145,27 @@ def _scan_backward(
     """The gradients of ``_scan``'s seven arguments, given those of y and of the final state."""
     grad_x, grad_dt, grad_B, grad_C = (v.new_empty(v.shape) for v in (x, dt, B, C))
     grad_A, carry = A.new_zeros(grad_state.shape), grad_state
+    decays, states, grads = _buffer(x, A), _buffer(x, A, extra=1), _buffer(x, A)
     with torch.autocast(x.device.type, enabled=False):
         for part, start in reversed(list(zip(_chunks(x, A), starts, strict=True))):
-            x_part, dt_part, grad_part = x[:, part], dt[:, part], grad_y[:, part]
+            x_part, dt_part, B_part, C_part, grad_part = (
+                _time_first(v[:, part]) for v in (x, dt, B, C, grad_y)
+            )
             fed = x_part * dt_part
-            decay, states = _chunk_states(fed, dt_part, A, B[:, part], start)
-            grad_h = C[:, part].unsqueeze(-1) * grad_part.unsqueeze(2)
+            decay, h = _chunk_states(fed, dt_part, A, B_part, start, decays, states)
+            grad_h = grads[: len(fed)]
+            torch.mul(C_part.unsqueeze(-1), grad_part.unsqueeze(2), out=grad_h)
             carry = _carry_back(grad_h, decay, carry)
-            grad_C[:, part] = torch.matmul(states[:, 1:], grad_part.unsqueeze(-1)).squeeze(-1)
-            grad_B[:, part] = torch.matmul(grad_h, fed.unsqueeze(-1)).squeeze(-1)
-            grad_fed = _contract_states(B[:, part], grad_h)
-            grad_log = decay.mul_(grad_h).mul_(states[:, :-1])
-            for log_t, dt_t in zip(grad_log.unbind(1), dt_part.unbind(1), strict=True):
+            grad_C[:, part] = _contract_channels(h[1:], grad_part)
+            grad_B[:, part] = _contract_channels(grad_h, fed)
+            grad_fed = _contract_states(B_part, grad_h)
+            grad_log = decay.mul_(grad_h).mul_(h[:-1])
+            for log_t, dt_t in zip(grad_log, dt_part, strict=True):
                 grad_A.addcmul_(log_t, dt_t.unsqueeze(1))
-            torch.addcmul(grad_log.mul_(A).sum(2), grad_fed, x_part, out=grad_dt[:, part])
-            torch.addcmul(grad_fed.mul_(dt_part), grad_part, D, out=grad_x[:, part])
+            grad_steps = torch.addcmul(grad_log.mul_(A).sum(2), grad_fed, x_part)
+            grad_dt[:, part] = grad_steps.transpose(0, 1)
+            grad_fed = torch.addcmul(grad_fed.mul_(dt_part), grad_part, D)
+            grad_x[:, part] = grad_fed.transpose(0, 1)
     grad_D = (grad_y * x).sum((0, 1))
     return grad_x, grad_dt, grad_A.sum(0), grad_B, grad_C, grad_D, carry.clone()
 
@@ -193,42 +200,60 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_state: Tensor, _: Tensor) -> t
 _scan.register_autograd(_differentiate, setup_context=_save)
 
 
+def _chunk_length(x: Tensor, A: Tensor) -> int:
+    """How many positions' states stay in the cache."""
+    return max(1, _CHUNK_ELEMENTS // (x.shape[0] * A.numel()))
+
+
 def _chunks(x: Tensor, A: Tensor) -> list[slice]:
-    """The chunks of a sequence (B, L, D), so long that a chunk's states stay in the cache."""
-    chunk = max(1, _CHUNK_ELEMENTS // (x.shape[0] * A.numel()))
-    return [slice(s, min(s + chunk, x.shape[1])) for s in range(0, x.shape[1], chunk)]
+    """The chunks of x (B, L, D)."""
+    chunk, length = _chunk_length(x, A), x.shape[1]
+    return [slice(s, min(s + chunk, length)) for s in range(0, length, chunk)]
+
+
+def _buffer(x: Tensor, A: Tensor, extra: int = 0) -> Tensor:
+    """Room for the states of a chunk's positions and ``extra`` more, (T + extra, B, N, D).
+
+    All chunks share it: memory that is new costs more than what is computed in it.
+    """
+    positions = min(_chunk_length(x, A), x.shape[1]) + extra
+    return x.new_empty(positions, x.shape[0], *A.shape)
+
+
+def _time_first(part: Tensor) -> Tensor:
+    """A chunk (B, T, ...) as (T, B, ...), so that every position's values lie together."""
+    return part.transpose(0, 1).contiguous()
 
 
 def _chunk_states(
-    fed: Tensor, dt: Tensor, A: Tensor, B: Tensor, start: Tensor
+    fed: Tensor, dt: Tensor, A: Tensor, B: Tensor, start: Tensor, decays: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A chunk's decays (B, T, N, D), and its states (B, T + 1, N, D) from ``start`` on.
+    """A chunk's decays (T, B, N, D), and its states (T + 1, B, N, D) from ``start`` on.
 
-    ``fed`` is x * dt, (B, T, D).
+    ``fed`` is x * dt, (T, B, D); ``decays`` and ``states`` are the buffers that are filled.
     """
-    decay = (dt.unsqueeze(2) * A).exp_()
-    batch, length = fed.shape[:2]
-    states = fed.new_empty(batch, length + 1, *A.shape)
-    states[:, 0] = start
-    torch.mul(fed.unsqueeze(2), B.unsqueeze(-1), out=states[:, 1:])
-    steps = states.unbind(1)
-    for t, decay_t in enumerate(decay.unbind(1)):
+    decay, h = decays[: len(fed)], states[: len(fed) + 1]
+    torch.mul(dt.unsqueeze(2), A, out=decay).exp_()
+    h[0] = start
+    torch.mul(fed.unsqueeze(2), B.unsqueeze(-1), out=h[1:])
+    steps = h.unbind()
+    for t, decay_t in enumerate(decay.unbind()):
         steps[t + 1].addcmul_(decay_t, steps[t])
-    return decay, states
+    return decay, h
 
 
 def _carry_back(grad_h: Tensor, decay: Tensor, carry: Tensor) -> Tensor:
     """Accumulate the gradient of each state from the states after it, in place.
 
     Args:
-        grad_h: what each state's own output gives, (B, T, N, D); updated.
-        decay: (B, T, N, D).
+        grad_h: what each state's own output gives, (T, B, N, D); updated.
+        decay: (T, B, N, D).
         carry: what the states after the chunk give to its last, (B, N, D).
 
     Returns:
         What the chunk gives to the state before it, (B, N, D).
     """
-    grads, decays = grad_h.unbind(1), decay.unbind(1)
+    grads, decays = grad_h.unbind(), decay.unbind()
     grads[-1].add_(carry)
     for t in range(len(grads) - 2, -1, -1):
         grads[t].addcmul_(decays[t + 1], grads[t + 1])
@@ -236,5 +261,10 @@ def _carry_back(grad_h: Tensor, decay: Tensor, carry: Tensor) -> Tensor:
 
 
 def _contract_states(coefficients: Tensor, states: Tensor) -> Tensor:
-    """Sum states (B, T, N, D) over N with coefficients (B, T, N)."""
+    """Sum states (T, B, N, D) over N with coefficients (T, B, N): (T, B, D)."""
     return torch.matmul(coefficients.unsqueeze(2), states).squeeze(2)
+
+
+def _contract_channels(states: Tensor, coefficients: Tensor) -> Tensor:
+    """Sum states (T, B, N, D) over D with coefficients (T, B, D): (B, T, N)."""
+    return torch.matmul(states, coefficients.unsqueeze(-1)).squeeze(-1).transpose(0, 1)
