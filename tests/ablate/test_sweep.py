@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -123,10 +124,10 @@ def test_a_failed_cell_does_not_stop_the_others(
 
 def start(house: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", "from ablate.cli import main; main()", *arguments]
-    # No handle to our output: an orphan would keep a pipe open.
-    return subprocess.Popen(
-        command, cwd=house, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    quiet = subprocess.DEVNULL  # not a pipe, which an orphan would keep open
+    # A test run in a shell's background ignores Ctrl-C, and so would what it starts.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=house, stdout=quiet, stderr=quiet, preexec_fn=heed)
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:
