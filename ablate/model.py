@@ -18,9 +18,7 @@ from ablate.seeding import stream
 from components.backbones import Backbone
 from components.connectors import Connector
 from components.encoders import Encoder
-
-IGNORE_INDEX = -100
-"""Label of a position that is not supervised (torch's cross-entropy default)."""
+from data.text import IGNORE_INDEX
 
 
 class IncompatibleError(ValueError):

@@ -183,6 +183,12 @@ def total_steps(config: TrainConfig, samples: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
+def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -> TrainCollator:
+    """What makes the run's training and validation batches."""
+    tokenizer = dataset.tokenizer(cache)
+    return TrainCollator(tokenizer, dataset.template, transform, config.data.max_length)
+
+
 def training_loader(
     config: RunConfig, dataset: DataSet, cache: Path, transform: Any
 ) -> tuple[DataLoader, int]:
@@ -191,9 +197,7 @@ def training_loader(
     A batch is one of the ``accumulate`` parts of a step.
     """
     samples: Any = dataset.split(cache, "train")
-    collate = TrainCollator(
-        dataset.tokenizer(cache), dataset.template, transform, config.data.max_length
-    )
+    collate = collator(config, dataset, cache, transform)
     sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
     loader = make_loader(
         samples,
@@ -212,9 +216,7 @@ def validation_loader(
     samples: Any = dataset.split(cache, "validation")
     count = min(config.train.validate_samples, len(samples))
     part = Subset(samples, [i * len(samples) // count for i in range(count)])
-    collate = TrainCollator(
-        dataset.tokenizer(cache), dataset.template, transform, config.data.max_length
-    )
+    collate = collator(config, dataset, cache, transform)
     sampler = SeededSampler(count, 0, shuffle=False)
     return make_loader(part, collate, config.evaluate.batch_size, sampler=sampler)
 

@@ -10,8 +10,9 @@ import torch
 from ablate.config import RunConfig
 from ablate.errors import CellError
 from ablate.layers import Layer, compose, expand, merge
-from ablate.model import IGNORE_INDEX, VisionLanguageModel, build_model, parameter_counts
+from ablate.model import VisionLanguageModel, build_model, parameter_counts
 from ablate.training import learning_rate_factor, parameter_groups
+from data.text import IGNORE_INDEX
 from tests.ablate.conftest import BASE
 
 VOCAB, EOS = 40, 1
