@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -69,6 +70,18 @@ class Backbone(pl.LightningModule, ABC):
     @abstractmethod
     def step(self, embeds: Tensor, state: Any) -> Tensor:
         """Decode one token: embeddings (B, d_model) -> logits (B, vocab_size)."""
+
+    def decoder(self, state: Any) -> Callable[[Tensor], Tensor]:
+        """``step`` for many tokens, made as fast as the state's device allows.
+
+        Args:
+            state: from ``init_state``, already prefilled. Only the decoder may use it from here.
+
+        Returns:
+            A function of token ids (B,) that gives logits (B, vocab_size); the next call may
+            write over them.
+        """
+        return lambda ids: self.step(self.embed(ids[:, None])[:, 0], state)
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)  # type: ignore[type-abstract]
