@@ -9,14 +9,22 @@ from data.benchmarks.base import ItemRecord
 
 
 def more_probable(record: ItemRecord, choices: tuple[str, ...]) -> str | None:
-    """The choice of the highest next-token probability (``probability/CHOICE`` in the record).
+    """The choice of the highest next-token probability (``choice_probabilities`` in the record).
 
     The first of equals; None where the record has no probabilities.
+
+    Raises:
+        ValueError: the record has probabilities of other choices.
     """
-    keys = [f"probability/{choice}" for choice in choices]
-    if not all(key in record for key in keys):
+    probabilities = record.get("choice_probabilities")
+    if probabilities is None:
         return None
-    return max(choices, key=lambda choice: record[f"probability/{choice}"])
+    if set(probabilities) != set(choices):
+        raise ValueError(
+            f"item {record.get('id', '')!r} has probabilities of {', '.join(probabilities)}; "
+            f"this benchmark chooses between {', '.join(choices)}"
+        )
+    return max(choices, key=lambda choice: probabilities[choice])
 
 
 @dataclass(frozen=True)

@@ -201,14 +201,17 @@ def test_pope_reads_generated_answers(prediction: str, expected: bool) -> None:
 
 
 def test_probabilities_decide_before_the_text() -> None:
-    record = {"probability/Yes": 0.7, "probability/No": 0.3, "prediction": "no", "answer": "yes"}
+    chances = {"choice_probabilities": {"Yes": 0.7, "No": 0.3}}
+    record = {**chances, "prediction": "no", "answer": "yes"}
     assert says_yes(record)
     assert POPE().choices == ("Yes", "No")
     assert POPE(scoring="generation").choices is None
     assert POPE().score("no", record) == 1.0
-    right = {"probability/True": 0.2, "probability/False": 0.8, "answer": "False"}
+    right = {"choice_probabilities": {"True": 0.2, "False": 0.8}, "answer": "False"}
     assert BENCHMARKS.get("vsr")().score("True", right) == 1.0
     assert BENCHMARKS.get("vsr")().score("true.", {"answer": "True"}) == 1.0
+    with pytest.raises(ValueError, match="has probabilities of Yes, No; .* True, False"):
+        BENCHMARKS.get("vsr")().score("true.", {**chances, "answer": "True"})
 
 
 def test_vsr_figures_by_relation() -> None:
