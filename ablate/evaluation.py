@@ -66,8 +66,8 @@ def answer(
         to_device(batch["pixels"], device),
         batch["input_ids"].to(device),
         batch["attention_mask"].to(device),
-        benchmark.max_new_tokens,
-        tokenizer.eos_id,
+        max_new_tokens=benchmark.max_new_tokens,
+        stop_ids=[tokenizer.eos_id],
     )
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, choices)

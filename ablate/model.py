@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ablate.config import COMPONENT_ROLES, Policy, RunConfig, digest, to_dict
 from ablate.errors import CellError
+from ablate.generation import GREEDY, Generation, Sampling, generate
 from ablate.layers import registry
 from ablate.lora import add_adapters
 from ablate.recompute import checkpoint_activations
@@ -27,18 +28,6 @@ class IncompatibleError(ValueError):
     def __init__(self, role: str, message: str) -> None:
         super().__init__(message)
         self.role = role
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Greedy continuations of a batch.
-
-    tokens: (B, T) ids; a row is filled with the end token once it has ended.
-    first_logits: (B, vocab) for the first new token, from which choices are scored.
-    """
-
-    tokens: Tensor
-    first_logits: Tensor
 
 
 class VisionLanguageModel(nn.Module):
@@ -95,30 +84,31 @@ class VisionLanguageModel(nn.Module):
         pixels: Any,
         input_ids: Tensor,
         attention_mask: Tensor,
+        *,
         max_new_tokens: int,
-        eos_id: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling = GREEDY,
+        on_tokens: Callable[[Tensor], None] | None = None,
     ) -> Generation:
-        """Greedy decoding of a batch of prompts from the backbone's state.
+        """Continue a batch of prompts about images: see ``ablate.generation.generate``.
 
         Args:
             pixels: the batch's images.
             input_ids: (B, L) prompts, padded on the left.
             attention_mask: (B, L), 0 on padding.
-            max_new_tokens: the longest continuation.
-            eos_id: the token that ends a row.
+            max_new_tokens, stop_ids, sampling, on_tokens: as there.
         """
         embeds, mask = self.prompt(pixels, input_ids, attention_mask)
-        state = self.backbone.init_state(len(embeds), embeds.shape[1] + max_new_tokens)
-        logits = self.backbone.prefill(embeds, state, mask)[:, : self.vocab_size].float()
-        first, tokens = logits, []
-        ended = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
-        while True:
-            tokens.append(logits.argmax(-1).masked_fill(ended, eos_id))
-            ended = ended | (tokens[-1] == eos_id)
-            if len(tokens) == max_new_tokens or bool(ended.all()):
-                return Generation(torch.stack(tokens, dim=1), first)
-            step = self.backbone.step(self.backbone.embed(tokens[-1][:, None])[:, 0], state)
-            logits = step[:, : self.vocab_size].float()
+        return generate(
+            self.backbone,
+            embeds,
+            mask,
+            max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids,
+            sampling=sampling,
+            vocab_size=self.vocab_size,
+            on_tokens=on_tokens,
+        )
 
     def prompt(
         self, pixels: Any, input_ids: Tensor, attention_mask: Tensor

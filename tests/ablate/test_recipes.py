@@ -92,7 +92,7 @@ def test_lora_trains_adapters_alone(backbone: str) -> None:
     assert changed == trained  # each adapter has had a gradient: B starts at zero
 
     mask = torch.ones_like(ids)
-    tokens = adapted.generate(pixels, ids, mask, 4, EOS).tokens[0]
+    tokens = adapted.generate(pixels, ids, mask, max_new_tokens=4, stop_ids=[EOS]).tokens[0]
     embeds, _ = adapted.prompt(pixels[:1], ids[:1], mask[:1])
     with torch.no_grad():
         assert adapted.backbone(embeds)[0, -1, :VOCAB].argmax() == tokens[0]
