@@ -177,6 +177,7 @@ def _step_seconds(config: RunConfig, cache: Path) -> float:
     seconds = []
     for batch in islice(loader, 2):
         start = time.perf_counter()
-        model.loss(batch["pixels"], batch["input_ids"], batch["labels"])[0].backward()
+        keys = ("pixels", "input_ids", "labels", "has_image")
+        model.loss(*(batch[key] for key in keys))[0].backward()
         seconds.append(time.perf_counter() - start)
     return min(seconds) * config.train.accumulate

@@ -66,6 +66,7 @@ def answer(
         to_device(batch["pixels"], device),
         batch["input_ids"].to(device),
         batch["attention_mask"].to(device),
+        has_image=batch["has_image"].to(device),
         max_new_tokens=benchmark.max_new_tokens,
         stop_ids=[tokenizer.eos_id],
     )
@@ -96,7 +97,9 @@ def choice_probabilities(
 
 
 def to_device(pixels: Any, device: torch.device) -> Any:
-    """A tensor, or a dict of them, on the device."""
+    """A tensor, a dict of them or None, on the device."""
+    if pixels is None:
+        return None
     if isinstance(pixels, dict):
         return {k: v.to(device) for k, v in pixels.items()}
     return pixels.to(device)

@@ -51,13 +51,45 @@ class VisionLanguageModel(nn.Module):
         """Images -> (B, num_output_tokens, d_model)."""
         return self.connector(self.encoder(pixels))
 
-    def loss(self, pixels: Any, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def sequence(
+        self, pixels: Any, input_ids: Tensor, has_image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """[image; text] of every row; a row without an image has masked zeros in its place.
+
+        Args:
+            pixels: the images of the rows that have one, in order; None if none has.
+            input_ids: (B, L) text tokens.
+            has_image: (B,) bool, which rows have an image; None: all, or none without ``pixels``.
+
+        Returns:
+            Embeddings (B, N + L, d_model), N = 0 without ``pixels``, and their mask (B, N + L), or
+            None where all rows are alike.
+        """
+        text = self.backbone.embed(input_ids)
+        if pixels is None:
+            return text, None
+        image = self.image_tokens(pixels)
+        text = text.to(image.dtype)
+        if len(image) == len(text):
+            return torch.cat([image, text], dim=1), None
+        assert has_image is not None
+        n = image.shape[1]
+        placed = image.new_zeros(len(text), *image.shape[1:])
+        placed[has_image] = image
+        mask = input_ids.new_ones(len(text), n + input_ids.shape[1])
+        mask[~has_image, :n] = 0
+        return torch.cat([placed, text], dim=1), mask
+
+    def loss(
+        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy over the supervised tokens of a right-padded batch.
 
         Args:
-            pixels: the batch's images.
+            pixels: as in ``sequence``.
             input_ids: (B, L) text tokens, padded on the right.
             labels: (B, L), ``IGNORE_INDEX`` where not supervised.
+            has_image: as in ``sequence``.
 
         Returns:
             Two scalars: the loss, and the share of supervised tokens that are the most likely.
@@ -65,16 +97,21 @@ class VisionLanguageModel(nn.Module):
         Raises:
             CellError: no token in the batch is supervised (the mean would silently be 0 or NaN).
         """
-        supervised = labels != IGNORE_INDEX
+        embeds, mask = self.sequence(pixels, input_ids, has_image)
+        # The last position predicts nothing, and a masked one no first token of a text.
+        embeds, mask = embeds[:, :-1], None if mask is None else mask[:, :-1]
+        n = embeds.shape[1] + 1 - input_ids.shape[1]
+        targets = F.pad(labels, (n, 0), value=IGNORE_INDEX)[:, 1:]
+        if mask is not None:
+            targets = targets.masked_fill(mask == 0, IGNORE_INDEX)
+        supervised = targets != IGNORE_INDEX
         if not bool(supervised.any()):
             raise CellError("a batch holds no supervised token: every label is masked")
-        image = self.image_tokens(pixels)
-        embeds = torch.cat([image, self.backbone.embed(input_ids).to(image.dtype)], dim=1)
-        # The backbone is causal, so padding on the right needs no mask. The last position predicts
-        # nothing, and the head runs only where a label is: its logits dominate memory otherwise.
-        hidden = self.backbone.hidden_states(embeds[:, :-1])[:, image.shape[1] - 1 :]
+        # The backbone is causal, so padding on the right needs no mask. The head runs only where a
+        # label is: its logits dominate memory otherwise.
+        hidden = self.backbone.hidden_states(embeds, mask)
         logits = self.backbone.head(hidden[supervised]).float()
-        targets = labels[supervised]
+        targets = targets[supervised]
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return F.cross_entropy(logits, targets), accuracy
 
@@ -85,6 +122,7 @@ class VisionLanguageModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         *,
+        has_image: Tensor | None = None,
         max_new_tokens: int,
         stop_ids: Sequence[int],
         sampling: Sampling = GREEDY,
@@ -93,12 +131,12 @@ class VisionLanguageModel(nn.Module):
         """Continue a batch of prompts about images: see ``ablate.generation.generate``.
 
         Args:
-            pixels: the batch's images.
+            pixels, has_image: as in ``sequence``.
             input_ids: (B, L) prompts, padded on the left.
             attention_mask: (B, L), 0 on padding.
             max_new_tokens, stop_ids, sampling, on_tokens: as there.
         """
-        embeds, mask = self.prompt(pixels, input_ids, attention_mask)
+        embeds, mask = self.prompt(pixels, input_ids, attention_mask, has_image)
         return generate(
             self.backbone,
             embeds,
@@ -111,23 +149,34 @@ class VisionLanguageModel(nn.Module):
         )
 
     def prompt(
-        self, pixels: Any, input_ids: Tensor, attention_mask: Tensor
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        has_image: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Left-padded text -> left-padded [image; text]: the padding moves in front of the image.
+
+        Args:
+            pixels: as in ``sequence``.
+            input_ids: (B, L) text tokens, padded on the left.
+            attention_mask: (B, L), 0 on padding.
+            has_image: as in ``sequence``.
 
         Returns:
             Embeddings (B, N + L, d_model) and their mask (B, N + L), or None without padding.
         """
-        image = self.image_tokens(pixels)
-        both = torch.cat([image, self.backbone.embed(input_ids).to(image.dtype)], dim=1)
+        both, mask = self.sequence(pixels, input_ids, has_image)
         padding = (attention_mask == 0).sum(1, keepdim=True)
-        if not bool(padding.any()):
+        if mask is None and not bool(padding.any()):
             return both, None
-        n = image.shape[1]
+        n = both.shape[1] - input_ids.shape[1]
         position = torch.arange(both.shape[1], device=both.device)[None]
         source = torch.where(position < padding + n, position - padding, position)
         source = torch.where(position < padding, position + n, source)
         moved = both.gather(1, source[..., None].expand(-1, -1, both.shape[-1]))
+        if mask is not None:  # where there is no image, its place is padding, too
+            padding = padding + (mask == 0).sum(1, keepdim=True)
         return moved, (position >= padding).long()
 
 

@@ -83,14 +83,23 @@ class VisionLanguageTraining(pl.LightningModule):
         """Loss of a batch.
 
         Raises:
-            CellError: the loss is not finite, or no token is supervised.
+            CellError: the loss is not finite, no token is supervised, or nothing learns from it.
         """
-        loss, _ = self.model.loss(batch["pixels"], batch["input_ids"], batch["labels"])
+        loss, _ = self._loss(batch)
+        if not loss.requires_grad:
+            raise CellError(
+                "a batch of conversations without images teaches nothing to a run that trains its "
+                "encoder or connector alone; leave them out of its data (llava: text_only: skip)"
+            )
         if not bool(torch.isfinite(loss)):
             raise CellError(f"the loss is {loss.item()} at step {self.global_step}; lower train.lr")
         if self.config.accumulate > 1:
             loss = loss * self._share(len(batch["input_ids"]), batch_idx)
         return loss
+
+    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        keys = ("pixels", "input_ids", "labels", "has_image")
+        return self.model.loss(*(batch[key] for key in keys))
 
     def _share(self, rows: int, batch_idx: int) -> float:
         """What makes the sum over a step's parts, each divided by ``accumulate``, the mean of rows.
@@ -104,7 +113,7 @@ class VisionLanguageTraining(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Mean loss and token accuracy over the validation batches."""
-        loss, accuracy = self.model.loss(batch["pixels"], batch["input_ids"], batch["labels"])
+        loss, accuracy = self._loss(batch)
         values = {"validation/loss": loss, "validation/token_accuracy": accuracy}
         self.log_dict(values, batch_size=len(batch["input_ids"]))
 

@@ -161,23 +161,23 @@ def encode_prompt(
     return ids
 
 
-def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels:
-    """The transformed images of a batch: (B, 3, H, W), or a dict of such tensors.
+def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | None:
+    """The transformed images of the samples that have one, in order.
 
-    Raises:
-        ValueError: a sample has no image.
+    Returns:
+        (B', 3, H, W), or a dict of such tensors, of B' images; None if there is no image.
     """
-    pixels: list[Any] = []
-    for sample in samples:
-        if sample.image is None:
-            raise ValueError(
-                f"sample {sample.id!r} has no image, and every row of a batch needs one; "
-                "leave text-only rows out of the data set or give them a blank image"
-            )
-        pixels.append(transform(sample.image))
+    pixels: list[Any] = [transform(s.image) for s in samples if s.image is not None]
+    if not pixels:
+        return None
     if isinstance(pixels[0], dict):
         return {key: torch.stack([p[key] for p in pixels]) for key in pixels[0]}
     return torch.stack(pixels)
+
+
+def has_image(samples: Sequence[Sample]) -> Tensor:
+    """(B,) bool: which samples have an image."""
+    return torch.tensor([sample.image is not None for sample in samples])
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: Literal["left", "right"]) -> Tensor:
@@ -202,12 +202,12 @@ class TrainCollator:
             ``raise``, or ``skip`` the row with a warning.
 
     Returns:
-        ``pixels`` (B, 3, H, W) or a dict of them; ``input_ids``, ``attention_mask`` and ``labels``,
-        each (B, L), padded on the right. Labels are not shifted; they are ``IGNORE_INDEX`` but on
-        answers and their end tokens.
+        ``pixels`` and ``has_image`` as the functions of these names give them; ``input_ids``,
+        ``attention_mask`` and ``labels``, each (B, L), padded on the right. Labels are not shifted;
+        they are ``IGNORE_INDEX`` but on answers and their end tokens.
 
     Raises:
-        ValueError: a sample without an image, or without room for any answer.
+        TooLongError: a sample without room for any answer.
     """
 
     tokenizer: Tokenizer
@@ -238,6 +238,7 @@ class TrainCollator:
             )
         return {
             "pixels": stack_pixels(kept, self.transform),
+            "has_image": has_image(kept),
             "input_ids": pad([ids for ids, _ in rows], self.tokenizer.pad_id, "right"),
             "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0, "right"),
             "labels": pad([labels for _, labels in rows], IGNORE_INDEX, "right"),
@@ -249,12 +250,12 @@ class PromptCollator:
     """Samples to a batch of prompts, padded on the left so that all rows generate from the end.
 
     Returns:
-        ``pixels`` as in ``TrainCollator``; ``input_ids`` and ``attention_mask`` (B, L), padded on
-        the left; ``samples``, a list of dicts of ``id``, ``question`` and ``answer`` (of the last
-        turn), ``answers`` and ``category``.
+        ``pixels`` and ``has_image`` as in ``TrainCollator``; ``input_ids`` and ``attention_mask``
+        (B, L), padded on the left; ``samples``, a list of dicts of ``id``, ``question`` and
+        ``answer`` (of the last turn), ``answers`` and ``category``.
 
     Raises:
-        ValueError: a sample without an image, or a prompt longer than ``max_length`` tokens.
+        TooLongError: a prompt longer than ``max_length`` tokens.
     """
 
     tokenizer: Tokenizer
@@ -266,6 +267,7 @@ class PromptCollator:
         rows = [self._prompt(sample) for sample in samples]
         return {
             "pixels": stack_pixels(samples, self.transform),
+            "has_image": has_image(samples),
             "input_ids": pad(rows, self.tokenizer.pad_id, "left"),
             "attention_mask": pad([[1] * len(ids) for ids in rows], 0, "left"),
             "samples": [

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ablate.config import RunConfig
 from ablate.errors import CellError
 from ablate.layers import Layer, compose, expand, merge
 from ablate.model import VisionLanguageModel, build_model, parameter_counts
-from ablate.training import learning_rate_factor, parameter_groups
+from ablate.training import VisionLanguageTraining, learning_rate_factor, parameter_groups
 from data.text import IGNORE_INDEX
 from tests.ablate.conftest import BASE
 
@@ -63,6 +64,56 @@ def test_padding_changes_neither_loss_nor_answers(backbone: str) -> None:
     torch.testing.assert_close(batch.first_logits[1:], one.first_logits, atol=1e-4, rtol=1e-4)
     length = one.tokens.shape[1]
     assert batch.tokens[1, :length].tolist() == one.tokens[0].tolist()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_rows_without_an_image_are_as_they_are_alone(backbone: str) -> None:
+    vlm = model(backbone)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, 64, 64, generator=generator)
+    rows = [torch.randint(2, VOCAB, (n,), generator=generator) for n in (6, 9, 4)]
+    images = [pixels[:1], None, pixels[1:]]
+    has_image = torch.tensor([True, False, True])
+    right = pad_sequence(rows, batch_first=True)
+    labels = torch.full_like(right, IGNORE_INDEX)
+    for row, ids in zip(labels, rows, strict=True):
+        row[len(ids) - 2 : len(ids)] = ids[-2:]
+    labels[1, 0] = rows[1][0]  # nothing comes before it that could predict it
+    together, _ = vlm.loss(pixels, right, labels, has_image)
+    together.backward()
+    found = {name: p.grad.clone() for name, p in vlm.named_parameters() if p.grad is not None}
+    vlm.zero_grad()
+    alone = [
+        vlm.loss(image, ids[None], labels[i : i + 1, : len(ids)])[0]
+        for i, (image, ids) in enumerate(zip(images, rows, strict=True))
+    ]
+    torch.stack(alone).mean().backward()
+    torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-5, rtol=1e-5)
+    for name, parameter in vlm.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-3)
+
+    left = pad_sequence(rows, batch_first=True, padding_side="left")
+    mask = pad_sequence([torch.ones_like(r) for r in rows], batch_first=True, padding_side="left")
+    settings = {"max_new_tokens": 6, "stop_ids": [EOS]}
+    batch = vlm.generate(pixels, left, mask, has_image=has_image, **settings)
+    for i, (image, ids) in enumerate(zip(images, rows, strict=True)):
+        one = vlm.generate(image, ids[None], torch.ones_like(ids)[None], **settings)
+        torch.testing.assert_close(batch.first_logits[i], one.first_logits[0], atol=1e-4, rtol=1e-4)
+        assert batch.tokens[i, : one.tokens.shape[1]].tolist() == one.tokens[0].tolist()
+
+
+def test_a_batch_without_images_trains_the_backbone_alone() -> None:
+    chosen = config(encoder={"policy": "freeze"}, backbone={"policy": "freeze"})
+    ids = torch.randint(2, VOCAB, (2, 4), generator=torch.Generator().manual_seed(0))
+    batch = {"pixels": None, "input_ids": ids, "labels": ids, "has_image": torch.zeros(2).bool()}
+    vlm = model()
+    VisionLanguageTraining(vlm, config(), 1).training_step(batch, 0).backward()
+    assert all(p.grad is None for p in vlm.connector.parameters())
+    assert all(p.grad is not None for p in vlm.backbone.parameters())
+    training = VisionLanguageTraining(build_model(chosen, VOCAB), chosen, 1)
+    with pytest.raises(CellError, match=r"without images teaches nothing .*text_only: skip"):
+        training.training_step(batch, 0)
 
 
 def test_generation_continues_as_the_full_forward_would() -> None:

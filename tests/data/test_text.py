@@ -231,10 +231,20 @@ def test_too_long_rows_raise_or_are_skipped(
         skipping([long])
 
 
-def test_rows_without_an_image_are_named(tokenizer: Tokenizer) -> None:
-    collate = TrainCollator(tokenizer, get_template("plain"), to_tensor, 100)
-    with pytest.raises(ValueError, match="sample 't' has no image"):
-        collate([Sample("t", None, TURNS)])
+def test_rows_without_an_image(tokenizer: Tokenizer) -> None:
+    first, second = samples()
+    text = Sample("t", None, TURNS)
+    for collate in (
+        TrainCollator(tokenizer, get_template("plain"), to_tensor, 100),
+        PromptCollator(tokenizer, get_template("plain"), to_tensor, 100),
+    ):
+        batch = collate([first, text, second])
+        assert batch["input_ids"].shape[0] == 3
+        assert batch["has_image"].tolist() == [True, False, True]
+        assert torch.equal(batch["pixels"], collate([first, second])["pixels"])
+        batch = collate([text])
+        assert batch["pixels"] is None
+        assert batch["has_image"].tolist() == [False]
 
 
 def test_a_sample_needs_a_turn() -> None:

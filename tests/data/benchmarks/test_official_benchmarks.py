@@ -210,7 +210,7 @@ def test_probabilities_decide_before_the_text() -> None:
     right = {"choice_probabilities": {"True": 0.2, "False": 0.8}, "answer": "False"}
     assert BENCHMARKS.get("vsr")().score("True", right) == 1.0
     assert BENCHMARKS.get("vsr")().score("true.", {"answer": "True"}) == 1.0
-    with pytest.raises(ValueError, match="has probabilities of Yes, No; .* True, False"):
+    with pytest.raises(ValueError, match=r"probabilities of Yes, No; .* True, False"):
         BENCHMARKS.get("vsr")().score("true.", {**chances, "answer": "True"})
 
 
