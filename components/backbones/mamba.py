@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from components.backbones.base import BACKBONES, Backbone
 from components.mixers import Mamba1, Mamba2, MixerState
+from components.scans.kernels import Kernel
 
 
 class _Block(nn.Module):
@@ -148,6 +149,12 @@ class Mamba1Backbone(_MambaBackbone):
         pad_vocab_size_multiple: what the vocabulary is padded to a multiple of.
         tie_embeddings: whether the head shares the embedding's weights.
         residual_in_fp32: whether the residual stream is float32 whatever the weights are.
+        kernel: what filters and scans a sequence: ``auto`` for mamba-ssm's CUDA kernels where they
+            can be had and the portable path elsewhere, ``cuda`` for those or an error,
+            ``portable``.
+
+    Raises:
+        ValueError: an unknown kernel.
     """
 
     def __init__(
@@ -163,9 +170,17 @@ class Mamba1Backbone(_MambaBackbone):
         pad_vocab_size_multiple: int = 8,
         tie_embeddings: bool = True,
         residual_in_fp32: bool = True,
+        kernel: Kernel = "auto",
     ) -> None:
         mixers = [
-            Mamba1(d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
+            Mamba1(
+                d_model,
+                d_state=d_state,
+                d_conv=d_conv,
+                expand=expand,
+                dt_rank=dt_rank,
+                kernel=kernel,
+            )
             for _ in range(n_layer)
         ]
         super().__init__(
@@ -190,9 +205,13 @@ class Mamba2Backbone(_MambaBackbone):
         pad_vocab_size_multiple: what the vocabulary is padded to a multiple of.
         tie_embeddings: whether the head shares the embedding's weights.
         residual_in_fp32: whether the residual stream is float32 whatever the weights are.
+        kernel: what filters and scans a sequence: ``auto`` for mamba-ssm's CUDA kernels where they
+            can be had and the portable path elsewhere, ``cuda`` for those or an error,
+            ``portable``.
 
     Raises:
-        ValueError: ``headdim`` does not divide the inner width, or ``ngroups`` the heads.
+        ValueError: ``headdim`` does not divide the inner width, or ``ngroups`` the heads; an
+            unknown kernel.
     """
 
     def __init__(
@@ -210,6 +229,7 @@ class Mamba2Backbone(_MambaBackbone):
         pad_vocab_size_multiple: int = 16,
         tie_embeddings: bool = True,
         residual_in_fp32: bool = True,
+        kernel: Kernel = "auto",
     ) -> None:
         mixers = [
             Mamba2(
@@ -220,6 +240,7 @@ class Mamba2Backbone(_MambaBackbone):
                 headdim=headdim,
                 ngroups=ngroups,
                 chunk_size=chunk_size,
+                kernel=kernel,
             )
             for _ in range(n_layer)
         ]

@@ -14,6 +14,7 @@ from components.backbones.base import BACKBONES
 from components.backbones.mamba import Mamba1Backbone, Mamba2Backbone
 from components.backbones.transformer import TransformerBackbone
 from components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
+from components.scans.kernels import Kernel
 
 _GPT_NEOX = 50277
 """Tokens of the GPT-NeoX-20B tokenizer, which every state-spaces model was trained with."""
@@ -31,6 +32,7 @@ class Mamba1Preset(Mamba1Backbone):
         vocab_size: the tokenizer's size.
         weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces or
             transformers directory, or a file of weights), or a hub name.
+        kernel: what filters and scans a sequence, see ``mamba1``.
 
     Raises:
         CheckpointError: weights that do not exist, are damaged or are not this model's.
@@ -40,10 +42,10 @@ class Mamba1Preset(Mamba1Backbone):
     sizes: ClassVar[dict[str, Any]]
     vocabulary: ClassVar[int] = _GPT_NEOX
 
-    def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
+    def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
         path = locate(weights, self.published, fetch=not _planning())
         rows = max(vocab_size, self.vocabulary)
-        super().__init__(rows, pad_vocab_size_multiple=16, **self.sizes)
+        super().__init__(rows, pad_vocab_size_multiple=16, kernel=kernel, **self.sizes)
         if path is not None and not _planning():
             load_mamba(self, path, _settings(self, "dt_rank"), vocabulary=self.vocabulary)
 
@@ -55,6 +57,7 @@ class Mamba2Preset(Mamba2Backbone):
         vocab_size: the tokenizer's size.
         weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces or
             transformers directory, or a file of weights), or a hub name.
+        kernel: what filters and scans a sequence, see ``mamba2``.
 
     Raises:
         CheckpointError: weights that do not exist, are damaged or are not this model's.
@@ -64,11 +67,11 @@ class Mamba2Preset(Mamba2Backbone):
     sizes: ClassVar[dict[str, Any]]
     vocabulary: ClassVar[int] = _GPT_NEOX
 
-    def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
+    def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
         path = locate(weights, self.published, fetch=not _planning())
         rows = max(vocab_size, self.vocabulary)
         sizes = {"d_state": 128, "headdim": 64, **self.sizes}
-        super().__init__(rows, pad_vocab_size_multiple=16, **sizes)
+        super().__init__(rows, pad_vocab_size_multiple=16, kernel=kernel, **sizes)
         if path is not None and not _planning():
             settings = _settings(self, "headdim", "ngroups")
             load_mamba(self, path, settings, vocabulary=self.vocabulary)

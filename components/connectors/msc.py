@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from components.connectors.base import CONNECTORS, Connector
 from components.connectors.mlp import three_layer_mlp
 from components.mixers import Mamba1, Mamba2
+from components.scans.kernels import Kernel
 from components.scans.order2d import Scan, ScanOrders
 
 Inner = Literal["mamba2", "mamba1"]
@@ -69,6 +70,7 @@ class VisualSelectiveScan(nn.Module):
             quarter of a smaller width) and Mamba-1's 16.
         headdim: channels of a head of Mamba-2; None for 64, or the largest power of two below that
             divides the inner width.
+        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
 
     Raises:
         ValueError: an impossible grid, an unknown option, or ``headdim`` for Mamba-1.
@@ -86,6 +88,7 @@ class VisualSelectiveScan(nn.Module):
         expand: int = 2,
         d_state: int | None = None,
         headdim: int | None = None,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
         if merge not in ("mean", "sum"):
@@ -93,7 +96,7 @@ class VisualSelectiveScan(nn.Module):
         self.orders = ScanOrders(grid, scan)
         self.merge = merge
         self.mixers = nn.ModuleList(
-            _mixer(width, inner, expand, d_state, headdim)
+            _mixer(width, inner, expand, d_state, headdim, kernel)
             for _ in range(1 if share_directions else self.orders.directions)
         )
 
@@ -145,6 +148,9 @@ class MSCBasic(Connector):
         expand: inner width of the mixer over its width.
         d_state: states of a channel; None for the mixer's own, capped by a small width.
         headdim: channels of a head of Mamba-2; None for 64 or the largest that divides.
+        kernel: what filters and scans a sequence: ``auto`` for mamba-ssm's CUDA kernels where they
+            can be had and the portable path elsewhere, ``cuda`` for those or an error,
+            ``portable``.
 
     Raises:
         ValueError: an impossible grid or option, see ``VisualSelectiveScan``.
@@ -166,6 +172,7 @@ class MSCBasic(Connector):
         expand: int = 2,
         d_state: int | None = None,
         headdim: int | None = None,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__(embed_dim, grid, d_model)
         if width not in ("encoder", "backbone"):
@@ -187,6 +194,7 @@ class MSCBasic(Connector):
             expand=expand,
             d_state=d_state,
             headdim=headdim,
+            kernel=kernel,
         )
         self.gate = nn.Sequential(nn.LayerNorm(inside), SwiGLU(inside)) if self.gated else None
         self.mlp = three_layer_mlp(inside, d_model)
@@ -208,16 +216,22 @@ class MSCAdvanced(MSCBasic):
 
 
 def _mixer(
-    width: int, inner: Inner, expand: int, d_state: int | None, headdim: int | None
+    width: int,
+    inner: Inner,
+    expand: int,
+    d_state: int | None,
+    headdim: int | None,
+    kernel: Kernel,
 ) -> Mamba1 | Mamba2:
     if inner == "mamba2":
         sizes = mamba2_sizes(width, expand, d_state, headdim)
-        return Mamba2(width, expand=expand, **sizes)
+        return Mamba2(width, expand=expand, kernel=kernel, **sizes)
     if inner != "mamba1":
         raise ValueError(f"unknown inner mixer {inner!r}; known: mamba2, mamba1")
     if headdim is not None:
         raise ValueError(f"headdim={headdim} has no meaning for mamba1, which has no heads")
-    return Mamba1(width, expand=expand, d_state=16 if d_state is None else d_state)
+    states = 16 if d_state is None else d_state
+    return Mamba1(width, expand=expand, d_state=states, kernel=kernel)
 
 
 def mamba2_sizes(

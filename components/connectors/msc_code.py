@@ -8,6 +8,7 @@ from components.connectors.base import CONNECTORS, Connector
 from components.connectors.mlp import three_layer_mlp
 from components.connectors.msc import SwiGLU, mamba2_sizes
 from components.mixers import Mamba2, Mamba2Scan
+from components.scans.kernels import Kernel
 
 
 class BiMamba2(nn.Module):
@@ -21,6 +22,7 @@ class BiMamba2(nn.Module):
         expand: inner width over ``width``.
         d_state: states of a channel; None for 128, capped by a small width.
         headdim: channels of a head; None for 64 or the largest power of two that divides.
+        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
     """
 
     def __init__(
@@ -30,11 +32,12 @@ class BiMamba2(nn.Module):
         expand: int = 2,
         d_state: int | None = None,
         headdim: int | None = None,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
         sizes = mamba2_sizes(width, expand, d_state, headdim)
-        self.mixer = Mamba2(width, expand=expand, **sizes)
-        self.backward_scan = Mamba2Scan(expand * width, **sizes)
+        self.mixer = Mamba2(width, expand=expand, kernel=kernel, **sizes)
+        self.backward_scan = Mamba2Scan(expand * width, kernel=kernel, **sizes)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, width) -> (B, L, width)."""
@@ -53,10 +56,16 @@ class BiMamba2Block(nn.Module):
     """
 
     def __init__(
-        self, width: int, *, expand: int, d_state: int | None, headdim: int | None
+        self,
+        width: int,
+        *,
+        expand: int,
+        d_state: int | None,
+        headdim: int | None,
+        kernel: Kernel,
     ) -> None:
         super().__init__()
-        self.mixer = BiMamba2(width, expand=expand, d_state=d_state, headdim=headdim)
+        self.mixer = BiMamba2(width, expand=expand, d_state=d_state, headdim=headdim, kernel=kernel)
         self.norm = nn.LayerNorm(width)
         self.gate = SwiGLU(width, hidden=width, bias=True)
 
@@ -77,9 +86,10 @@ class MSCCode(Connector):
         expand: inner width of the mixers over the language model's.
         d_state: states of a channel; None for 128, capped by a small width.
         headdim: channels of a head; None for 64 or the largest power of two that divides.
+        kernel: what filters and scans a sequence, see ``msc-basic``.
 
     Raises:
-        ValueError: ``headdim`` does not divide the inner width.
+        ValueError: ``headdim`` does not divide the inner width; an unknown kernel.
     """
 
     def __init__(
@@ -91,12 +101,15 @@ class MSCCode(Connector):
         expand: int = 2,
         d_state: int | None = None,
         headdim: int | None = None,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__(embed_dim, grid, d_model)
         self.projection = nn.Sequential(nn.Linear(embed_dim, d_model), nn.GELU())
         self.blocks = nn.Sequential(
             *(
-                BiMamba2Block(d_model, expand=expand, d_state=d_state, headdim=headdim)
+                BiMamba2Block(
+                    d_model, expand=expand, d_state=d_state, headdim=headdim, kernel=kernel
+                )
                 for _ in range(2)
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from components.connectors.base import CONNECTORS
 from components.connectors.msc import Merge, MSCBasic, Width
+from components.scans.kernels import Kernel
 from components.scans.order2d import Scan
 
 
@@ -20,6 +21,7 @@ class VSSConnector(MSCBasic):
         share_directions: one mixer for all directions, or one each.
         expand: inner width of the mixer over its width.
         d_state: states of a channel.
+        kernel: what filters and scans a sequence, see ``msc-basic``.
 
     Raises:
         ValueError: an impossible grid or option, see ``msc-basic``.
@@ -37,6 +39,7 @@ class VSSConnector(MSCBasic):
         share_directions: bool = True,
         expand: int = 2,
         d_state: int = 16,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__(
             embed_dim,
@@ -49,4 +52,5 @@ class VSSConnector(MSCBasic):
             share_directions=share_directions,
             expand=expand,
             d_state=d_state,
+            kernel=kernel,
         )

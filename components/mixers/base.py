@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from components.scans.conv import causal_conv1d_silu, causal_conv1d_silu_step
+from components.scans.conv import causal_conv1d_silu_step
+from components.scans.kernels import Kernel, causal_conv1d_silu
 
 
 @dataclass
@@ -18,10 +19,22 @@ class MixerState:
     Attributes:
         conv: the last ``d_conv - 1`` inputs of the convolution, (B, d_conv - 1, channels).
         ssm: the state-space model's state in float32; the mixer says its shape.
+        empty: whether nothing has been read, so that ``ssm`` is zero.
     """
 
     conv: Tensor
     ssm: Tensor
+    empty: bool
+
+    @property
+    def initial(self) -> Tensor | None:
+        """``ssm`` for a scan to start from; None where it is empty, which is faster than zeros."""
+        return None if self.empty else self.ssm
+
+    def update(self, ssm: Tensor) -> None:
+        """Take over a scan's final state."""
+        self.ssm.copy_(ssm)
+        self.empty = False
 
 
 class CausalConv1d(nn.Conv1d):
@@ -30,17 +43,21 @@ class CausalConv1d(nn.Conv1d):
     Args:
         channels: C.
         width: positions that each output sees.
+        kernel: what filters a sequence.
     """
 
     bias: Tensor
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, kernel: Kernel) -> None:
         super().__init__(channels, channels, width, groups=channels)
+        self.kernel: Kernel = kernel
 
     def filter(self, x: Tensor, state: MixerState | None) -> Tensor:
         """(B, L, C) -> (B, L, C), after the inputs in ``state``, whose window is updated."""
         initial = None if state is None else state.conv
-        filtered, window = causal_conv1d_silu(x, self.weight.squeeze(1), self.bias, initial)
+        filtered, window = causal_conv1d_silu(
+            x, self.weight.squeeze(1), self.bias, initial, self.kernel
+        )
         if state is not None:
             state.conv.copy_(window)
         return filtered

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
-from components.scans.selective import selective_scan, selective_scan_step
+from components.scans.kernels import Kernel, known_kernel, selective_scan
+from components.scans.selective import selective_scan_step
 
 
 class Mamba1(nn.Module):
@@ -24,6 +25,10 @@ class Mamba1(nn.Module):
         d_conv: positions that the convolution sees.
         expand: inner width over ``d_model``.
         dt_rank: rank of the step sizes' projection; ceil(d_model / 16) if None.
+        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
+
+    Raises:
+        ValueError: an unknown kernel.
     """
 
     def __init__(
@@ -34,14 +39,16 @@ class Mamba1(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         dt_rank: int | None = None,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
+        self.kernel = known_kernel(kernel)
         self.d_state = d_state
         self.d_conv = d_conv
         self.d_inner = expand * d_model
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
-        self.conv1d = CausalConv1d(self.d_inner, d_conv)
+        self.conv1d = CausalConv1d(self.d_inner, d_conv, kernel)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
         self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
@@ -63,6 +70,7 @@ class Mamba1(nn.Module):
         return MixerState(
             conv=torch.zeros(batch, self.d_conv - 1, self.d_inner, dtype=dtype, device=device),
             ssm=torch.zeros(batch, self.d_state, self.d_inner, device=device),
+            empty=True,
         )
 
     def forward(
@@ -84,13 +92,21 @@ class Mamba1(nn.Module):
         x, gate = self.in_proj(hidden).chunk(2, dim=-1)
         x = self.conv1d.filter(keep_tokens(x, attention_mask), state)
         low_rank, B, C = self._project(x)
-        dt = F.softplus(F.linear(low_rank, self.dt_proj.weight).float() + self.dt_proj.bias.float())
-        A = -torch.exp(self.A_log.float())
-        steps = keep_tokens(dt, attention_mask)
-        initial = None if state is None else state.ssm
-        y, ssm = selective_scan(x, steps, A, B, C, self.D, initial)
-        if state is not None:
-            state.ssm.copy_(ssm)
+        y, ssm = selective_scan(
+            x,
+            F.linear(low_rank, self.dt_proj.weight),
+            self.dt_proj.bias,
+            -torch.exp(self.A_log.float()),
+            B,
+            C,
+            self.D,
+            attention_mask=attention_mask,
+            initial_state=None if state is None else state.initial,
+            return_state=state is not None,
+            kernel=self.kernel,
+        )
+        if state is not None and ssm is not None:
+            state.update(ssm)
         return self.out_proj(y * F.silu(gate))
 
     def step(self, hidden: Tensor, state: MixerState) -> Tensor:
@@ -101,6 +117,7 @@ class Mamba1(nn.Module):
         dt = F.softplus(self.dt_proj(low_rank).float())
         A = -torch.exp(self.A_log.t().float())
         y = selective_scan_step(x, dt, A, B, C, self.D, state.ssm).to(x.dtype)
+        state.empty = False
         return self.out_proj(y * F.silu(gate))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

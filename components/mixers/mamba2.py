@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
-from components.scans.ssd import ssd, ssd_step
+from components.scans.kernels import Kernel, known_kernel, ssd
+from components.scans.ssd import ssd_step
 
 
 class GatedRMSNorm(nn.Module):
@@ -47,9 +48,11 @@ class Mamba2Scan(nn.Module):
         headdim: channels of a head, P.
         ngroups: groups of heads that share B and C.
         chunk_size: the longest chunk of the scan.
+        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
 
     Raises:
-        ValueError: ``headdim`` does not divide ``d_inner``, or ``ngroups`` the number of heads.
+        ValueError: ``headdim`` does not divide ``d_inner``, or ``ngroups`` the number of heads; an
+            unknown kernel.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Mamba2Scan(nn.Module):
         headdim: int = 64,
         ngroups: int = 1,
         chunk_size: int = 256,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
         if d_inner % headdim:
@@ -68,6 +72,7 @@ class Mamba2Scan(nn.Module):
                 f"headdim={headdim} does not divide the inner width {d_inner} "
                 "(expand * d_model); choose a divisor"
             )
+        self.kernel = known_kernel(kernel)
         self.nheads = d_inner // headdim
         if self.nheads % ngroups:
             raise ValueError(
@@ -81,7 +86,7 @@ class Mamba2Scan(nn.Module):
         self.ngroups = ngroups
         self.chunk_size = chunk_size
         self.conv_dim = d_inner + 2 * ngroups * d_state
-        self.conv1d = CausalConv1d(self.conv_dim, d_conv)
+        self.conv1d = CausalConv1d(self.conv_dim, d_conv, kernel)
         self.dt_bias = nn.Parameter(initial_dt_bias(self.nheads))
         self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.nheads))
@@ -93,6 +98,7 @@ class Mamba2Scan(nn.Module):
         return MixerState(
             conv=torch.zeros(window, dtype=dtype, device=device),
             ssm=torch.zeros(states, device=device),
+            empty=True,
         )
 
     def scan(
@@ -116,18 +122,29 @@ class Mamba2Scan(nn.Module):
         xbc = self.conv1d.filter(keep_tokens(xbc, attention_mask), state)
         x, B, C = self._split(xbc)
         steps = keep_tokens(self._steps(dt), attention_mask)
-        A = -torch.exp(self.A_log.float())
-        initial = None if state is None else state.ssm
-        y, ssm = ssd(x, steps, A, B, C, self.D, initial, self.chunk_size, state is not None)
+        y, ssm = ssd(
+            x,
+            steps,
+            -torch.exp(self.A_log.float()),
+            B,
+            C,
+            self.D,
+            initial_state=None if state is None else state.initial,
+            chunk_size=self.chunk_size,
+            return_state=state is not None,
+            kernel=self.kernel,
+        )
         if state is not None and ssm is not None:
-            state.ssm.copy_(ssm)
+            state.update(ssm)
         return y.flatten(-2)
 
     def scan_step(self, xbc: Tensor, dt: Tensor, state: MixerState) -> Tensor:
         """One position of ``scan``: xbc (B, channels), dt (B, nheads) -> (B, d_inner)."""
         x, B, C = self._split(self.conv1d.step(xbc, state))
         A = -torch.exp(self.A_log.float())
-        return ssd_step(x, self._steps(dt), A, B, C, self.D, state.ssm).to(x.dtype).flatten(-2)
+        y = ssd_step(x, self._steps(dt), A, B, C, self.D, state.ssm)
+        state.empty = False
+        return y.to(x.dtype).flatten(-2)
 
     def _split(self, xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., nheads, headdim), B and C (..., ngroups, d_state)."""
@@ -157,9 +174,11 @@ class Mamba2(Mamba2Scan):
         headdim: channels of a head, P.
         ngroups: groups of heads that share B and C.
         chunk_size: the longest chunk of the scan.
+        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
 
     Raises:
-        ValueError: ``headdim`` does not divide the inner width, or ``ngroups`` the heads.
+        ValueError: ``headdim`` does not divide the inner width, or ``ngroups`` the heads; an
+            unknown kernel.
     """
 
     def __init__(
@@ -172,6 +191,7 @@ class Mamba2(Mamba2Scan):
         headdim: int = 64,
         ngroups: int = 1,
         chunk_size: int = 256,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__(
             expand * d_model,
@@ -180,6 +200,7 @@ class Mamba2(Mamba2Scan):
             headdim=headdim,
             ngroups=ngroups,
             chunk_size=chunk_size,
+            kernel=kernel,
         )
         self.in_proj = nn.Linear(d_model, self.d_inner + self.conv_dim + self.nheads, bias=False)
         self.norm = GatedRMSNorm(self.d_inner, groups=ngroups)

@@ -33,12 +33,16 @@ def causal_conv1d_silu(
         The filtered sequence (B, L, C), and the last K - 1 inputs (B, K - 1, C): ``initial`` of
         the chunk that follows.
     """
-    length, width = x.shape[1], weight.shape[1]
-    if initial is None:
-        initial = x.new_zeros(x.shape[0], width - 1, x.shape[2])
-    initial = initial.to(x.dtype)
-    filtered = _filter(x, weight.t().to(x.dtype).contiguous(), bias.to(x.dtype), initial)
-    return filtered, torch.cat([initial, x[:, max(0, length - width + 1) :]], dim=1)[:, 1 - width :]
+    width = weight.shape[1]
+    before = _before(x, initial, width)
+    filtered = _filter(x, weight.t().to(x.dtype).contiguous(), bias.to(x.dtype), before)
+    return filtered, last_inputs(x, before, width)
+
+
+def last_inputs(x: Tensor, initial: Tensor | None, width: int) -> Tensor:
+    """The last ``width`` - 1 inputs of ``initial`` and then x (B, L, C): (B, width - 1, C)."""
+    recent = x[:, max(0, x.shape[1] - width + 1) :]
+    return torch.cat([_before(x, initial, width), recent], dim=1)[:, 1 - width :]
 
 
 def causal_conv1d_silu_step(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor) -> Tensor:
@@ -129,6 +133,13 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
 
 
 _filter.register_autograd(_differentiate, setup_context=_save)
+
+
+def _before(x: Tensor, initial: Tensor | None, width: int) -> Tensor:
+    """``initial`` in the dtype of x; zeros if None."""
+    if initial is None:
+        return x.new_zeros(x.shape[0], width - 1, x.shape[2])
+    return initial.to(x.dtype)
 
 
 def _blocks(x: Tensor) -> list[tuple[int, int]]:
