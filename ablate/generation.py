@@ -12,9 +12,6 @@ from torch import Tensor
 from ablate.seeding import derive
 from components.backbones import Backbone
 
-CHECK_EVERY = 8
-"""Tokens between two looks, on a GPU, at whether all rows have ended: each look waits for it."""
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -99,29 +96,33 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
     batch, length = embeds.shape[:2]
-    device = embeds.device
     state = backbone.init_state(batch, length + max_new_tokens)
     logits = first = backbone.prefill(embeds, state, attention_mask)[:, :vocab_size].float()
-    stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
-    noise = _noise(sampling, batch, max_new_tokens).to(device)
-    check_every = CHECK_EVERY if device.type == "cuda" else 1
-    ended = torch.zeros(batch, dtype=torch.bool, device=device)
+    stops = torch.tensor(list(stop_ids), dtype=torch.long, device=embeds.device)
+    noise = _noise(sampling, batch, max_new_tokens).to(embeds.device)
+    ended = torch.zeros(batch, dtype=torch.bool, device=embeds.device)
+    look_every = _look_every(embeds.device)
     tokens: list[Tensor] = []
     decode = None
     while True:
         ids = _choose(logits, noise[:, len(tokens)], sampling)
-        if tokens:
-            ids = torch.where(ended, tokens[-1], ids)
+        if len(stops):
+            ids = torch.where(ended, tokens[-1] if tokens else ids, ids)
+            ended = _is_stop(ids, stops)
         tokens.append(ids)
-        ended = ended | _is_stop(ids, stops)
         if on_tokens is not None:
             on_tokens(ids)
-        check = len(stops) > 0 and len(tokens) % check_every == 0
-        if len(tokens) == max_new_tokens or (check and bool(ended.all())):
+        look = len(stops) > 0 and len(tokens) % look_every == 0
+        if len(tokens) == max_new_tokens or (look and bool(ended.all())):
             return _trimmed(torch.stack(tokens, dim=1), stops, first)
         # Made only now: a decoder may cost much to prepare, and one token needs none.
         decode = decode or backbone.decoder(state)
         logits = decode(ids)[:, :vocab_size].float()
+
+
+def _look_every(device: torch.device) -> int:
+    """Tokens between two looks at whether all rows have ended; on a GPU each look waits for it."""
+    return 8 if device.type == "cuda" else 1
 
 
 def _trimmed(tokens: Tensor, stops: Tensor, first_logits: Tensor) -> Generation:
