@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 2**19
+# States of a chunk: on a CPU as many as stay in its cache; on other devices a chunk should outlast
+# the launches around it, within 64 MiB.
+_CPU_CHUNK_ELEMENTS = 2**19
+_CHUNK_ELEMENTS = 2**24
 
 
 def selective_scan(
@@ -201,8 +204,9 @@ _scan.register_autograd(_differentiate, setup_context=_save)
 
 
 def _chunk_length(x: Tensor, A: Tensor) -> int:
-    """How many positions' states stay in the cache."""
-    return max(1, _CHUNK_ELEMENTS // (x.shape[0] * A.numel()))
+    """The positions of a chunk."""
+    elements = _CPU_CHUNK_ELEMENTS if x.device.type == "cpu" else _CHUNK_ELEMENTS
+    return max(1, elements // (x.shape[0] * A.numel()))
 
 
 def _chunks(x: Tensor, A: Tensor) -> list[slice]:

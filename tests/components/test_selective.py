@@ -32,7 +32,7 @@ def inputs(length: int, channels: int = 8, states: int = 6) -> list[Tensor]:
 @pytest.fixture(params=[1, 700, 2**20], ids=["chunk-1", "chunk-7", "one-chunk"])
 def elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1 position, of 7, and of all."""
-    monkeypatch.setattr(selective, "_CHUNK_ELEMENTS", request.param)
+    monkeypatch.setattr(selective, "_CPU_CHUNK_ELEMENTS", request.param)
 
 
 @pytest.mark.usefixtures("elements")
@@ -80,7 +80,7 @@ def test_autocast_leaves_it_in_float32() -> None:
 
 
 def test_gradients_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selective, "_CHUNK_ELEMENTS", 24)
+    monkeypatch.setattr(selective, "_CPU_CHUNK_ELEMENTS", 24)
     leaves = [v.requires_grad_() for v in inputs(7, 2, 2)]
     assert torch.autograd.gradcheck(selective_scan, leaves)
 

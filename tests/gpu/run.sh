@@ -8,6 +8,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# One block size for each of mamba-ssm's Triton kernels: to compile all of them and choose takes
+# minutes, and their results differ by rounding alone.
+export MAMBA_DETERMINISTIC="${MAMBA_DETERMINISTIC:-1}"
 if compgen -G '.whl/*.whl' > /dev/null; then
   site=$(mktemp -d)
   trap 'rm -rf "$site"' EXIT
