@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.base import DATASETS, UNKNOWN, LabelledImages, Sample, Samples, Split, Turn
 from data.conversations import Conversations
-from data.prepared import TOKENIZER, ShardedDataSet
+from data.prepared import TOKENIZER, ShardedDataSet, prepare_once
 from data.shards import Record, ShardDataset, write_shards
 from data.text import TemplateName, train_tokenizer
 
@@ -61,7 +61,11 @@ class EasyVQA(ShardedDataSet):
     def directory(self, cache_dir: Path) -> Path:
         return cache_dir / f"easy-vqa-{version('easy-vqa')}"
 
-    def convert(self, directory: Path) -> None:
+    def prepare(self, cache_dir: Path) -> None:
+        prepare_once(self.directory(cache_dir), self._convert)
+
+    @staticmethod
+    def _convert(directory: Path) -> None:
         splits: dict[Split, list[Record]] = {"train": [], "validation": []}
         for image_id, record in _records("train"):
             held_out = image_id % VALIDATION_EVERY == 0

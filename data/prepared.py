@@ -39,21 +39,25 @@ def prepare_once(directory: Path, convert: Callable[[Path], None], *, resume: bo
         if partial.exists() and not resume:
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
-        convert(partial)
+        try:
+            convert(partial)
+        except Exception:
+            if not resume:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
         partial.rename(directory)
 
 
 class ShardedDataSet(DataSet):
     """A data set that is converted into a directory of shards a split, and a tokenizer.
 
-    Subclasses give ``directory`` and ``convert``, and ``splits`` where they do not have all three.
+    Subclasses give ``directory`` and ``prepare``, and ``splits`` where they do not have all three.
 
     Args:
         template: name of the chat template.
     """
 
     splits: tuple[Split, ...] = SPLITS
-    resumable = False
 
     def __init__(self, *, template: str = "plain") -> None:
         self._template = get_template(template)
@@ -61,13 +65,6 @@ class ShardedDataSet(DataSet):
     @abstractmethod
     def directory(self, cache_dir: Path) -> Path:
         """Where the prepared data lies; its name changes with whatever changes the data."""
-
-    @abstractmethod
-    def convert(self, directory: Path) -> None:
-        """Write ``directory/SPLIT`` for each split by ``write_shards``, and the tokenizer."""
-
-    def prepare(self, cache_dir: Path) -> None:
-        prepare_once(self.directory(cache_dir), self.convert, resume=self.resumable)
 
     def split(self, cache_dir: Path, split: Split) -> Samples[Sample]:
         if split not in self.splits:

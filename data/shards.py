@@ -33,7 +33,11 @@ INDEX = "index.json"
 _COLUMNS = ("image", "image_size", "image_crc", "json", "json_size", "json_crc", "position")
 
 
-class ShardError(RuntimeError):
+BROKEN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for bytes that are no whole image."""
+
+
+class ShardError(ValueError):
     """A shard or index that is missing, corrupted or of another format."""
 
 
@@ -240,6 +244,10 @@ class ShardDataset:
         starts = np.flatnonzero(self._table[:, _COLUMNS.index("position")] == 0).tolist()
         return [range(*ends) for ends in pairwise([*starts, len(self)])]
 
+    def has_image(self, index: int) -> bool:
+        """Whether the sample has an image."""
+        return bool(self._table[index, _COLUMNS.index("image_size")])
+
     def verify(self) -> None:
         """Read every shard whole against its checksum.
 
@@ -276,6 +284,12 @@ def _read(descriptor: int, offset: int, size: int, crc: int) -> bytes:
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """An RGB image from encoded bytes."""
+    """An RGB image from encoded bytes; of an animation the first, without transparency.
+
+    Raises:
+        BROKEN_IMAGE (any of them): the bytes are no whole image.
+    """
     with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off, not scale
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
-import data.llava
+import data.convert
 from data import DATASETS
 from data.base import Turn
-from data.llava import BadRecordError, LLaVA, read_image, read_turns
+from data.llava import LLaVA
+from data.llava_records import BadRecordError, read_image, read_turns, record_lines
 from data.shards import read_index
 from tests.data.support import ROOT, encoded, image
 
@@ -55,7 +57,7 @@ def test_is_registered() -> None:
 
 
 def test_conversations_and_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.llava, "PER_SHARD", 4)
+    monkeypatch.setattr(data.convert, "PER_SHARD", 4)
     llava = prepared(tmp_path, [record(i) for i in range(12)])
     train = llava.split(tmp_path / "cache", "train")
     validation = llava.split(tmp_path / "cache", "validation")
@@ -104,7 +106,7 @@ BAD = {
 
 def test_bad_records_are_skipped_and_listed(tmp_path: Path) -> None:
     records = [record(0), *(bad for bad, _ in BAD.values()), record(1)]
-    llava = prepared(tmp_path, records, text_only="skip")
+    llava = prepared(tmp_path, records)
     train = llava.split(tmp_path / "cache", "train")
     validation = llava.split(tmp_path / "cache", "validation")
     kept = {s[i].id for s in (train, validation) for i in range(len(s))}
@@ -112,6 +114,7 @@ def test_bad_records_are_skipped_and_listed(tmp_path: Path) -> None:
     listing = (llava.directory(tmp_path / "cache") / "problems.jsonl").read_text().splitlines()
     problems = [json.loads(line) for line in listing]
     assert [p["index"] for p in problems] == list(range(1, len(BAD) + 1))
+    assert {p["line"] for p in problems} == {1}
     for problem, (_, reason) in zip(problems, BAD.values(), strict=True):
         assert reason in problem["reason"]
 
@@ -120,7 +123,8 @@ def test_bad_records_can_be_refused(tmp_path: Path) -> None:
     arguments = source(tmp_path / "source", [record(0), record(99)], 2)
     llava = LLaVA(**arguments, bad="refuse", vocab_size=300)
     with pytest.raises(
-        BadRecordError, match=r"data\.json: record 1 image 'sub/99\.jpg'.*bad: skip"
+        BadRecordError,
+        match=r"data\.json, line 1: record 1 \('r99'\) image 'sub/99\.jpg'.*bad: skip",
     ):
         llava.prepare(tmp_path / "cache")
     assert not llava.directory(tmp_path / "cache").exists()
@@ -150,13 +154,26 @@ def test_link_out_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_text_only_rows(tmp_path: Path) -> None:
-    text = {k: v for k, v in record(0).items() if k != "image"}
+    text = record(0, conversations=record(0)["conversations"][2:])
+    del text["image"]
     llava = prepared(tmp_path / "a", [record(0), text])
-    assert len(llava.split(tmp_path / "a" / "cache", "train")) == 1
-    llava = prepared(tmp_path / "b", [record(0), text], text_only="blank")
-    blank = llava.split(tmp_path / "b" / "cache", "train")[1].image
-    assert blank is not None
-    assert blank.getextrema() == ((127, 127),) * 3
+    samples = llava.split(tmp_path / "a" / "cache", "train")
+    assert len(samples) == 2
+    assert samples[1].image is None
+    assert samples[1].turns == [Turn("Which?", "Red.")]
+    llava = prepared(tmp_path / "b", [record(0), text], text_only="skip")
+    assert len(llava.split(tmp_path / "b" / "cache", "train")) == 1
+
+
+def test_lines_of_records(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    records: list[Any] = [record(0), "text", {"a": [1, {}]}, 7, record(1)]
+    path.write_text(json.dumps(records))
+    assert record_lines(path) == [1] * 5
+    text = "\ufeff\n" + json.dumps(records, indent=1)
+    path.write_text(text)
+    starts = [n for n, line in enumerate(text.split("\n"), 1) if re.match(r" [^ \]}]", line)]
+    assert record_lines(path) == starts
 
 
 def test_the_image_token_is_taken_out_wherever_it_is() -> None:
@@ -183,7 +200,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         LLaVA(json_file=str(tmp_path / "none.json"), images="").prepare(tmp_path)
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match="must hold a list"):
-        LLaVA(json_file=str(tmp_path / "x.json"), images="").prepare(tmp_path)
+        LLaVA(json_file=str(tmp_path / "x.json"), images="").prepare(tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"no image folder at .*nowhere"):
+        LLaVA(json_file=str(tmp_path / "x.json"), images="nowhere").prepare(tmp_path / "cache")
     with pytest.raises(ValueError, match="validation_every must be 2 or more"):
         LLaVA(json_file="", images="", validation_every=1)
 
@@ -191,15 +210,16 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-import data.llava as llava
+import data.convert as convert
+from data.llava import LLaVA
 
-read = llava.read_image
+read = convert.read_image
 def slow(name, folder):
     time.sleep(0.1)
     return read(name, folder)
-llava.read_image, llava.PER_SHARD = slow, 4
+convert.read_image, convert.PER_SHARD = slow, 4
 options = dict(json_file=sys.argv[1], images=sys.argv[2], vocab_size=300, validation_every=5)
-llava.LLaVA(**options).prepare(Path(sys.argv[3]))
+LLaVA(**options).prepare(Path(sys.argv[3]))
 """
 
 
@@ -216,7 +236,7 @@ def test_killed_conversion_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
-    monkeypatch.setattr(data.llava, "PER_SHARD", 4)
+    monkeypatch.setattr(data.convert, "PER_SHARD", 4)
     llava = LLaVA(**arguments, vocab_size=300, validation_every=5)
     assert not llava.directory(cache).exists()
     done = next(iter(cache.glob(".llava-*.partial"))) / "train" / "shard-000000.tar"

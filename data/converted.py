@@ -1,0 +1,41 @@
+"""Data that `ablate data convert` has put into a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.base import DATASETS
+from data.convert import SPLITS
+from data.prepared import ShardedDataSet
+from data.text import TemplateName
+
+
+@DATASETS.register("shards")
+class Shards(ShardedDataSet):
+    """A folder that `ablate data convert` wrote: the splits ``train`` and ``validation``.
+
+    Neither the JSON file nor the images that it was made from are needed any more.
+
+    Args:
+        folder: the ``--out`` of the conversion.
+        template: the chat template.
+    """
+
+    splits = SPLITS
+
+    def __init__(self, *, folder: str, template: TemplateName = "llava-1.5") -> None:
+        super().__init__(template=template)
+        self._folder = Path(folder).expanduser()
+
+    def directory(self, cache_dir: Path) -> Path:
+        return self._folder
+
+    def prepare(self, cache_dir: Path) -> None:
+        """Nothing to be done but to see that it is there.
+
+        Raises:
+            ShardError: it is not, or it is damaged.
+        """
+        for split in self.splits:
+            self.split(cache_dir, split)
+        self.tokenizer(cache_dir)

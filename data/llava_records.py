@@ -1,0 +1,160 @@
+"""Records in LLaVA's format: what is read of them, and what is wrong with those that are bad.
+
+Each is ``{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}``, as in
+LLaVA's pretraining and fine-tuning mixes (Liu et al. 2023, arXiv 2304.08485 and 2310.03744) and in
+LVIS-Instruct-4V. ``image`` is a path inside a folder, absent for a conversation about text alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from data.base import Turn
+from data.shards import BROKEN_IMAGE, decode_image
+
+IMAGE_TOKEN = "<image>"
+SPEAKERS = ("human", "gpt")
+_BETWEEN_RECORDS = re.compile(r"[\s,\[]*")
+
+
+class BadRecordError(ValueError):
+    """A record that cannot be used."""
+
+
+def read_records(path: Path) -> list[Any]:
+    """The records of a JSON file, as they are.
+
+    Raises:
+        ValueError: it is no JSON list of at least one record.
+    """
+    try:
+        records = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(records, list):
+        raise ValueError(f"{path} must hold a list of records, not {type(records).__name__}")
+    if not records:
+        raise ValueError(f"{path} holds no record")
+    return records
+
+
+def record_lines(path: Path) -> list[int]:
+    """The line, from 1, on which each record of a file that ``read_records`` accepts begins."""
+    text, decoder = _text(path), json.JSONDecoder()
+    lines: list[int] = []
+    line, position = 1, 0
+    while True:
+        start = _end(_BETWEEN_RECORDS, text, position)
+        line += text.count("\n", position, start)
+        if text[start] == "]":
+            return lines
+        lines.append(line)
+        _, position = decoder.raw_decode(text, start)
+        line += text.count("\n", start, position)
+
+
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    found = pattern.match(text, position)
+    return found.end() if found else position
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
+
+
+def record_id(record: Any) -> str:
+    """What a record calls itself; ids of LLaVA's mixes are not unique."""
+    name = str(record.get("id", "")) if isinstance(record, dict) else ""
+    return name.encode(errors="replace").decode()
+
+
+def image_name(record: Any) -> str | None:
+    """The path of a record's image in the image folder, or None for text alone.
+
+    Raises:
+        BadRecordError: it names something else than one image, or shows one that it does not name.
+    """
+    if not isinstance(record, dict):
+        raise BadRecordError(f"is not an object but {type(record).__name__}")
+    name = record.get("image")
+    if isinstance(name, list):
+        if len(name) != 1:
+            raise BadRecordError(f"has {len(name)} images; a conversation is about one, or none")
+        name = name[0]
+    if name is None:
+        if IMAGE_TOKEN in str(record.get("conversations")):
+            raise BadRecordError(f"speaks of an image by {IMAGE_TOKEN} but names none")
+        return None
+    if not isinstance(name, str) or not name:
+        raise BadRecordError(f"image is not a path but {name!r}")
+    return name
+
+
+def read_turns(record: Any) -> list[Turn]:
+    """The turns of a record, without the image token.
+
+    Raises:
+        BadRecordError: it is no conversation of questions and answers in turn.
+    """
+    if not isinstance(record, dict):
+        raise BadRecordError(f"is not an object but {type(record).__name__}")
+    messages = record.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        raise BadRecordError("has no conversations")
+    texts: list[str] = []
+    for position, message in enumerate(messages):
+        speaker = SPEAKERS[position % 2]
+        if not isinstance(message, dict) or message.get("from") != speaker:
+            raise BadRecordError(f"message {position} is not from {speaker!r}")
+        text = message.get("value")
+        if not isinstance(text, str):
+            raise BadRecordError(f"message {position} has no text")
+        texts.append(_encodable(text, position).replace(IMAGE_TOKEN, "").strip())
+    if len(texts) % 2 or not all(texts[1::2]):
+        raise BadRecordError("has a question without an answer")
+    return [Turn(q, a) for q, a in zip(texts[::2], texts[1::2], strict=True)]
+
+
+def _encodable(text: str, position: int) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecordError(f"message {position} is no valid Unicode: {error.reason}") from error
+    return text
+
+
+def read_image(name: str, folder: Path) -> bytes:
+    """The bytes of an image file, checked to decode whole.
+
+    Raises:
+        BadRecordError: the path leaves the folder or leads nowhere, or the image is broken.
+    """
+    try:
+        path = (folder / name).resolve()
+        inside = path.is_relative_to(folder.resolve())
+        data = path.read_bytes() if inside else b""
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; no name of a file
+        reason = getattr(error, "strerror", None) or error
+        raise BadRecordError(f"image {name!r} cannot be read: {reason}") from error
+    if not inside:
+        raise BadRecordError(f"image {name!r} is outside the image folder")
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            kind = opened.format
+        image = decode_image(data)
+    except BROKEN_IMAGE as error:
+        raise BadRecordError(f"image {name!r} is broken: {error}") from error
+    return data if kind in ("PNG", "JPEG") else encode_png(image)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """An image as PNG."""
+    stream = io.BytesIO()
+    image.save(stream, "png")
+    return stream.getvalue()
