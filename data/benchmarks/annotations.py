@@ -1,20 +1,29 @@
-"""Reading a benchmark's official annotation files and images."""
+"""Benchmarks in their official files: where these are expected, and what is read of them."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from data.base import Sample, Turn
-from data.shards import decode_image
+from data.base import Sample, Samples, Split, Turn
+from data.benchmarks.base import Benchmark
+from data.shards import BROKEN_IMAGE, decode_image
+from data.subsets import evenly_spread, limited
+
+IMAGES_CHECKED = 16
 
 
 class MissingFileError(FileNotFoundError):
     """An official file of a benchmark is not where it is expected."""
+
+
+class AnnotationError(ValueError):
+    """An official file that is damaged, or another than it should be; names the file and place."""
 
 
 @dataclass
@@ -29,6 +38,93 @@ class Item:
     answers: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class OfficialFile:
+    """A file or folder of a benchmark.
+
+    Args:
+        path: where it is expected, in the benchmark's folder.
+        origin: where it is officially published, and by which name.
+    """
+
+    path: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check says of one file or folder."""
+
+    path: Path
+    good: bool
+    text: str
+
+
+class Entry:
+    """One object of an annotation file; a field is checked when it is read.
+
+    Args:
+        place: the file and the place in it, for messages.
+        values: what is there.
+
+    Raises:
+        AnnotationError: it is no object.
+    """
+
+    def __init__(self, place: str, values: Any) -> None:
+        if not isinstance(values, dict):
+            raise AnnotationError(f"{place}: is not an object but {type(values).__name__}")
+        self.place = place
+        self.values = values
+
+    def get(self, key: str, *kinds: type) -> Any:
+        """A field that must be there, of one of these types (``str`` if none is given).
+
+        Raises:
+            AnnotationError: it is not.
+        """
+        kinds = kinds or (str,)
+        if key not in self.values:
+            raise AnnotationError(f"{self.place}: has no field {key!r}")
+        value = self.values[key]
+        if not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            found = type(value).__name__
+            raise AnnotationError(f"{self.place}: field {key!r} is {found}, not {expected}")
+        return value
+
+    def one_of(self, key: str, *values: Any) -> Any:
+        """A field that has one of these values.
+
+        Raises:
+            AnnotationError: it has not.
+        """
+        value = self.get(key, type(values[0]))
+        if value not in values:
+            expected = " or ".join(repr(v) for v in values)
+            raise AnnotationError(f"{self.place}: field {key!r} is {value!r}, not {expected}")
+        return value
+
+    def entry(self, key: str) -> Entry:
+        """A field that is an object itself."""
+        return Entry(f"{self.place}: {key}", self.get(key, dict))
+
+    def entries(self, key: str) -> list[Entry]:
+        """A field that is a list of objects."""
+        values = self.get(key, list)
+        return [Entry(f"{self.place}: {key}[{i}]", value) for i, value in enumerate(values)]
+
+    def answers(self, answers: Sequence[Any]) -> list[str]:
+        """Answers that people gave, two at the least.
+
+        Raises:
+            AnnotationError: they are fewer, or no texts.
+        """
+        if len(answers) < 2 or not all(isinstance(answer, str) for answer in answers):
+            raise AnnotationError(f"{self.place}: has not the answers of several people")
+        return list(answers)
+
+
 class AnnotatedItems:
     """Items as a map-style data set of samples; an image is read when its sample is."""
 
@@ -39,15 +135,90 @@ class AnnotatedItems:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
+        """The sample.
+
+        Raises:
+            MissingFileError: its image is not there.
+            AnnotationError: its image is broken.
+        """
         item = self.items[index]
-        image = decode_image(read_bytes(item.image))
+        data = read_bytes(item.image)
+        try:
+            image = decode_image(data)
+        except BROKEN_IMAGE as error:
+            raise AnnotationError(
+                f"image {item.image} of question {item.id} is broken: {error}"
+            ) from error
         turn = Turn(item.question, item.answer)
         return Sample(item.id, image, [turn], item.category, list(item.answers))
 
 
-def benchmark_dir(cache_dir: Path, name: str) -> Path:
-    """Where the official files of a benchmark are expected: ``CACHE/benchmarks/NAME``."""
-    return cache_dir / "benchmarks" / name
+class OfficialBenchmark(Benchmark):
+    """A benchmark that is read from its official files, in ``CACHE/benchmarks/NAME``."""
+
+    name: ClassVar[str]
+    files: ClassVar[tuple[OfficialFile, ...]]
+    """The annotation files."""
+    images: ClassVar[OfficialFile]
+
+    @abstractmethod
+    def read(self, root: Path) -> list[Item]:
+        """The items, from the folder of the benchmark.
+
+        Raises:
+            MissingFileError: a file is not there.
+            AnnotationError: a file is not as published.
+        """
+
+    def folder(self, cache_dir: Path) -> Path:
+        """Where the official files are expected."""
+        return cache_dir / "benchmarks" / self.name
+
+    def items(self, cache_dir: Path) -> list[Item]:
+        """All items; raises as ``read``, also where there is none or two have the same id."""
+        items = self.read(self.folder(cache_dir))
+        where = self.folder(cache_dir) / self.files[0].path
+        if not items:
+            raise AnnotationError(f"{where}: holds no question")
+        (most, count), *_ = Counter(item.id for item in items).most_common(1)
+        if count > 1:
+            raise AnnotationError(f"{where}: {count} questions have the id {most}")
+        return items
+
+    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
+        return limited(AnnotatedItems(self.items(cache_dir)), limit)
+
+    def check(self, cache_dir: Path) -> list[Finding]:
+        """What is there of the files and images, and whether it is good; reads some images."""
+        root = self.folder(cache_dir)
+        missing = [f for f in self.files if not (root / f.path).is_file()]
+        findings = [Finding(root / f.path, False, f"missing; it is {f.origin}") for f in missing]
+        if missing:
+            there = [f for f in self.files if f not in missing]
+            return findings + [Finding(root / f.path, True, "there") for f in there]
+        try:
+            items = self.items(cache_dir)
+        except ValueError as error:
+            return [Finding(root, False, str(error))]
+        read = [Finding(root / f.path, True, "read") for f in self.files]
+        total = Finding(root, True, f"{len(items)} questions")
+        return [*read, total, self._check_images(root, items)]
+
+    def _check_images(self, root: Path, items: Sequence[Item]) -> Finding:
+        folder = root / self.images.path
+        first = {item.image: i for i, item in reversed(list(enumerate(items)))}
+        there = [i for path, i in first.items() if path.is_file()]
+        if len(there) < len(first):
+            lacking = next(path.name for path in first if not path.is_file())
+            count = f"{len(there)} of {len(first)} images, {lacking} is missing"
+            return Finding(folder, False, f"{count}; they are {self.images.origin}")
+        samples = AnnotatedItems(items)
+        try:
+            for place in evenly_spread(len(there), IMAGES_CHECKED):
+                samples[there[place]]
+        except AnnotationError as error:
+            return Finding(folder, False, str(error))
+        return Finding(folder, True, f"{len(there)} images")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -55,6 +226,7 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         MissingFileError: it is not there; the message says where it is expected.
+        AnnotationError: it cannot be read.
     """
     try:
         return path.read_bytes()
@@ -62,6 +234,8 @@ def read_bytes(path: Path) -> bytes:
         raise MissingFileError(
             f"no file at {path}: download the benchmark's official {path.name!r} and put it there"
         ) from None
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -69,30 +243,41 @@ def read_json(path: Path) -> Any:
 
     Raises:
         MissingFileError: it is not there.
-        ValueError: it is not JSON.
+        AnnotationError: it is not JSON.
     """
+    data = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{path} is not valid JSON: {error}") from error
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file.
+def read_object(path: Path) -> Entry:
+    """The object that is a JSON file; raises as ``read_json``, and where it is none."""
+    return Entry(str(path), read_json(path))
 
-    Raises:
-        MissingFileError: it is not there.
-        ValueError: a line is not JSON; the message has its number.
-    """
-    objects = []
-    for number, line in enumerate(read_bytes(path).decode().splitlines(), 1):
+
+def read_list(path: Path) -> list[Entry]:
+    """The objects of a JSON list; raises as ``read_json``, and where it is none."""
+    values = read_json(path)
+    if not isinstance(values, list):
+        raise AnnotationError(f"{path} must hold a list, not {type(values).__name__}")
+    return [Entry(f"{path}: [{i}]", value) for i, value in enumerate(values)]
+
+
+def read_json_lines(path: Path) -> list[Entry]:
+    """The objects of a JSON-lines file; raises as ``read_json``, with the number of the line."""
+    entries = []
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
         try:
-            objects.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not valid JSON: {error}") from error
-    return objects
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise AnnotationError(f"{place}: not valid JSON: {error}") from error
+        entries.append(Entry(place, values))
+    return entries
 
 
 def most_common(answers: Sequence[str]) -> str:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import Sample, Samples, Split
-from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json
+from data.benchmarks.annotations import (
+    Entry,
+    Item,
+    OfficialBenchmark,
+    OfficialFile,
+    read_object,
+)
 from data.benchmarks.answers import SHORT_ANSWER
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, exact_match
-from data.subsets import limited
+from data.benchmarks.base import BENCHMARKS, ItemRecord, exact_match
 
 
 def gqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -45,25 +49,31 @@ def summarise_gqa(records: Sequence[ItemRecord]) -> dict[str, float]:
 
 
 @BENCHMARKS.register("gqa")
-class GQA(Benchmark):
+class GQA(OfficialBenchmark):
     """``accuracy``: exact match, overall and by type of question.
 
     Reads, in ``CACHE/benchmarks/gqa``: ``testdev_balanced_questions.json`` and ``images/*.jpg``.
     """
 
-    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        root = benchmark_dir(cache_dir, "gqa")
-        items = [
-            Item(
-                id=question_id,
-                image=root / "images" / f"{entry['imageId']}.jpg",
-                question=f"{entry['question']}\n{SHORT_ANSWER}",
-                answer=entry["answer"],
-                category=f"{entry['types']['structural']}/{entry['types']['semantic']}",
-            )
-            for question_id, entry in read_json(root / "testdev_balanced_questions.json").items()
+    name = "gqa"
+    files = (OfficialFile("testdev_balanced_questions.json", "in questions1.2.zip of GQA's site"),)
+    images = OfficialFile("images", "images.zip of GQA's site")
+
+    def read(self, root: Path) -> list[Item]:
+        file = read_object(root / self.files[0].path)
+        return [
+            self._item(root, question_id, file.entry(question_id)) for question_id in file.values
         ]
-        return limited(AnnotatedItems(items), limit)
+
+    def _item(self, root: Path, question_id: str, entry: Entry) -> Item:
+        types = entry.entry("types")
+        return Item(
+            id=question_id,
+            image=root / self.images.path / f"{entry.get('imageId')}.jpg",
+            question=f"{entry.get('question')}\n{SHORT_ANSWER}",
+            answer=entry.get("answer"),
+            category=f"{types.get('structural')}/{types.get('semantic')}",
+        )
 
     def score(self, prediction: str, record: ItemRecord) -> float:
         return gqa_accuracy(prediction, record["answers"])

@@ -8,12 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from data.base import Sample, Samples, Split
-from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json_lines
+from data.benchmarks.annotations import Item, OfficialBenchmark, OfficialFile, read_json_lines
 from data.benchmarks.answers import SHORT_ANSWER
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
+from data.benchmarks.base import BENCHMARKS, ItemRecord
 from data.benchmarks.binary import Confusion, more_probable
-from data.subsets import limited
 
 SETTINGS = ("random", "popular", "adversarial")
 CHOICES = ("Yes", "No")
@@ -62,7 +60,7 @@ def summarise_pope(records: Sequence[ItemRecord]) -> dict[str, float]:
 
 
 @BENCHMARKS.register("pope")
-class POPE(Benchmark):
+class POPE(OfficialBenchmark):
     """Accuracy, precision, recall, F1 and ratio of yes, by setting and their mean.
 
     Reads, in ``CACHE/benchmarks/pope``: ``coco_pope_random.json``, ``coco_pope_popular.json``,
@@ -73,6 +71,13 @@ class POPE(Benchmark):
             ``generation`` (as the official evaluation does).
     """
 
+    name = "pope"
+    files = tuple(
+        OfficialFile(f"coco_pope_{setting}.json", "in output/coco of POPE's repository")
+        for setting in SETTINGS
+    )
+    images = OfficialFile("val2014", "COCO's val2014.zip of cocodataset.org")
+
     def __init__(self, *, scoring: Literal["probability", "generation"] = "probability") -> None:
         self._scoring = scoring
 
@@ -80,20 +85,18 @@ class POPE(Benchmark):
     def choices(self) -> tuple[str, ...] | None:
         return CHOICES if self._scoring == "probability" else None
 
-    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        root = benchmark_dir(cache_dir, "pope")
-        items = [
+    def read(self, root: Path) -> list[Item]:
+        return [
             Item(
-                id=f"{setting}-{entry['question_id']}",
-                image=root / "val2014" / entry["image"],
-                question=f"{entry['text']}\n{SHORT_ANSWER}",
-                answer=entry["label"],
+                id=f"{setting}-{entry.get('question_id', int, str)}",
+                image=root / self.images.path / entry.get("image"),
+                question=f"{entry.get('text')}\n{SHORT_ANSWER}",
+                answer=entry.one_of("label", "yes", "no"),
                 category=setting,
             )
-            for setting in SETTINGS
-            for entry in read_json_lines(root / f"coco_pope_{setting}.json")
+            for setting, file in zip(SETTINGS, self.files, strict=True)
+            for entry in read_json_lines(root / file.path)
         ]
-        return limited(AnnotatedItems(items), limit)
 
     def score(self, prediction: str, record: ItemRecord) -> float:
         return float(says_yes({**record, "prediction": prediction}) == is_yes(record))

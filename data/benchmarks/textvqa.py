@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.base import Sample, Samples, Split
 from data.benchmarks.annotations import (
-    AnnotatedItems,
+    Entry,
     Item,
-    benchmark_dir,
+    OfficialBenchmark,
+    OfficialFile,
     most_common,
-    read_json,
+    read_object,
 )
 from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
-from data.subsets import limited
+from data.benchmarks.base import BENCHMARKS, ItemRecord
 
 
 def normalise_m4c(text: str) -> str:
@@ -34,26 +33,30 @@ def textvqa_accuracy(prediction: str, references: Sequence[str]) -> float:
 
 
 @BENCHMARKS.register("textvqa")
-class TextVQA(Benchmark):
+class TextVQA(OfficialBenchmark):
     """``accuracy``: the soft accuracy.
 
     Reads, in ``CACHE/benchmarks/textvqa``: ``TextVQA_0.5.1_val.json`` and the images in
     ``train_images/`` (where the official archive has those of validation, too).
     """
 
-    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        root = benchmark_dir(cache_dir, "textvqa")
-        items = [
-            Item(
-                id=str(entry["question_id"]),
-                image=root / "train_images" / f"{entry['image_id']}.jpg",
-                question=f"{entry['question']}\n{SHORT_ANSWER}",
-                answer=most_common(entry["answers"]),
-                answers=entry["answers"],
-            )
-            for entry in read_json(root / "TextVQA_0.5.1_val.json")["data"]
-        ]
-        return limited(AnnotatedItems(items), limit)
+    name = "textvqa"
+    files = (OfficialFile("TextVQA_0.5.1_val.json", "the validation set of textvqa.org"),)
+    images = OfficialFile("train_images", "in train_val_images.zip of textvqa.org")
+
+    def read(self, root: Path) -> list[Item]:
+        entries = read_object(root / self.files[0].path).entries("data")
+        return [self._item(root, entry) for entry in entries]
+
+    def _item(self, root: Path, entry: Entry) -> Item:
+        answers = entry.answers(entry.get("answers", list))
+        return Item(
+            id=str(entry.get("question_id", int)),
+            image=root / self.images.path / f"{entry.get('image_id')}.jpg",
+            question=f"{entry.get('question')}\n{SHORT_ANSWER}",
+            answer=most_common(answers),
+            answers=answers,
+        )
 
     def score(self, prediction: str, record: ItemRecord) -> float:
         return textvqa_accuracy(prediction, record["answers"])

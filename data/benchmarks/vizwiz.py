@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.base import Sample, Samples, Split
 from data.benchmarks.annotations import (
-    AnnotatedItems,
+    Entry,
     Item,
-    benchmark_dir,
+    OfficialBenchmark,
+    OfficialFile,
     most_common,
-    read_json,
+    read_list,
 )
 from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, mean_by_category
+from data.benchmarks.base import BENCHMARKS, ItemRecord, mean_by_category
 from data.benchmarks.binary import Confusion
-from data.subsets import limited
 
 UNANSWERABLE = "unanswerable"
 IF_UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."
@@ -47,28 +46,29 @@ def summarise_vizwiz(records: Sequence[ItemRecord]) -> dict[str, float]:
 
 
 @BENCHMARKS.register("vizwiz")
-class VizWiz(Benchmark):
+class VizWiz(OfficialBenchmark):
     """``accuracy``: the soft accuracy, overall and by answer type; ``unanswerable-f1``.
 
     Reads, in ``CACHE/benchmarks/vizwiz``: ``val.json`` and the images in ``val/``.
     """
 
-    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        root = benchmark_dir(cache_dir, "vizwiz")
-        items = []
-        for entry in read_json(root / "val.json"):
-            answers = [a["answer"] for a in entry["answers"]]
-            items.append(
-                Item(
-                    id=Path(entry["image"]).stem,
-                    image=root / "val" / entry["image"],
-                    question=f"{entry['question']}\n{IF_UNSURE}\n{SHORT_ANSWER}",
-                    answer=most_common(answers),
-                    category=entry["answer_type"],
-                    answers=answers,
-                )
-            )
-        return limited(AnnotatedItems(items), limit)
+    name = "vizwiz"
+    files = (OfficialFile("val.json", "in Annotations.zip of vizwiz.org"),)
+    images = OfficialFile("val", "val.zip of vizwiz.org")
+
+    def read(self, root: Path) -> list[Item]:
+        return [self._item(root, entry) for entry in read_list(root / self.files[0].path)]
+
+    def _item(self, root: Path, entry: Entry) -> Item:
+        answers = entry.answers([answer.get("answer") for answer in entry.entries("answers")])
+        return Item(
+            id=Path(entry.get("image")).stem,
+            image=root / self.images.path / entry.get("image"),
+            question=f"{entry.get('question')}\n{IF_UNSURE}\n{SHORT_ANSWER}",
+            answer=most_common(answers),
+            category=entry.get("answer_type"),
+            answers=answers,
+        )
 
     def score(self, prediction: str, record: ItemRecord) -> float:
         return vizwiz_accuracy(prediction, record["answers"])

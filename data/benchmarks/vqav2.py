@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.base import Sample, Samples, Split
-from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json
+from data.benchmarks.annotations import (
+    AnnotationError,
+    Entry,
+    Item,
+    OfficialBenchmark,
+    OfficialFile,
+    read_object,
+)
 from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise, one_line
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
-from data.subsets import limited
+from data.benchmarks.base import BENCHMARKS, ItemRecord
 
 
 def vqav2_accuracy(prediction: str, references: Sequence[str]) -> float:
@@ -27,30 +32,46 @@ def vqav2_accuracy(prediction: str, references: Sequence[str]) -> float:
 
 
 @BENCHMARKS.register("vqav2")
-class VQAv2(Benchmark):
+class VQAv2(OfficialBenchmark):
     """``accuracy``: the soft accuracy, overall and by answer type (yes/no, number, other).
 
     Reads, in ``CACHE/benchmarks/vqav2``: ``v2_OpenEnded_mscoco_val2014_questions.json``,
     ``v2_mscoco_val2014_annotations.json`` and ``val2014/COCO_val2014_*.jpg``.
     """
 
-    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        root = benchmark_dir(cache_dir, "vqav2")
-        questions = read_json(root / "v2_OpenEnded_mscoco_val2014_questions.json")["questions"]
-        annotations = read_json(root / "v2_mscoco_val2014_annotations.json")["annotations"]
-        annotated = {a["question_id"]: a for a in annotations}
-        items = [
-            Item(
-                id=str(q["question_id"]),
-                image=root / "val2014" / f"COCO_val2014_{q['image_id']:012d}.jpg",
-                question=f"{q['question']}\n{SHORT_ANSWER}",
-                answer=annotated[q["question_id"]]["multiple_choice_answer"],
-                category=annotated[q["question_id"]]["answer_type"],
-                answers=[a["answer"] for a in annotated[q["question_id"]]["answers"]],
-            )
-            for q in questions
-        ]
-        return limited(AnnotatedItems(items), limit)
+    name = "vqav2"
+    files = (
+        OfficialFile(
+            "v2_OpenEnded_mscoco_val2014_questions.json",
+            "in v2_Questions_Val_mscoco.zip of visualqa.org",
+        ),
+        OfficialFile(
+            "v2_mscoco_val2014_annotations.json",
+            "in v2_Annotations_Val_mscoco.zip of visualqa.org",
+        ),
+    )
+    images = OfficialFile("val2014", "COCO's val2014.zip of cocodataset.org")
+
+    def read(self, root: Path) -> list[Item]:
+        questions, annotations = (read_object(root / file.path) for file in self.files)
+        annotated = {a.get("question_id", int): a for a in annotations.entries("annotations")}
+        return [self._item(root, q, annotated, annotations) for q in questions.entries("questions")]
+
+    def _item(self, root: Path, question: Entry, annotated: dict[int, Entry], file: Entry) -> Item:
+        question_id = question.get("question_id", int)
+        if question_id not in annotated:
+            raise AnnotationError(f"{file.place}: has no annotation of question {question_id}")
+        annotation = annotated[question_id]
+        answers = [answer.get("answer") for answer in annotation.entries("answers")]
+        image_id = question.get("image_id", int)
+        return Item(
+            id=str(question_id),
+            image=root / self.images.path / f"COCO_val2014_{image_id:012d}.jpg",
+            question=f"{question.get('question')}\n{SHORT_ANSWER}",
+            answer=annotation.get("multiple_choice_answer"),
+            category=annotation.get("answer_type"),
+            answers=annotation.answers(answers),
+        )
 
     def score(self, prediction: str, record: ItemRecord) -> float:
         return vqav2_accuracy(prediction, record["answers"])

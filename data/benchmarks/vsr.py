@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.base import Sample, Samples, Split
-from data.benchmarks.annotations import AnnotatedItems, Item, benchmark_dir, read_json_lines
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord
+from data.benchmarks.annotations import Item, OfficialBenchmark, OfficialFile, read_json_lines
+from data.benchmarks.base import BENCHMARKS, ItemRecord
 from data.benchmarks.binary import more_probable
-from data.subsets import limited
 
 CHOICES = ("True", "False")
 
@@ -29,29 +27,31 @@ def vsr_accuracy(prediction: str, record: ItemRecord) -> float:
 
 
 @BENCHMARKS.register("vsr")
-class VSR(Benchmark):
+class VSR(OfficialBenchmark):
     """``accuracy`` by the probability of True and False, overall and for each relation.
 
     Reads, in ``CACHE/benchmarks/vsr``: ``test.jsonl`` of the zero-shot split, and ``images/*.jpg``.
     """
 
+    name = "vsr"
+    files = (OfficialFile("test.jsonl", "of the zero-shot split (cambridgeltl/vsr_zeroshot)"),)
+    images = OfficialFile("images", "in images.zip of the VSR repository's data")
+
     @property
     def choices(self) -> tuple[str, ...] | None:
         return CHOICES
 
-    def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        root = benchmark_dir(cache_dir, "vsr")
-        items = [
+    def read(self, root: Path) -> list[Item]:
+        return [
             Item(
                 id=f"test-{index:06d}",
-                image=root / "images" / entry["image"],
-                question=vsr_prompt(entry["caption"]),
-                answer="True" if entry["label"] == 1 else "False",
-                category=entry["relation"],
+                image=root / self.images.path / entry.get("image"),
+                question=vsr_prompt(entry.get("caption")),
+                answer="True" if entry.one_of("label", 0, 1) else "False",
+                category=entry.get("relation"),
             )
-            for index, entry in enumerate(read_json_lines(root / "test.jsonl"))
+            for index, entry in enumerate(read_json_lines(root / self.files[0].path))
         ]
-        return limited(AnnotatedItems(items), limit)
 
     def score(self, prediction: str, record: ItemRecord) -> float:
         return vsr_accuracy(prediction, record)

@@ -135,6 +135,28 @@ def test_reads_the_official_files(name: str, tmp_path: Path) -> None:
     assert len(benchmark.samples(tmp_path, "test", 1)) == 1
 
 
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_check_says_what_is_there(name: str, tmp_path: Path) -> None:
+    benchmark = BENCHMARKS.get(name)()
+    root = benchmark.folder(tmp_path)
+    root.mkdir(parents=True)
+    for finding, file in zip(benchmark.check(tmp_path), benchmark.files, strict=True):
+        assert (finding.path, finding.good) == (root / file.path, False)
+        assert f"missing; it is {file.origin}" in finding.text
+    images = EXPECTED[name][0](root)
+    *files, lacking = benchmark.check(tmp_path)
+    assert all(finding.good for finding in files)
+    assert (lacking.path, lacking.good) == (root / benchmark.images.path, False)
+    assert lacking.text.startswith(f"0 of 1 images, {images[0].name} is missing")
+    images[0].parent.mkdir()
+    images[0].write_bytes(encoded(9, "jpeg")[:-9])
+    assert f"image {images[0]} of question" in benchmark.check(tmp_path)[-1].text
+    images[0].write_bytes(encoded(9, "jpeg"))
+    findings = benchmark.check(tmp_path)
+    assert all(finding.good for finding in findings)
+    assert f"{len(benchmark.items(tmp_path))} questions" in [f.text for f in findings]
+
+
 def test_pope_has_all_settings(tmp_path: Path) -> None:
     root = tmp_path / "benchmarks" / "pope"
     root.mkdir(parents=True)
