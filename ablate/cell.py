@@ -8,23 +8,37 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch
 
-from ablate.checkpoints import save, start_from
+from ablate.bench_model import bench_machine, bench_model
+from ablate.checkpoints import components_of, save, start_from
 from ablate.config import RunConfig
 from ablate.errors import CellError
 from ablate.evaluation import benchmark_named, evaluate
+from ablate.features import applies, folder, make_features
 from ablate.layers import registry
-from ablate.model import apply_policies, assemble, build_model, parameter_counts
+from ablate.model import (
+    apply_policies,
+    assemble,
+    build_component,
+    build_model,
+    parameter_counts,
+)
 from ablate.pretrain import load_pretrained, pretrain
 from ablate.throughput import measure
 from ablate.training import Reporter, fit
 from data.base import DataSet
+from data.prepared import TOKENIZER
+
+MODEL = "model"
+"""The artifact folder of a run that holds its saved model."""
 
 
 def data_set(config: RunConfig) -> DataSet:
@@ -36,7 +50,7 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     """Train a cell's model and score it.
 
     Predictions go to ``out`` as one parquet file a benchmark, and the model, if the run saves it,
-    to a folder ``model`` there.
+    to a folder ``MODEL`` there, with its tokenizer.
 
     Raises:
         CellError: the cell cannot give a result.
@@ -48,25 +62,27 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     if config.encoder.pretrain is not None:
         reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
     if config.start_from is not None:
-        start_from(model, config, Path(config.start_from))
+        start_from(components_of(model), config, Path(config.start_from))
+    features = folder(config, model.encoder, cache) if applies(config) else None
     apply_policies(model, config)
     counts = parameter_counts(model)
     reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
     pl.seed_everything(config.seed, verbose=False)
-    whole = fit(config, model, dataset, cache, reporter)
+    whole = fit(config, model, dataset, cache, reporter, features)
     trained = time.perf_counter()
     reporter.metrics({"seconds/train": trained - start})
     if not whole:
         return
     for name in config.evaluate.benchmarks:
         benchmark = benchmark_named(name)
-        records = evaluate(config, model, dataset, cache, benchmark, reporter)
+        records = evaluate(config, model, dataset, cache, benchmark, reporter, features)
         pd.DataFrame(records).to_parquet(out / f"{file_name(name)}.parquet", index=False)
         scores = benchmark.summarise(records)
         reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
     reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
     if config.train.save:
-        save(model, config, out / "model")
+        save(model, config, out / MODEL)
+        dataset.tokenizer(cache).save(out / MODEL / TOKENIZER)
 
 
 def file_name(benchmark: str) -> str:
@@ -85,7 +101,24 @@ def pretrain_encoder(config: RunConfig, cache: Path, out: Path, reporter: Report
     pretrain(config.encoder, cache, reporter)
 
 
-WORK = {"pretrain": pretrain_encoder, "train": train_and_evaluate, "measure": measure_only}
+def store_features(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
+    """The features of the run's frozen encoder, into the cache."""
+    encoder = build_component(config, "encoder")
+    if config.encoder.pretrain is not None:
+        load_pretrained(encoder, config.encoder, cache)
+    if config.start_from is not None:
+        start_from({"encoder": encoder}, config, Path(config.start_from))
+    make_features(config, encoder, data_set(config), cache, reporter)
+
+
+WORK: dict[str, Callable[[Any, Path, Path, Reporter], None]] = {
+    "pretrain": pretrain_encoder,
+    "features": store_features,
+    "train": train_and_evaluate,
+    "measure": measure_only,
+    "machine": bench_machine,
+    "bench": bench_model,
+}
 
 
 class PipeReporter:
@@ -109,7 +142,7 @@ class PipeReporter:
 
 
 def main(
-    connection: Connection, kind: str, config: RunConfig, cache: Path, out: Path, threads: int
+    connection: Connection, kind: str, config: Any, cache: Path, out: Path, threads: int
 ) -> None:
     """Entry point of a cell's process; its last message is ``done`` or ``failed``."""
     _exit_with_parent()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,12 +110,93 @@ def study(file: File, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def bench(
+    file: File,
+    overrides: Overrides = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Time another implementation beside ours: hf or mamba-ssm."),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Where results go, a plot beside them [default: bench-NAME.json]."),
+    ] = None,
+) -> None:
+    """Time a bench file's models here: image, prompt, decoding, memory, the machine's limits."""
+    from ablate.bench import plan_bench
+    from ablate.executors import warm_up
+
+    plan = plan_bench(file, overrides, peer)
+    warm_up()
+    from ablate.bench_run import BenchRun, check_models, publish
+    from ablate.progress import Display
+    from ablate.tracking import Tracker
+    from analysis.bench_tables import bench_tables
+    from analysis.tables import render
+
+    check_models(plan)
+    console, tracker = terminal(), Tracker()
+    with Display(console) as display:
+        outcome = BenchRun(plan, tracker, cache_folder(), display).run()
+    if outcome.finished:
+        results = publish(plan, tracker, json or Path(f"bench-{plan.keys.name}.json"))
+        typer.echo(render(bench_tables(results), "md"))
+        for line in results.notes:
+            typer.echo(line, err=True)
+    if outcome.failed:
+        for name, reason in outcome.failed.items():
+            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str, typer.Option(help="A saved model: its folder, or its run's id or name in MLflow.")
+    ],
+    image: Annotated[
+        Path | None, typer.Option(help="The image to ask about [default: text alone].")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Ask this alone [default: what is typed, line by line].")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample among so many tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Sample among this much probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+) -> None:
+    """Ask a trained model about an image; the answer appears as it is generated."""
+    from ablate.chat import find_model, open_chat, read_image
+    from ablate.generation import Sampling
+
+    try:
+        sampling = Sampling(temperature, top_k, top_p, seed)
+    except ValueError as error:
+        raise ConfigError("command line", "", str(error)) from error
+    picture = None if image is None else read_image(image)
+    conversation = open_chat(find_model(model), picture, max_new_tokens, sampling)
+    for words in [question] if question is not None else typed_lines():
+        conversation.ask(words, lambda piece: typer.echo(piece, nl=False))
+        typer.echo()
+
+
+def typed_lines() -> Iterator[str]:
+    """What the user types, until an empty line or the end of the input."""
+    with suppress(EOFError):
+        while line := input("> "):
+            yield line
+
+
+@app.command()
 def report(
-    sweep: Annotated[str, typer.Argument(help="The sweep's name.")],
+    sweep: Annotated[str, typer.Argument(help="The sweep's or bench's name.")],
     format: Annotated[str, typer.Option(help="md, latex or csv.")] = "md",
 ) -> None:
-    """Print a sweep's table: mean and standard deviation over seeds, throughput, parameters."""
+    """Print a sweep's or bench's tables: scores over seeds, throughput, parameters; or speeds."""
     from ablate.tracking import tracking_uri
+    from analysis.bench_results import is_bench, load_bench
+    from analysis.bench_tables import bench_tables
     from analysis.results import ResultsError, load_sweep
     from analysis.tables import FORMATS, render, sweep_table
 
@@ -121,12 +204,18 @@ def report(
         raise ConfigError(
             "command line", "--format", f"{format!r} is not one of {', '.join(FORMATS)}"
         )
+    uri = tracking_uri()
     try:
-        results = load_sweep(tracking_uri(), sweep)
+        if is_bench(uri, sweep):
+            timed = load_bench(uri, sweep)
+            tables, notes = bench_tables(timed), timed.notes
+        else:
+            results = load_sweep(uri, sweep)
+            tables, notes = sweep_table(results), results.notes
     except ResultsError as error:
         raise ConfigError("command line", sweep, str(error)) from error
-    typer.echo(render(sweep_table(results), format))
-    for line in results.notes:
+    typer.echo(render(tables, format))
+    for line in notes:
         typer.echo(line, err=True)
 
 

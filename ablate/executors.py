@@ -13,18 +13,19 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ablate.config import RunConfig
-
-Kind = Literal["pretrain", "train", "measure"]
+Kind = Literal["pretrain", "features", "train", "measure", "machine", "bench"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Work for one process. ``key`` is the caller's; ``out`` is a folder for files it makes."""
+    """Work for one process. ``key`` is the caller's; ``out`` is a folder for files it makes.
+
+    ``config`` is a RunConfig, or what else work of that kind is given.
+    """
 
     key: Any
     kind: Kind
-    config: RunConfig
+    config: Any
     cache: Path
     out: Path
     threads: int

@@ -77,26 +77,30 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _plan(client: MlflowClient, tracking_uri: str, name: str) -> dict[str, Any]:
-    runs = _search(client, "tags.`ablate.kind` = 'sweep'")
-    known = sorted({run.data.tags["ablate.name"] for run in runs})
-    parents = [run for run in runs if run.data.tags["ablate.name"] == name]
-    if not parents:
-        raise ResultsError(
-            f"no sweep of that name in {tracking_uri}; known: {', '.join(known) or 'none'}"
-        )
+    found = parents(client, "sweep", name)
+    if not found:
+        runs = [*parents(client, "sweep"), *parents(client, "bench")]
+        known = ", ".join(sorted({run.data.tags["ablate.name"] for run in runs})) or "none"
+        raise ResultsError(f"no sweep or bench of that name in {tracking_uri}; known: {known}")
     mlflow.set_tracking_uri(tracking_uri)
     with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(parents[0].info.run_id, "plan.json", folder)
+        path = client.download_artifacts(found[0].info.run_id, "plan.json", folder)
         return json.loads(Path(path).read_text())
 
 
 def _finished_cells(client: MlflowClient) -> list[Run]:
     """Oldest first, so that the newest run of an identity wins in a dict."""
     where = "tags.`ablate.kind` = 'cell' and attributes.status = 'FINISHED'"
-    return _search(client, where)[::-1]
+    return search(client, where)[::-1]
 
 
-def _search(client: MlflowClient, where: str) -> list[Run]:
+def parents(client: MlflowClient, kind: str, name: str | None = None) -> list[Run]:
+    """The parent runs of a kind ("sweep", "bench"), of one name or of all, newest first."""
+    runs = search(client, f"tags.`ablate.kind` = '{kind}'")
+    return [run for run in runs if name in (None, run.data.tags["ablate.name"])]
+
+
+def search(client: MlflowClient, where: str) -> list[Run]:
     """All runs of the store that match, newest first."""
     ids = [e.experiment_id for e in client.search_experiments()]
     runs: list[Run] = []

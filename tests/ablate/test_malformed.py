@@ -147,5 +147,5 @@ def test_malformed_study(
 
 
 def test_unknown_sweep_in_report(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no sweep of that name" in refused(capsys, "report", "nothing")
+    assert "no sweep or bench of that name" in refused(capsys, "report", "nothing")
     assert "not one of md, latex, csv" in refused(capsys, "report", "nothing", "--format", "pdf")

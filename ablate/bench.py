@@ -1,0 +1,151 @@
+"""A bench file -> the models it compares: each a run's configuration, built with random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from ablate.bench_peers import PEERS
+from ablate.config import SECTIONS, RunConfig
+from ablate.errors import ConfigError
+from ablate.layers import Layer, compose, expand, overrides, read_yaml, typed, with_bases
+from ablate.plan import Cell, Plan, split_keys
+from components.registry import nearest
+
+
+@dataclass
+class BenchKeys:
+    """What a bench file holds besides the sections of a run.
+
+    Attributes:
+        name: of the bench in MLflow; the file's if empty.
+        models: name -> diff from the file's own sections.
+        batch_sizes: rows decoded together.
+        prompt_tokens: text tokens after the image; a model's image tokens come on top.
+        new_tokens: tokens decoded after the prompt, 3 or more.
+        dtype: of weights and activations.
+        threads: CPU threads; None for as many as there are cores.
+        vocabulary: tokens of a backbone that was not published with a vocabulary of its own.
+        warmup: calls before the timed ones; what the first costs more is reported apart.
+        repeats: timed calls.
+        peers: other implementations to time beside ours on the same weights, see ``PEERS``.
+        peer_points: whether peers are timed at every batch size and length or at the first alone.
+        peer_repeats: timed calls of a peer, in turns with ours.
+        faster: claims to judge: model -> those that it is said to generate faster than.
+        compare: the published table to print beside the results.
+    """
+
+    name: str = ""
+    models: dict[str, Any] = field(default_factory=dict)
+    batch_sizes: list[int] = field(default_factory=lambda: [1])
+    prompt_tokens: list[int] = field(default_factory=lambda: [32])
+    new_tokens: int = 256
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int | None = None
+    vocabulary: int = 32000
+    warmup: int = 1
+    repeats: int = 5
+    peers: list[str] = field(default_factory=list)
+    peer_points: Literal["all", "first"] = "all"
+    peer_repeats: int = 5
+    faster: dict[str, list[str]] = field(default_factory=dict)
+    compare: str | None = None
+
+
+BENCH_KEYS = tuple(f.name for f in dataclasses.fields(BenchKeys))
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """A bench, ready to run: ``models`` are those chosen, ``keys`` what the file says of all."""
+
+    source: str
+    keys: BenchKeys
+    models: dict[str, RunConfig]
+
+    def as_sweep(self) -> Plan:
+        """The models as a sweep's cells, for what is known of those: sizes before anything runs."""
+        cells = [Cell({"model": name}, run, self.source) for name, run in self.models.items()]
+        return Plan(self.keys.name, self.source, {"model": list(self.models)}, cells)
+
+
+def plan_bench(
+    path: Path, items: list[str] | None = None, peers: list[str] | None = None
+) -> BenchPlan:
+    """Read a bench file, with ``key=value`` overrides; ``models=[a, b]`` chooses among its models.
+
+    Args:
+        path: the file.
+        items: the overrides.
+        peers: further peers.
+
+    Raises:
+        ConfigError: any mistake in the file, its bases or the overrides.
+    """
+    source = str(path)
+    override = overrides(items or [], (*SECTIONS, *BENCH_KEYS))
+    own, run = split_keys(read_yaml(path), BENCH_KEYS, source)
+    own_overrides, run_overrides = split_keys(override.values, BENCH_KEYS, override.source)
+    chosen = own_overrides.pop("models", None)
+    typed(BenchKeys, Layer(override.source, own_overrides))
+    values = typed(BenchKeys, Layer(source, own | own_overrides))
+    keys = BenchKeys(**{name: _plain(values[name]) for name in BENCH_KEYS})
+    keys.name = keys.name or path.stem
+    keys.peers = list(dict.fromkeys([*keys.peers, *(peers or [])]))
+    _check(keys, source)
+    layers = with_bases(path, run)
+    top = [Layer(override.source, run_overrides)] if run_overrides else []
+    models = {}
+    for name in _chosen(chosen, list(keys.models)):
+        place = f"{source} (models.{name})"
+        diff = keys.models[name]
+        if not isinstance(diff, dict):
+            raise ConfigError(source, f"models.{name}", f"is a diff of a run, not {diff!r}")
+        models[name] = compose([*layers, Layer(place, expand(diff, place)), *top])
+    return BenchPlan(source, keys, models)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _check(keys: BenchKeys, source: str) -> None:
+    """Values that are of the right type and still cannot be."""
+    if not keys.models:
+        raise ConfigError(source, "models", "names no model; give name: {diff} for each")
+    least = {"new_tokens": 3, "vocabulary": 1, "warmup": 1, "repeats": 1, "peer_repeats": 1}
+    numbers = {key: [getattr(keys, key)] for key in least}
+    numbers |= {"batch_sizes": keys.batch_sizes, "prompt_tokens": keys.prompt_tokens}
+    numbers["threads"] = [1 if keys.threads is None else keys.threads]
+    for key, values in numbers.items():
+        if not values or len(set(values)) < len(values):
+            raise ConfigError(source, key, f"must list different numbers, not {values}")
+        for value in values:
+            if value < least.get(key, 1):
+                raise ConfigError(source, key, f"must be {least.get(key, 1)} or more, not {value}")
+    for peer in keys.peers:
+        if peer not in PEERS:
+            raise ConfigError(source, "peers", f"no peer {peer!r}; {nearest(peer, list(PEERS))}")
+    for model in [name for pair in keys.faster.items() for name in (pair[0], *pair[1])]:
+        if model not in keys.models:
+            message = f"no model {model!r} in this file; {nearest(model, list(keys.models))}"
+            raise ConfigError(source, "faster", message)
+
+
+def _chosen(chosen: Any, models: list[str]) -> list[str]:
+    """The models that an override asks for, in the file's order; all without one."""
+    if chosen is None:
+        return models
+    names = [chosen] if isinstance(chosen, str) else chosen
+    if not isinstance(names, list) or not names:
+        raise ConfigError("command line", "models", f"is a list, models=[a, b], not {chosen!r}")
+    for name in names:
+        if name not in models:
+            raise ConfigError(
+                "command line", "models", f"no model {name!r}; {nearest(str(name), models)}"
+            )
+    return [name for name in models if name in names]

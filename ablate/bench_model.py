@@ -1,0 +1,186 @@
+"""What happens in a process of a bench: the machine's rates are measured, or one model is timed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablate.bench import BenchKeys
+from ablate.bench_floor import (
+    Machine,
+    Work,
+    count_work,
+    decode_floor,
+    measure_machine,
+    prefill_floor,
+)
+from ablate.bench_memory import MemoryMeter
+from ablate.bench_peers import PEERS, NoPeerError
+from ablate.bench_timing import ModelTimer
+from ablate.config import COMPONENT_ROLES, RunConfig
+from ablate.model import VisionLanguageModel, assemble, parameter_counts
+from ablate.throughput import synchronise
+from ablate.training import Reporter
+
+FOLDER, FILE = "bench", "bench.json"
+"""Where a process leaves its results, in its task's folder."""
+
+
+@dataclass(frozen=True)
+class BenchJob:
+    """What a process is given; ``run`` and ``machine`` only where it times a model."""
+
+    name: str
+    keys: BenchKeys
+    run: RunConfig | None = None
+    machine: Machine | None = None
+
+
+def bench_machine(job: BenchJob, cache: Path, out: Path, reporter: Reporter) -> None:
+    """Measure the machine's rates; they are left as JSON in ``out``."""
+    _leave(asdict(measure_machine(device_at_hand(), dtype_of(job.keys))), out)
+
+
+def bench_model(job: BenchJob, cache: Path, out: Path, reporter: Reporter) -> None:
+    """Time one model at every batch size and prompt length; one JSON document in ``out``."""
+    assert job.run is not None
+    assert job.machine is not None
+    keys, device = job.keys, device_at_hand()
+    meter = MemoryMeter(device)
+    started = time.perf_counter()
+    model = build(job.run, keys, device)
+    synchronise(device)
+    result: dict[str, Any] = {
+        "model": job.name,
+        "components": {role: getattr(job.run, role).name for role in COMPONENT_ROLES},
+        "protocol": protocol(keys, device),
+        "parameters": parameter_counts(model),
+        "image_tokens": model.connector.num_output_tokens,
+        "build_s": time.perf_counter() - started,
+    }
+    work = count_work(model.backbone)
+    timer = ModelTimer(model, job.run, keys, meter)
+    points = []
+    for batch, prompt in _grid(keys, "all", reporter, "ours"):
+        point = _or_too_large(timer.point, batch, prompt)
+        points.append(point if "error" in point else point | floors(point, work, job.machine, keys))
+    result |= {"work": asdict(work), "machine": asdict(job.machine), "points": points}
+    result["peers"] = [found for peer in keys.peers for found in _peer(peer, timer, reporter)]
+    reporter.metrics({"build_s": result["build_s"]})
+    for point in points:
+        if "error" not in point:
+            reporter.metrics(metrics(point), point["context"])
+    _leave(result, out)
+
+
+def device_at_hand() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype_of(keys: BenchKeys) -> torch.dtype:
+    """The bench's dtype as torch's."""
+    return getattr(torch, keys.dtype)
+
+
+def build(run: RunConfig, keys: BenchKeys, device: torch.device) -> VisionLanguageModel:
+    """A model with random weights, made on the device and in the dtype that it runs in."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype_of(keys))
+    try:
+        with device:
+            model = assemble(run, keys.vocabulary)
+    finally:
+        torch.set_default_dtype(before)
+    return model.to(device, dtype_of(keys)).eval()
+
+
+def protocol(keys: BenchKeys, device: torch.device) -> dict[str, Any]:
+    """What must be equal for two results to be compared."""
+    gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if gpu else processor(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "dtype": keys.dtype,
+        "new_tokens": keys.new_tokens,
+    }
+
+
+def processor() -> str:
+    """The CPU's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def floors(point: dict[str, Any], work: Work, machine: Machine, keys: BenchKeys) -> dict[str, Any]:
+    """The machine's limits at a point, and the fractions of them that were reached."""
+    batch, context = point["batch"], point["context"]
+    # Over all new tokens, the mean length is half of them past the prompt.
+    decode = decode_floor(work, machine, batch, context + keys.new_tokens / 2)
+    prefill = prefill_floor(work, machine, batch, context)
+    rate = batch / decode.seconds
+    return {
+        "decode_limit_tokens_s": rate,
+        "decode_bound": decode.bound,
+        "decode_fraction": point["decode_tokens_s"]["median"] / rate,
+        "prefill_limit_ms": 1e3 * prefill.seconds,
+        "prefill_bound": prefill.bound,
+        "prefill_fraction": 1e3 * prefill.seconds / point["prefill_ms"]["median"],
+    }
+
+
+def metrics(point: dict[str, Any]) -> dict[str, float]:
+    """A point's figures as MLflow shows them, over the prompt's length: ``total_s/batch_1``."""
+    medians = {k: v["median"] if isinstance(v, dict) else v for k, v in point.items()}
+    unwanted = ("batch", "prompt_tokens", "context")
+    return {
+        f"{name}/batch_{point['batch']}": float(value)
+        for name, value in medians.items()
+        if name not in unwanted and not isinstance(value, str)
+    }
+
+
+def _grid(keys: BenchKeys, which: str, reporter: Reporter, phase: str) -> Iterator[tuple[int, int]]:
+    """Batch sizes and prompt lengths, reporting how far it has come."""
+    grid = [(batch, prompt) for batch in keys.batch_sizes for prompt in keys.prompt_tokens]
+    grid = grid if which == "all" else grid[:1]
+    for done, pair in enumerate(grid):
+        reporter.progress(phase, done / len(grid))
+        yield pair
+
+
+def _or_too_large(measure: Callable[..., dict[str, Any]], *at: Any) -> dict[str, Any]:
+    """What ``measure`` gives, or that the GPU's memory did not hold it: the next may need less."""
+    try:
+        return measure(*at)
+    except torch.OutOfMemoryError:
+        batch, prompt = at[-2:]
+        return {"batch": batch, "prompt_tokens": prompt, "error": "out of memory"}
+
+
+def _peer(name: str, timer: ModelTimer, reporter: Reporter) -> Iterator[dict[str, Any]]:
+    """A peer's results, or why there are none: it is others' code and must not cost us ours."""
+    try:
+        peer = PEERS[name](timer.model.backbone)
+        for batch, prompt in _grid(timer.keys, timer.keys.peer_points, reporter, name):
+            yield {"peer": name, **_or_too_large(timer.turns, peer, batch, prompt)}
+    except NoPeerError as error:
+        yield {"peer": name, "error": str(error)}
+    except Exception as error:
+        yield {"peer": name, "error": f"failed: {type(error).__name__}: {error}"}
+
+
+def _leave(result: dict[str, Any], out: Path) -> None:
+    folder = out / FOLDER
+    folder.mkdir()
+    (folder / FILE).write_text(json.dumps(result, indent=1))

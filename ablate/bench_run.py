@@ -1,0 +1,152 @@
+"""Running a bench: the machine's rates first, then a fresh process a model, one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ablate.bench import BenchPlan
+from ablate.bench_floor import Machine
+from ablate.bench_model import FILE, FOLDER, BenchJob
+from ablate.errors import CellError, ConfigError
+from ablate.executors import Message, Task, execute
+from ablate.progress import Display
+from ablate.recorder import Recorder
+from ablate.sweep import count_parameters
+from ablate.tracking import Tracker
+from analysis.bench_plots import plot
+from analysis.bench_results import BenchResults, load_bench, published
+from analysis.bench_verdicts import published_table, verdicts
+from analysis.results import ResultsError
+
+MACHINE = "machine"
+
+
+@dataclass
+class BenchOutcome:
+    """How a bench ended: the models measured, and the reason of each failure."""
+
+    finished: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def check_models(plan: BenchPlan) -> None:
+    """Build every model without memory, so that none is found impossible after an hour.
+
+    Raises:
+        ConfigError: components that refuse their arguments or each other, or no such published
+            table to compare with.
+    """
+    try:
+        published(plan.keys.compare)
+    except ResultsError as error:
+        raise ConfigError(plan.source, "compare", str(error)) from error
+    vocabularies = dict.fromkeys(plan.models, plan.keys.vocabulary)
+    count_parameters(plan.as_sweep(), vocabularies)
+
+
+def publish(plan: BenchPlan, tracker: Tracker, path: Path) -> BenchResults:
+    """Write a bench's results as one JSON document, and as a plot beside it; log both to MLflow.
+
+    Models that were measured in an earlier call of the same bench are in them too.
+    """
+    results = load_bench(tracker.uri, plan.keys.name)
+    document = dataclasses.asdict(results) | {
+        "claims": verdicts(results).to_dict("records"),
+        "published_and_here": published_table(results).to_dict("records"),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1))
+    picture = path.with_suffix(".png")
+    plot(results, picture)
+    parent = tracker.search(kind="bench", name=plan.keys.name)[0].info.run_id
+    for file in (path, picture):
+        tracker.client.log_artifact(parent, str(file), "bench")
+    return results
+
+
+class BenchRun:
+    """One execution of a bench.
+
+    Args:
+        plan: the bench.
+        tracker: where results are kept.
+        cache: folder that processes are given; a bench keeps nothing there.
+        display: shows progress.
+    """
+
+    def __init__(self, plan: BenchPlan, tracker: Tracker, cache: Path, display: Display) -> None:
+        self.plan = plan
+        self.tracker = tracker
+        self.cache = cache
+        self.display = display
+        self.outcome = BenchOutcome()
+        self._machine: Machine | None = None
+
+    def run(self) -> BenchOutcome:
+        """Measure the machine and each model; every MLflow run ends, whatever happens.
+
+        Raises:
+            CellError: the machine's rates could not be measured.
+        """
+        self.tracker.bury()
+        keys = self.plan.keys
+        with (
+            Recorder(self.tracker, self.display, "bench", keys.name, "bench-model") as recorder,
+            tempfile.TemporaryDirectory(prefix="ablate-") as folder,
+        ):
+            described = {"faster": keys.faster, "compare": keys.compare, "models": [*keys.models]}
+            self.tracker.client.log_dict(recorder.parent, described, "plan.json")
+            self.display.phase("bench", 1 + len(self.plan.models), 1)
+
+            def handle(task: Task, message: Message) -> bool:
+                self._handle(task, message, recorder)
+                return True
+
+            execute(self._tasks(Path(folder)), 1, handle)
+            recorder.status = "FAILED" if self.outcome.failed else "FINISHED"
+        return self.outcome
+
+    def _tasks(self, folder: Path) -> Iterator[Task]:
+        keys, out = self.plan.keys, folder / "machine"
+        threads = keys.threads or os.cpu_count() or 1
+        out.mkdir()
+        yield Task(MACHINE, "machine", BenchJob(MACHINE, keys), self.cache, out, threads)
+        # Asked for only when the process before it has ended, so that the rates are known.
+        for number, (name, run) in enumerate(self.plan.models.items()):
+            out = folder / str(number)
+            out.mkdir()
+            job = BenchJob(name, keys, run, self._machine)
+            yield Task(name, "bench", job, self.cache, out, threads)
+
+    def _handle(self, task: Task, message: Message, recorder: Recorder) -> None:
+        if task.kind == "machine":
+            self._measured(task, message)
+            return
+        job: BenchJob = task.config
+        if message[0] == "started":
+            assert job.run is not None
+            recorder.start(job.name, job.run)
+        recorder.record(job.name, task, message)
+        if message[0] == "failed":
+            self.outcome.failed[job.name] = message[1]
+        elif message[0] == "done":
+            self.outcome.finished.append(job.name)
+
+    def _measured(self, task: Task, message: Message) -> None:
+        match message:
+            case ("started",):
+                self.display.started(MACHINE)
+            case ("done",):
+                found = json.loads((task.out / FOLDER / FILE).read_text())
+                read = {int(size): rate for size, rate in found.pop("read_bytes_s").items()}
+                self._machine = Machine(read, **found)
+                self.display.ended(MACHINE)
+            case ("failed", reason, _):
+                self.display.ended(MACHINE, reason)
+                raise CellError(f"the machine's rates could not be measured: {reason}")

@@ -1,0 +1,129 @@
+"""A bench's models, read back from MLflow."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from analysis.results import ResultsError, parents, search
+
+RESULT, PLAN = "bench/bench.json", "plan.json"
+PAPERS = Path(__file__).parent / "papers"
+
+
+@dataclass
+class BenchResults:
+    """The newest result of each model of one bench, all measured under the same conditions.
+
+    Attributes:
+        name: of the bench.
+        plan: what the bench file says of all models: claims and the published table.
+        models: each model's document, in the order of the file.
+        published: the table that the bench is compared with, or None.
+        notes: what a reader must know, such as models that are missing.
+    """
+
+    name: str
+    plan: dict[str, Any]
+    models: list[dict[str, Any]]
+    published: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The conditions that all models share."""
+        return self.models[0]["protocol"]
+
+    def points(self, model: str) -> list[dict[str, Any]]:
+        """A model's points that were measured; none if it was not."""
+        found = [m["points"] for m in self.models if m["model"] == model]
+        return [point for point in (found[0] if found else []) if "error" not in point]
+
+
+def is_bench(tracking_uri: str, name: str) -> bool:
+    """Whether the newest sweep or bench of that name is a bench."""
+    client = MlflowClient(tracking_uri)
+    found = [*parents(client, "bench", name), *parents(client, "sweep", name)]
+    newest = max(found, key=lambda run: run.info.start_time, default=None)
+    return newest is not None and newest.data.tags["ablate.kind"] == "bench"
+
+
+def load_bench(tracking_uri: str, name: str) -> BenchResults:
+    """Read the newest result of each model of a bench.
+
+    Models may have been measured in several calls. Those measured under other conditions than the
+    newest (another device, dtype, number of threads or of tokens) cannot be compared with it.
+
+    Raises:
+        ResultsError: no such bench, no finished model in it, or no such published table.
+    """
+    client = MlflowClient(tracking_uri)
+    mlflow.set_tracking_uri(tracking_uri)
+    found = parents(client, "bench", name)
+    if not found:
+        raise ResultsError(f"no bench of that name in {tracking_uri}")
+    parent = found[0].info.run_id
+    plan = _json(client, parent, PLAN)
+    where = (
+        f"tags.`mlflow.parentRunId` = '{parent}' and tags.`ablate.kind` = 'bench-model' "
+        "and attributes.status = 'FINISHED'"
+    )
+    newest: dict[str, Run] = {}
+    for run in search(client, where):
+        newest.setdefault(run.data.tags["ablate.name"], run)
+    documents = {label: _json(client, run.info.run_id, RESULT) for label, run in newest.items()}
+    if not documents:
+        raise ResultsError(f"bench {name!r} has no measured model yet")
+    protocol = next(iter(documents.values()))["protocol"]
+    comparable = [
+        documents[label]
+        for label in plan["models"]
+        if label in documents and documents[label]["protocol"] == protocol
+    ]
+    notes = _notes(plan["models"], documents, comparable)
+    return BenchResults(name, plan, comparable, published(plan["compare"]), notes)
+
+
+def _notes(
+    models: list[str], documents: dict[str, Any], comparable: list[dict[str, Any]]
+) -> list[str]:
+    shown = {document["model"] for document in comparable}
+    missing = [m for m in models if m not in documents]
+    other = [m for m in models if m in documents and m not in shown]
+    notes = [f"not measured yet: {', '.join(missing)}"] if missing else []
+    if other:
+        notes.append(
+            f"measured under other conditions than the newest, and not shown: {', '.join(other)}; "
+            "run the bench again for them"
+        )
+    return notes
+
+
+def published(compare: str | None) -> dict[str, Any] | None:
+    """A table of ``analysis/papers``, as ``ml_mamba/table3`` names it.
+
+    Raises:
+        ResultsError: no such paper or table.
+    """
+    if compare is None:
+        return None
+    paper, _, table = compare.partition("/")
+    file = PAPERS / f"{paper}.yaml"
+    tables = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    if table not in tables:
+        known = [f"{f.stem}/{t}" for f in PAPERS.glob("*.yaml") for t in yaml.safe_load(f.open())]
+        raise ResultsError(f"no published table {compare!r}; known: {', '.join(sorted(known))}")
+    return tables[table]
+
+
+def _json(client: MlflowClient, run_id: str, path: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return json.loads(Path(client.download_artifacts(run_id, path, folder)).read_text())
