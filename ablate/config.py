@@ -69,9 +69,18 @@ class PretrainConfig:
 
 @dataclass
 class EncoderConfig(ComponentConfig):
-    """An encoder, and how it is pretrained here (None: it is not)."""
+    """An encoder, and how it is pretrained here (None: it is not).
+
+    With ``policy: freeze``, its features of each image are computed once for all cells, unless
+    ``cache_features`` is off; the results are the same. ``feature_precision: bfloat16`` halves the
+    room they take by rounding them, which changes results (also those without the cache).
+    """
 
     pretrain: PretrainConfig | None = None
+    cache_features: bool = field(default=True, metadata=NOT_IN_IDENTITY)
+    feature_precision: Literal["exact", "bfloat16"] = field(
+        default="exact", metadata=IN_IDENTITY_IF_SET
+    )
 
 
 @dataclass
@@ -148,8 +157,8 @@ class MeasureConfig:
 class RunConfig:
     """All that one cell needs: with the same machine, the same config gives the same numbers.
 
-    ``start_from``: a path, of a saved model (``train.save``) or of ML-Mamba's release, whose
-    connector and backbone the run starts from instead of at random. The encoder is the run's own.
+    ``start_from``: a path, of a saved model (``train.save``) whose components the run starts from
+    instead of its own, or of ML-Mamba's release, which has no encoder.
     """
 
     encoder: EncoderConfig
@@ -279,6 +288,9 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
     if t.accumulate > 0 and t.batch_size % t.accumulate:
         message = f"must divide train.batch_size ({t.batch_size}), which {t.accumulate} does not"
         found.append(("train.accumulate", message))
+    if config.encoder.feature_precision != "exact" and config.encoder.policy is not Policy.freeze:
+        message = "rounds the features of a frozen encoder; set encoder.policy: freeze"
+        found.append(("encoder.feature_precision", message))
     for role in COMPONENT_ROLES:
         found += _lora_problems(role, getattr(config, role))
     return found

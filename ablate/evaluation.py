@@ -13,6 +13,7 @@ from ablate.model import VisionLanguageModel
 from ablate.training import Reporter, precision
 from data.base import DataSet
 from data.benchmarks.base import Benchmark
+from data.features import image_transform
 from data.loading import SeededSampler, make_loader
 from data.text import PromptCollator, Tokenizer, encode_answer
 
@@ -24,8 +25,9 @@ def evaluate(
     cache: Path,
     benchmark: Benchmark,
     reporter: Reporter,
+    features: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Answer every item of a benchmark greedily.
+    """Answer every item of a benchmark greedily; ``features``: see ``image_transform``.
 
     Returns:
         One record per item: id, question, answer, prediction, score, category and, where the
@@ -33,7 +35,8 @@ def evaluate(
     """
     tokenizer = dataset.tokenizer(cache)
     samples: Any = benchmark.samples(cache, config.evaluate.split, config.evaluate.limit)
-    collate = PromptCollator(tokenizer, dataset.template, model.encoder.transform)
+    transform = image_transform(samples, model.encoder.transform, features)
+    collate = PromptCollator(tokenizer, dataset.template, transform)
     loader = make_loader(
         samples,
         collate,
@@ -41,7 +44,7 @@ def evaluate(
         sampler=SeededSampler(len(samples), 0, shuffle=False),
         num_workers=config.data.num_workers,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     model.to(device).eval()
     choices = {c: encode_answer(c, dataset.template, tokenizer)[0] for c in benchmark.choices or ()}
     records: list[dict[str, Any]] = []
@@ -94,6 +97,11 @@ def choice_probabilities(
     """
     probabilities = first_logits[:, list(choices.values())].softmax(-1)
     return {choice: probabilities[:, i] for i, choice in enumerate(choices)}
+
+
+def device_here() -> torch.device:
+    """Where models run: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def to_device(pixels: Any, device: torch.device) -> Any:

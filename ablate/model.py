@@ -19,6 +19,7 @@ from ablate.seeding import stream
 from components.backbones import Backbone
 from components.connectors import Connector
 from components.encoders import Encoder
+from data.features import FEATURES
 from data.text import IGNORE_INDEX
 
 
@@ -36,20 +37,39 @@ class VisionLanguageModel(nn.Module):
     Args:
         vocab_size: the tokenizer's size; the backbone may pad it, and a padding row is never
             generated.
+        feature_type: what the encoder's features are rounded to; None for no rounding.
     """
 
     def __init__(
-        self, encoder: Encoder, connector: Connector, backbone: Backbone, vocab_size: int
+        self,
+        encoder: Encoder,
+        connector: Connector,
+        backbone: Backbone,
+        vocab_size: int,
+        feature_type: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.connector = connector
         self.backbone = backbone
         self.vocab_size = vocab_size
+        self.feature_type = feature_type
 
     def image_tokens(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
-        """Images -> (B, num_output_tokens, d_model)."""
-        return self.connector(self.encoder(pixels))
+        """Images -> (B, num_output_tokens, d_model).
+
+        Args:
+            pixels: as the encoder takes them, or ``{FEATURES: (B, N, D)}`` as it put them out.
+        """
+        return self.connector(self._features(pixels))
+
+    def _features(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
+        if isinstance(pixels, dict) and FEATURES in pixels:
+            return pixels[FEATURES]
+        features = self.encoder(pixels)
+        if self.feature_type is None:
+            return features
+        return features.to(self.feature_type).to(features.dtype)
 
     def sequence(
         self, pixels: Any, input_ids: Tensor, has_image: Tensor | None = None
@@ -212,21 +232,35 @@ def assemble(
     built = {} if built is None else built
 
     def build(role: str, *given: Any) -> Any:
-        component = getattr(config, role)
-        key = digest([role, to_dict(component), to_dict(given)])
-        if key in built:
-            return built[key]
-        try:
-            with stream(config.seed, f"init/{role}"):
-                built[key] = registry(role).get(component.name)(*given, **component.args)
-        except ValueError as error:
-            raise IncompatibleError(role, f"{role} {component.name!r}: {error}") from error
+        key = digest([role, to_dict(getattr(config, role)), to_dict(given)])
+        if key not in built:
+            built[key] = build_component(config, role, *given)
         return built[key]
 
-    encoder = build("encoder")
+    encoder, rounded = build("encoder"), config.encoder.feature_precision == "bfloat16"
     backbone = build("backbone", vocab_size)
     connector = build("connector", encoder.embed_dim, encoder.grid, backbone.d_model)
-    return VisionLanguageModel(encoder, connector, backbone, vocab_size)
+    feature_type = torch.bfloat16 if rounded else None
+    return VisionLanguageModel(encoder, connector, backbone, vocab_size, feature_type)
+
+
+def build_component(config: RunConfig, role: str, *given: Any) -> Any:
+    """One component, initialised from its stream of the run's seed.
+
+    Args:
+        config: the run.
+        role: encoder, connector or backbone.
+        given: what the engine gives to a component of that role.
+
+    Raises:
+        IncompatibleError: it refused its arguments.
+    """
+    component = getattr(config, role)
+    try:
+        with stream(config.seed, f"init/{role}"):
+            return registry(role).get(component.name)(*given, **component.args)
+    except ValueError as error:
+        raise IncompatibleError(role, f"{role} {component.name!r}: {error}") from error
 
 
 def apply_policies(model: VisionLanguageModel, config: RunConfig) -> None:

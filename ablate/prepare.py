@@ -1,20 +1,23 @@
-"""What all cells share and is made once, before the first of them: data and stage-0 encoders."""
+"""What all cells share and is made once, before the first of them: data, encoders, features."""
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ablate.cell import benchmark_named, data_set
 from ablate.config import RunConfig
 from ablate.errors import CellError
-from ablate.executors import Message, Task, execute
+from ablate.executors import Kind, Message, Task, execute
+from ablate.features import requests
 from ablate.pretrain import folder
 from ablate.progress import Display
 
 
 def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
-    """Convert the data and pretrain the encoders that these runs need and the cache lacks.
+    """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
 
     Raises:
         CellError: a stage 0 failed.
@@ -23,11 +26,46 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
         data_set(config).prepare(cache)
         for name in config.evaluate.benchmarks:
             benchmark_named(name).samples(cache, config.evaluate.split, 1)
+    _pretrain(configs, cache, display)
+    _store_features(configs, cache, display)
+
+
+def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
     stages = {folder(c.encoder, cache): c for c in configs if c.encoder.pretrain is not None}
-    missing = {path: config for path, config in stages.items() if not path.exists()}
-    if not missing:
+    missing = [config for path, config in stages.items() if not path.exists()]
+    threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
+
+    def failed(name: str, reason: str, trace: str) -> None:
+        raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
+
+    _execute("pretrain", missing, threads, cache, display, failed)
+
+
+def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:
+    """Whatever keeps features from being stored costs time alone: cells can do without."""
+    wanted = [r.config for r in requests(configs, cache, data_set) if r.is_worthwhile]
+
+    def failed(name: str, reason: str, trace: str) -> None:
+        display.console.print(
+            f"features of {name} are not stored, its cells encode their images: {reason}",
+            markup=False,
+        )
+
+    _execute("features", wanted, [os.cpu_count() or 1] * len(wanted), cache, display, failed)
+
+
+def _execute(
+    kind: Kind,
+    configs: list[RunConfig],
+    threads: list[int],
+    cache: Path,
+    display: Display,
+    failed: Callable[[str, str, str], None],
+) -> None:
+    """One task a config, one at a time; ``failed`` is called with name, reason and traceback."""
+    if not configs:
         return
-    display.phase("pretrain", len(missing), 1)
+    display.phase(kind, len(configs), 1)
 
     def handle(task: Task, message: Message) -> None:
         name = f"encoder {task.config.encoder.name} {task.key}"
@@ -40,12 +78,11 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
                 display.ended(name)
             case ("failed", reason, trace):
                 display.ended(name, reason)
-                raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
+                failed(name, reason, trace)
 
     with tempfile.TemporaryDirectory(prefix="ablate-") as out:
-        tasks = []
-        for number, config in enumerate(missing.values()):
-            assert config.encoder.pretrain is not None
-            threads = config.encoder.pretrain.threads
-            tasks.append(Task(number, "pretrain", config, cache, Path(out), threads))
+        tasks = [
+            Task(number, kind, config, cache, Path(out), count)
+            for number, (config, count) in enumerate(zip(configs, threads, strict=True))
+        ]
         execute(tasks, 1, handle)

@@ -17,8 +17,9 @@ from ablate.errors import CellError
 from ablate.model import VisionLanguageModel
 from ablate.seeding import derive
 from data.base import DataSet
+from data.features import image_transform
 from data.loading import SeededSampler, make_loader
-from data.text import TrainCollator
+from data.text import TrainCollator, Transform
 
 
 class Reporter(Protocol):
@@ -192,6 +193,11 @@ def total_steps(config: TrainConfig, samples: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
+def samples_seen(config: TrainConfig, samples: int) -> int:
+    """Samples that a training over ``samples`` an epoch reads, with repetition."""
+    return min(config.epochs * samples, total_steps(config, samples) * config.batch_size)
+
+
 def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -> TrainCollator:
     """What makes the run's training and validation batches."""
     tokenizer = dataset.tokenizer(cache)
@@ -199,14 +205,18 @@ def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -
 
 
 def training_loader(
-    config: RunConfig, dataset: DataSet, cache: Path, transform: Any
+    config: RunConfig,
+    dataset: DataSet,
+    cache: Path,
+    transform: Transform,
+    features: Path | None = None,
 ) -> tuple[DataLoader, int]:
     """The seeded loader of the training split, and the optimiser steps of the whole training.
 
-    A batch is one of the ``accumulate`` parts of a step.
+    A batch is one of the ``accumulate`` parts of a step. ``features``: see ``image_transform``.
     """
     samples: Any = dataset.split(cache, "train")
-    collate = collator(config, dataset, cache, transform)
+    collate = collator(config, dataset, cache, image_transform(samples, transform, features))
     sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
     loader = make_loader(
         samples,
@@ -218,22 +228,36 @@ def training_loader(
     return loader, total_steps(config.train, len(samples))
 
 
-def validation_loader(
-    config: RunConfig, dataset: DataSet, cache: Path, transform: Any
-) -> DataLoader:
-    """A fixed part of the validation split, evenly spread, in order."""
+def validation_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Subset:
+    """A fixed part of the validation split, evenly spread."""
     samples: Any = dataset.split(cache, "validation")
     count = min(config.train.validate_samples, len(samples))
-    part = Subset(samples, [i * len(samples) // count for i in range(count)])
-    collate = collator(config, dataset, cache, transform)
-    sampler = SeededSampler(count, 0, shuffle=False)
-    return make_loader(part, collate, config.evaluate.batch_size, sampler=sampler)
+    return Subset(samples, [i * len(samples) // count for i in range(count)])
+
+
+def validation_loader(
+    config: RunConfig,
+    dataset: DataSet,
+    cache: Path,
+    transform: Transform,
+    features: Path | None = None,
+) -> DataLoader:
+    """``validation_samples`` in order; ``features``: see ``image_transform``."""
+    samples = validation_samples(config, dataset, cache)
+    collate = collator(config, dataset, cache, image_transform(samples, transform, features))
+    sampler = SeededSampler(len(samples), 0, shuffle=False)
+    return make_loader(samples, collate, config.evaluate.batch_size, sampler=sampler)
 
 
 def fit(
-    config: RunConfig, model: VisionLanguageModel, dataset: DataSet, cache: Path, reporter: Reporter
+    config: RunConfig,
+    model: VisionLanguageModel,
+    dataset: DataSet,
+    cache: Path,
+    reporter: Reporter,
+    features: Path | None = None,
 ) -> bool:
-    """Train the model in place.
+    """Train the model in place; ``features``: see ``image_transform``.
 
     Returns:
         False if the reporter asked to stop before the end.
@@ -241,7 +265,8 @@ def fit(
     Raises:
         CellError: see ``VisionLanguageTraining.training_step``.
     """
-    loader, steps = training_loader(config, dataset, cache, model.encoder.transform)
+    transform = model.encoder.transform
+    loader, steps = training_loader(config, dataset, cache, transform, features)
     every = config.train.validate_every
     trainer = pl.Trainer(
         max_steps=steps,
@@ -263,8 +288,6 @@ def fit(
         use_distributed_sampler=False,
     )
     module = VisionLanguageTraining(model, config, steps)
-    validation = (
-        validation_loader(config, dataset, cache, model.encoder.transform) if every else None
-    )
+    validation = validation_loader(config, dataset, cache, transform, features) if every else None
     trainer.fit(module, loader, validation)
     return trainer.global_step == steps

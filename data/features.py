@@ -1,0 +1,155 @@
+"""An encoder's output for the images of a data set, computed once and read from a mapped file.
+
+A table is a directory of ``features.npy`` (a row of bytes an image), ``keys.npy`` (what each image
+is known by) and ``table.json`` (shape and types). A row is found by the image's content, so that a
+table can be incomplete, and then says so, but never gives another image's features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Subset
+
+from data.base import Samples
+from data.image_names import image_key, image_names
+from data.loading import SeededSampler, make_loader
+from data.text import Transform, stack_pixels
+
+FEATURES = "features"
+"""The key of a batch's images that are features already: (B, N, D), as the encoder puts out."""
+
+ROWS, KEYS, TABLE = "features.npy", "keys.npy", "table.json"
+BATCH_SIZE = 16
+"""Images that are encoded at a time: few, as a small batch stays in a CPU's caches."""
+
+
+class MissingFeaturesError(LookupError):
+    """An image whose features a table does not have."""
+
+
+class FeatureTable:
+    """Stored features in place of an encoder's transform: image -> ``{FEATURES: (N, D)}``.
+
+    Picklable; each process maps the file for itself, and all share its pages.
+
+    Args:
+        directory: where ``write_features`` wrote.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        table = json.loads((directory / TABLE).read_text())
+        self._shape: list[int] = table["shape"]
+        self._stored, self._dtype = (getattr(torch, table[k]) for k in ("stored", "dtype"))
+        self._rows = np.load(directory / ROWS, mmap_mode="r")
+        keys = np.load(directory / KEYS)
+        self._places = {key.tobytes(): place for place, key in enumerate(keys)}
+
+    def __reduce__(self) -> tuple[type[FeatureTable], tuple[Path]]:
+        return type(self), (self.directory,)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
+        """The image's features, in the type that the encoder gave them.
+
+        Raises:
+            MissingFeaturesError: the table does not have this image.
+        """
+        place = self._places.get(image_key(image))
+        if place is None:
+            raise MissingFeaturesError(
+                f"no features in {self.directory} of an image of {image.width} x {image.height} "
+                "pixels: the data have changed since; delete that folder and run again"
+            )
+        row = torch.from_numpy(np.array(self._rows[place]))
+        return {FEATURES: row.view(self._stored).view(self._shape).to(self._dtype)}
+
+
+def image_transform(
+    samples: Samples[Any], transform: Transform, features: Path | None
+) -> Transform:
+    """How the images of some samples reach a model: as stored features, or else as pixels.
+
+    Args:
+        samples: what is to be read.
+        transform: image to pixels, the encoder's.
+        features: a folder of tables, named by ``table_of``; None to take pixels.
+    """
+    if features is not None and features.exists():
+        table = features / table_of(image_names(samples))
+        if table.exists():
+            return FeatureTable(table)
+    return transform
+
+
+def write_features(
+    directory: Path,
+    samples: Samples[Any],
+    indices: list[int],
+    transform: Transform,
+    encode: Callable[[Any], Tensor],
+    *,
+    stored: torch.dtype | None = None,
+    num_workers: int = 0,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> None:
+    """Encode the images of some samples into a table.
+
+    Args:
+        directory: an empty one.
+        samples: map-style.
+        indices: of samples with an image, one for each distinct image.
+        transform: image to pixels, the encoder's.
+        encode: a batch of pixels to features (B, N, D).
+        stored: the type to round to; None for that of the features, which keeps them exact.
+        num_workers: processes that read and decode.
+        progress: is told the share that is done.
+    """
+    part: Any = Subset(samples, indices)  # type: ignore[arg-type]
+    sampler = SeededSampler(len(indices), 0, shuffle=False)
+    loader = make_loader(
+        part, partial(_collate, transform), BATCH_SIZE, sampler=sampler, num_workers=num_workers
+    )
+    keys: list[bytes] = []
+    rows: Any = None
+    for batch, pixels in loader:
+        features = encode(pixels).cpu()
+        kept = features.to(stored or features.dtype)
+        data = kept.contiguous().view(len(kept), -1).view(torch.uint8).numpy()
+        if rows is None:
+            rows = np.lib.format.open_memmap(
+                directory / ROWS, mode="w+", dtype=np.uint8, shape=(len(indices), data.shape[1])
+            )
+            types = {"stored": _name(kept.dtype), "dtype": _name(features.dtype)}
+            table = {"shape": list(kept.shape[1:]), **types}
+            (directory / TABLE).write_text(json.dumps(table))
+        rows[len(keys) : len(keys) + len(data)] = data
+        keys += batch
+        progress(len(keys) / len(indices))
+    rows.flush()
+    np.save(directory / KEYS, np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1))
+
+
+def _collate(transform: Transform, samples: Any) -> tuple[list[bytes], Any]:
+    return [image_key(sample.image) for sample in samples], stack_pixels(samples, transform)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def table_of(names: list[str]) -> str:
+    """The name of the table of images with these names, in whatever order and number."""
+    return hashlib.sha256("\n".join(sorted(set(names) - {""})).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""What the images of a data set are called, without reading them where that can be known.
+
+Two samples whose images have the same name have the same image; a name changes with its image. A
+sample without an image has the empty name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Subset
+
+from data.benchmarks.annotations import AnnotatedItems
+from data.conversations import Conversations
+from data.mixture import WeightedSamples
+from data.shards import ShardDataset
+
+
+def image_key(image: Image.Image) -> bytes:
+    """16 bytes that stand for an image's content."""
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+@singledispatch
+def image_names(samples: Any) -> list[str]:
+    """The name of each sample's image; for samples of a kind unknown here, every image is read."""
+    images = (samples[index].image for index in range(len(samples)))
+    return ["" if image is None else image_key(image).hex() for image in images]
+
+
+@image_names.register
+def _(samples: ShardDataset) -> list[str]:
+    checksum = samples.index["checksum"]
+    names = [""] * len(samples)
+    for place, indices in enumerate(samples.images()):
+        for index in indices if samples.has_image(indices[0]) else ():
+            names[index] = f"{checksum}/{place}"
+    return names
+
+
+@image_names.register
+def _(samples: Conversations) -> list[str]:
+    names = image_names(samples.samples)
+    return [names[group[0]] for group in samples.groups]
+
+
+@image_names.register
+def _(samples: WeightedSamples) -> list[str]:
+    parts = [image_names(part) for part in samples.samples]
+    places = zip(parts, samples.indices, strict=True)
+    return [names[index] for names, indices in places for index in indices]
+
+
+@image_names.register
+def _(samples: Subset) -> list[str]:
+    names = image_names(samples.dataset)
+    return [names[index] for index in samples.indices]
+
+
+@image_names.register
+def _(samples: AnnotatedItems) -> list[str]:
+    names = {path: _file_name(path) for path in {item.image for item in samples.items}}
+    return [names[item.image] for item in samples.items]
+
+
+def _file_name(path: Path) -> str:
+    """Path, size and time; a file that is not there is for its reader to complain about."""
+    if not path.is_file():
+        return str(path)
+    stat = path.stat()
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
