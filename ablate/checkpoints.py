@@ -1,27 +1,29 @@
 """A whole vision-language model on disk: safetensors a component, and the run that made it.
 
 A directory holds ``config.json`` (the run's config and the tokenizer's size), written last, and
-``encoder.safetensors``, ``connector.safetensors`` and ``backbone.safetensors``.
+``encoder.safetensors``, ``connector.safetensors`` and ``backbone.safetensors``. Adapters are merged
+into the weights that they change.
 """
 
 from __future__ import annotations
 
 import copy as copying
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from ablate.config import COMPONENT_ROLES, RunConfig, to_dict
 from ablate.errors import ConfigError
 from ablate.layers import Layer, compose, registry
-from ablate.model import IncompatibleError, VisionLanguageModel, build_model
+from ablate.lora import merged
+from ablate.model import IncompatibleError, VisionLanguageModel, apply_policies, assemble
 from components.checkpoints import (
     CheckpointError,
     copy,
-    distinct,
     load_ml_mamba,
     matched,
     read_json,
@@ -40,8 +42,8 @@ def save(model: VisionLanguageModel, config: RunConfig, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    for role in COMPONENT_ROLES:
-        save_file(distinct(getattr(model, role)), _weights(folder, role))
+    for role, component in components_of(model).items():
+        save_file(merged(component), _weights(folder, role))
     values = {"format": FORMAT, "vocab_size": model.vocab_size, "run": to_dict(config)}
     unfinished = folder / f"{CONFIG}.part"
     unfinished.write_text(json.dumps(values, indent=2))
@@ -49,43 +51,46 @@ def save(model: VisionLanguageModel, config: RunConfig, folder: Path) -> None:
 
 
 def load(folder: Path) -> tuple[VisionLanguageModel, RunConfig]:
-    """The model that ``save`` wrote, and its run.
+    """The model that ``save`` wrote, and its run; adapters, if the run has any, start anew.
 
     Raises:
         CheckpointError: the directory is not one of ours, is damaged, or is of another version.
     """
     config, vocab_size = saved_run(folder)
+    blank = _without_weights(config)
     try:
-        model = build_model(_without_weights(config), vocab_size)
+        model = assemble(blank, vocab_size)
+        _load(components_of(model), folder)
+        apply_policies(model, blank)
     except IncompatibleError as error:
         raise CheckpointError(folder / CONFIG, f"its model cannot be built: {error}") from error
-    _load_roles(model, folder, COMPONENT_ROLES)
     return model, config
 
 
-def start_from(
-    model: VisionLanguageModel,
-    config: RunConfig,
-    path: Path,
-    roles: Sequence[str] = ("connector", "backbone"),
-) -> None:
+def components_of(model: VisionLanguageModel) -> dict[str, nn.Module]:
+    """The model's components by role."""
+    return {role: getattr(model, role) for role in COMPONENT_ROLES}
+
+
+def start_from(components: Mapping[str, nn.Module], config: RunConfig, path: Path) -> None:
     """Start from trained components, as fine-tuning does from alignment; all of them or none.
 
     Args:
-        model: the new run's model.
+        components: the new run's, by role; those given are started. ML-Mamba's release has no
+            encoder, and leaves a given one as it is.
         config: the new run.
         path: a directory written by ``save``, or the file of ML-Mamba's release (for the
             ``msc-code`` connector and a ``mamba2`` backbone).
-        roles: the components to take from a directory; from the release it is always these two.
 
     Raises:
         CheckpointError: damaged weights, another component, or other arguments of it.
     """
     if path.is_file():
-        load_ml_mamba(path, model.connector, model.backbone)
+        if {"connector", "backbone"} <= components.keys():
+            load_ml_mamba(path, components["connector"], components["backbone"])
         return
     saved, _ = saved_run(path)
-    for role in roles:
+    for role in components:
         old, new = getattr(saved, role).name, getattr(config, role).name
         if old != new:
             raise CheckpointError(
@@ -93,7 +98,7 @@ def start_from(
                 f"run.{role}.name is {old!r} and this run's {role} is {new!r}; choose the same "
                 f"{role}, or start from other weights",
             )
-    _load_roles(model, path, roles)
+    _load(components, path)
 
 
 def saved_run(folder: Path) -> tuple[RunConfig, int]:
@@ -123,11 +128,11 @@ def _weights(folder: Path, role: str) -> Path:
     return folder / f"{role}.safetensors"
 
 
-def _load_roles(model: VisionLanguageModel, folder: Path, roles: Sequence[str]) -> None:
+def _load(components: Mapping[str, nn.Module], folder: Path) -> None:
     pairs = []
-    for role in roles:
+    for role, component in components.items():
         file = _weights(folder, role)
-        pairs += matched(getattr(model, role), read_tensors(file), file)
+        pairs += matched(component, read_tensors(file), file)
     copy(pairs)
 
 

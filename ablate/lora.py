@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ablate.config import LoraConfig
 from components.backbones import Backbone
+from components.checkpoints import distinct
 from components.registry import nearest
+
+_ADAPTER = "default"
+_ADAPTED = ".base_layer."
 
 READ_AS_WEIGHTS = ("dt_proj",)
 """Linear layers whose weights a scan reads without calling them: an adapter would be left out."""
@@ -52,7 +56,30 @@ def add_adapters(component: nn.Module, config: LoraConfig) -> None:
     settings = PeftConfig(
         r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names
     )
-    inject_adapter_in_model(settings, component)
+    inject_adapter_in_model(settings, component, adapter_name=_ADAPTER)
+
+
+@torch.no_grad()
+def merged(component: nn.Module) -> dict[str, Tensor]:
+    """The component's tensors as without adapters: what these add is in the weights under them.
+
+    Returns:
+        Tensors by name, each once where names share one; equal to the adapted layers to rounding.
+    """
+    tensors = distinct(component)
+    if not any(_ADAPTED in name for name in tensors):
+        return tensors
+    from peft.tuners.lora import Linear
+
+    for name, layer in component.named_modules():
+        if isinstance(layer, Linear):
+            weight = tensors[f"{name}{_ADAPTED}weight"]
+            tensors[f"{name}{_ADAPTED}weight"] = weight + layer.get_delta_weight(_ADAPTER)
+    return {
+        name.replace(_ADAPTED, "."): value
+        for name, value in tensors.items()
+        if ".lora_" not in name
+    }
 
 
 @torch.no_grad()

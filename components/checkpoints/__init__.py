@@ -1,6 +1,6 @@
 """Weights from files: others' formats and ours, checked as a whole before anything is copied."""
 
-from components.checkpoints.causal_lm import causal_lm_settings, load_causal_lm
+from components.checkpoints.causal_lm import causal_lm_settings, load_causal_lm, read_causal_lm
 from components.checkpoints.files import CheckpointError, read_json, read_tensors
 from components.checkpoints.locate import locate
 from components.checkpoints.mamba import load_mamba
@@ -19,6 +19,7 @@ __all__ = [
     "load_timm",
     "locate",
     "matched",
+    "read_causal_lm",
     "read_json",
     "read_tensors",
 ]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from components.checkpoints.files import CheckpointError, read_json, read_tensors
-from components.checkpoints.matching import copy, matched
+from components.checkpoints.files import CheckpointError, read_json, read_tensors, telling_line
+from components.checkpoints.matching import (
+    DAMAGED,
+    OTHER_MODEL,
+    copy,
+    matched,
+    not_finite,
+    refuse,
+)
 
 # Settings that change a model's function and not its weights' shapes: the checkpoint's count.
 _FUNCTION = (
@@ -86,3 +97,68 @@ def load_causal_lm(model: nn.Module, path: Path, *, vocabulary: int = 0) -> None
     ends = ("embed_tokens.weight", "lm_head.weight", "lm_head.bias")
     tables = [name for name in model.state_dict() if name.endswith(ends)]
     copy(matched(model, tensors, path, tables=tables, least_rows=vocabulary))
+
+
+def read_causal_lm(path: Path, config: Any) -> nn.Module:
+    """The model in a directory that ``save_pretrained`` wrote, of any architecture; all of it.
+
+    The library reads it, since it renames, splits and joins the weights of some architectures as it
+    writes and reads them (gpt_neox, mixtures of experts).
+
+    Args:
+        path: the directory.
+        config: its configuration, as the library read it.
+
+    Returns:
+        The model in torch's default dtype.
+
+    Raises:
+        CheckpointError: damaged files, weights that are missing, unknown, of another shape or not
+            finite; the library would start what it lacks at random.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _no_progress_bar():
+            both: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                attn_implementation="sdpa",
+                dtype=torch.get_default_dtype(),
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are among what is found, and refused below
+            )
+    except (
+        *(RuntimeError, ValueError, OSError, KeyError, EOFError),
+        *(SafetensorError, pickle.UnpicklingError),
+    ) as error:
+        raise CheckpointError(
+            path, f"transformers cannot load it ({telling_line(error)}); {DAMAGED}"
+        ) from error
+    model, found = both
+    problems = {
+        "missing": sorted(found["missing_keys"]),
+        "unknown": sorted(found["unexpected_keys"]),
+        "misshaped": sorted(
+            f"{name} is {tuple(there)} and must be {tuple(here)}"
+            for name, there, here in found["mismatched_keys"]
+        ),
+    }
+    refuse(problems, path, OTHER_MODEL)
+    refuse(not_finite(model.state_dict()), path, DAMAGED)
+    return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep the library's bar out of the sweep's display."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,20 @@ class CheckpointError(ValueError):
         super().__init__(f"checkpoint {path}: {' '.join(message.split())}")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, wrappers: Sequence[str] = ()) -> dict[str, Tensor]:
     """All tensors of a file, or of the weights in a directory, by name, in CPU memory.
 
     Args:
         path: a ``.safetensors`` file, a file of ``torch.save``, or a directory that has weights
             under one of ``WEIGHT_FILES``, sharded or not.
+        wrappers: keys under which a file of ``torch.save`` may hold the tensors beside other
+            things; the first that is there counts.
 
     Raises:
         CheckpointError: nothing there, a damaged file, or one that holds more than tensors.
     """
     if not path.is_dir():
-        return _read_file(path)
+        return _read_file(path, wrappers)
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             chosen = path / name
@@ -103,15 +106,15 @@ def read_object(path: Path) -> Any:
         raise CheckpointError(
             path,
             "holds pickled objects other than tensors, which could run any code and are never "
-            f"loaded ({_reason(error)}); save its state_dict alone, best as safetensors",
+            f"loaded ({telling_line(error)}); save its state_dict alone, best as safetensors",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            path, f"is truncated or damaged ({_reason(error)}); {_AGAIN}"
+            path, f"is truncated or damaged ({telling_line(error)}); {_AGAIN}"
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def telling_line(error: Exception) -> str:
     """The line of torch's message that says what it met, rather than how to load it anyway."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
@@ -132,10 +135,13 @@ def _start(path: Path) -> bytes:
     return start
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, wrappers: Sequence[str] = ()) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     values = read_object(path)
+    if isinstance(values, dict):
+        wrapped = [values[key] for key in wrappers if isinstance(values.get(key), dict)]
+        values = wrapped[0] if wrapped else values
     if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
         keys = [str(k) for k, v in values.items()] if isinstance(values, dict) else []
         held = f"a dict of {', '.join(keys[:6])}" if keys else f"a {type(values).__name__}"

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from components.checkpoints.files import CheckpointError
 
+OTHER_MODEL = "use a checkpoint of this very model, or build the model it is of"
+DAMAGED = "the weights are damaged or of another model; get them again"
+
 _SHOWN = 4
 
 
@@ -53,7 +56,7 @@ def matched(
             and not _fits(tensors[name], own[name], least_rows if name in tables else None)
         ],
     }
-    _refuse(problems, source, "use a checkpoint of this very model, or build the model it is of")
+    refuse(problems, source, OTHER_MODEL)
     held = {id_: [name for name in names if name in tensors] for id_, names in shared.items()}
     problems = {
         "tied here but different there": [
@@ -62,9 +65,9 @@ def matched(
             for name in names[1:]
             if not torch.equal(tensors[names[0]], tensors[name])
         ],
-        "not finite (NaN or infinite)": [n for n, t in tensors.items() if not _finite(t)],
+        **not_finite(tensors),
     }
-    _refuse(problems, source, "the weights are damaged or of another model; get them again")
+    refuse(problems, source, DAMAGED)
     return [(own[names[0]], tensors[names[0]]) for names in held.values()]
 
 
@@ -100,11 +103,26 @@ def _fits(value: Tensor, target: Tensor, least_rows: int | None) -> bool:
     return value.shape[1:] == target.shape[1:] and least_rows <= len(value) <= len(target)
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The names of tensors with a value that is no number, as a problem for ``refuse``."""
+    return {"not finite (NaN or infinite)": [n for n, t in tensors.items() if not _finite(t)]}
+
+
 def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def _refuse(problems: Mapping[str, Sequence[str]], source: Path, remedy: str) -> None:
+def refuse(problems: Mapping[str, Sequence[str]], source: Path, remedy: str) -> None:
+    """Raise one error that names the first few keys of each kind of problem.
+
+    Args:
+        problems: what is wrong with which keys.
+        source: the checkpoint's path.
+        remedy: what to do.
+
+    Raises:
+        CheckpointError: there is any key.
+    """
     found = []
     for kind, names in problems.items():
         if names:

@@ -10,6 +10,12 @@ from torch import nn
 from components.checkpoints.files import CheckpointError, read_tensors
 from components.checkpoints.matching import copy, matched
 
+# Where timm's training scripts and others keep the weights in a file, in timm's order.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+# What wrappers for parallel training put before every name.
+_PARALLEL = "module."
+
 # What a file may have and a model without a classifier has not.
 _HEAD = ("head.", "head_dist.", "fc_norm.", "attn_pool.", "pre_logits.")
 
@@ -22,12 +28,15 @@ def load_timm(vit: nn.Module, path: Path) -> None:
 
     Args:
         vit: a model of ``timm.create_model(..., num_classes=0)``.
-        path: a file of its state_dict, by torch.save or safetensors.
+        path: a file of its state_dict, by torch.save or safetensors, or of a training run that
+            holds it under ``state_dict`` or ``model`` (the averaged one, with ``_ema``, if both).
 
     Raises:
         CheckpointError: a damaged file, or weights that do not match.
     """
-    tensors = read_tensors(path)
+    tensors = {
+        name.removeprefix(_PARALLEL): value for name, value in read_tensors(path, _WRAPPERS).items()
+    }
     architecture = importlib.import_module(type(vit).__module__)
     convert = getattr(architecture, "checkpoint_filter_fn", lambda weights, model: weights)
     try:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ablate.checkpoints import load, save, start_from
+from ablate.checkpoints import components_of, load, save, start_from
 from ablate.config import RunConfig, identity
 from ablate.layers import Layer, compose, expand, merge
-from ablate.model import VisionLanguageModel, build_model
+from ablate.model import VisionLanguageModel, assemble, build_model
 from components.checkpoints import CheckpointError
 from tests.ablate.conftest import BASE
 
@@ -83,18 +83,47 @@ def test_saving_again_replaces_and_an_interrupted_save_loads_not(
         load(tmp_path)
 
 
-def test_start_from_takes_the_roles_asked_for(tmp_path: Path) -> None:
+def test_start_from_takes_the_components_given(tmp_path: Path) -> None:
     first = config(seed=1)
     trained = build_model(first, VOCAB)
     save(trained, first, tmp_path)
     second = config(seed=2, train={"lr": 1e-5})
     model = build_model(second, VOCAB)
     fresh = weights(model, "backbone")
-    start_from(model, second, tmp_path, ["connector"])
-    assert same(weights(model, "connector"), weights(trained, "connector"))
+    start_from({"encoder": model.encoder}, second, tmp_path)
+    assert same(weights(model, "encoder"), weights(trained, "encoder"))
     assert same(weights(model, "backbone"), fresh)
-    start_from(model, second, tmp_path)
-    assert same(weights(model, "backbone"), weights(trained, "backbone"))
+    start_from(components_of(model), second, tmp_path)
+    assert all(same(weights(model, role), weights(trained, role)) for role in components_of(model))
+
+
+LORA = {"policy": "lora", "lora": {"r": 4, "alpha": 8}}
+
+
+@pytest.mark.parametrize("backbone", ["mamba2", "mamba1", "transformer"])
+def test_adapters_are_saved_in_the_weights(backbone: str, tmp_path: Path) -> None:
+    chosen = TRANSFORMER if backbone == "transformer" else {"name": backbone}
+    run = config(encoder=LORA, connector=LORA, backbone={**chosen, **LORA})
+    model = build_model(run, VOCAB).eval()
+    pixels, ids = torch.rand(2, 3, 64, 64), torch.randint(0, VOCAB, (2, 7))
+    untrained = model.loss(pixels, ids, ids)[0]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    expected = model.loss(pixels, ids, ids)[0]
+    assert abs(expected - untrained) > 1e-2
+    save(model, run, tmp_path)
+    assert not any("lora" in key for key in load_file(tmp_path / "backbone.safetensors"))
+    loaded, _ = load(tmp_path)
+    torch.testing.assert_close(loaded.eval().loss(pixels, ids, ids)[0], expected)
+    assert {n for n, p in loaded.named_parameters() if p.requires_grad} == {
+        n for n, p in model.named_parameters() if p.requires_grad
+    }
+    plain = config(backbone=chosen)
+    started = assemble(plain, VOCAB).eval()
+    start_from(components_of(started), plain, tmp_path)
+    torch.testing.assert_close(started.loss(pixels, ids, ids)[0], expected)
 
 
 def test_start_from_another_component_changes_nothing(tmp_path: Path) -> None:
@@ -102,12 +131,15 @@ def test_start_from_another_component_changes_nothing(tmp_path: Path) -> None:
     save(build_model(first, VOCAB), first, tmp_path)
     second = config(connector={"name": "mlp"})
     with pytest.raises(CheckpointError, match=r"run\.connector\.name is 'linear'.*'mlp'"):
-        start_from(build_model(second, VOCAB), second, tmp_path)
+        start_from(components_of(build_model(second, VOCAB)), second, tmp_path)
+    blind = config(encoder={"name": "blind"})
+    with pytest.raises(CheckpointError, match=r"run\.encoder\.name is 'timm'.*'blind'"):
+        start_from(components_of(build_model(blind, VOCAB)), blind, tmp_path)
     wider = config(seed=3, backbone={"name": "mamba2", "args": {"d_model": 32, "n_layer": 2}})
     model = build_model(wider, VOCAB)
     before = weights(model, "connector")
     with pytest.raises(CheckpointError, match=r"backbone\.safetensors: \d+ missing"):
-        start_from(model, wider, tmp_path)
+        start_from(components_of(model), wider, tmp_path)
     assert same(weights(model, "connector"), before)
 
 
@@ -115,7 +147,7 @@ def test_start_from_a_release_reads_the_file(tmp_path: Path) -> None:
     run = config(connector=CODE)
     torch.save({"model": {"projector": {}}}, tmp_path / "release.pt")
     with pytest.raises(CheckpointError, match="ML-Mamba's release"):
-        start_from(build_model(run, VOCAB), run, tmp_path / "release.pt")
+        start_from(components_of(build_model(run, VOCAB)), run, tmp_path / "release.pt")
 
 
 def rewritten(change: Callable[[dict], object]) -> Callable[[Path], object]:

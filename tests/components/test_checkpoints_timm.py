@@ -50,6 +50,25 @@ def test_a_head_is_left_out_and_positions_are_interpolated(tmp_path: Path) -> No
     assert torch.equal(larger.blocks[1].mlp.fc1.weight, classifier.blocks[1].mlp.fc1.weight)
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "prefix"),
+    [("state_dict", ""), ("model", "module."), ("model_ema", ""), ("state_dict_ema", "module.")],
+)
+def test_a_training_run_holds_the_weights_under_a_key(
+    wrapper: str, prefix: str, tmp_path: Path
+) -> None:
+    """Beside the optimiser's state and, where there is an average, the weights it is of."""
+    first, second, other = model(), model(), model().state_dict()
+    weights = {prefix + name: value for name, value in first.state_dict().items()}
+    held = {"epoch": 3, "optimizer": {"state": {}}, "state_dict": other, "model": other}
+    if wrapper == "model":
+        del held["state_dict"]
+    torch.save({**held, wrapper: weights}, tmp_path / "run.pth")
+    load_timm(second, tmp_path / "run.pth")
+    for name, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value)
+
+
 class Code:
     """Unpickling this would make a directory."""
 
