@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.backbones.base import BACKBONES, Backbone
-from components.checkpoints import load_causal_lm
+from components.checkpoints import read_causal_lm
 from components.registry import nearest
 
 _TINY_LLAMA = {
@@ -52,9 +52,7 @@ class TransformerBackbone(Backbone):
         architecture: transformers' name of the model type ("llama", "phi", "qwen2", ...).
         config: settings that differ from the architecture's defaults; None stands for a tiny model
             where the architecture is "llama", and for its defaults otherwise.
-        path: a directory with a pretrained model, instead of ``architecture`` and ``config``. Its
-            weights must have the names that the library's model has: those that the library renames
-            or joins as it writes and reads them (gpt_neox, mixtures of experts) are refused.
+        path: a directory with a pretrained model, instead of ``architecture`` and ``config``.
 
     Raises:
         ValueError: the architecture or a setting is unknown, both ``path`` and ``config`` are
@@ -83,12 +81,13 @@ class TransformerBackbone(Backbone):
         else:
             raise ValueError("transformer: give path or config, not both")
         _check(resolved, vocab_size)
-        self.model = AutoModelForCausalLM.from_config(
-            resolved, attn_implementation="sdpa", dtype=torch.get_default_dtype()
-        )
-        if path is not None and torch.get_default_device().type != "meta":
-            # not by from_pretrained, which starts at random what the directory lacks
-            load_causal_lm(self.model, Path(path), vocabulary=resolved.vocab_size)
+        self.model: Any
+        if path is None or torch.get_default_device().type == "meta":
+            self.model = AutoModelForCausalLM.from_config(
+                resolved, attn_implementation="sdpa", dtype=torch.get_default_dtype()
+            )
+        else:
+            self.model = read_causal_lm(Path(path), resolved)
         accepted = inspect.signature(self.model.base_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
 
