@@ -57,7 +57,7 @@ def ssd(
     if x.device.type == "cpu":
         chunk_size = min(chunk_size, _CPU_CHUNK)
     if initial_state is not None:
-        initial_state = initial_state.to(work)
+        initial_state = initial_state.to(work).contiguous()
     y, final_state, _ = _scan(x, dt, A, B, C, D, initial_state, chunk_size, return_state)
     return y.to(dtype), final_state if return_state else None
 
@@ -196,17 +196,16 @@ def _scan_backward(
     before = [initial_state, *between]
     with torch.autocast(x.device.type, enabled=False):
         for i, part in reversed(list(enumerate(_parts(x.shape[1], chunk)))):
-            x_part, grad_y_part = x[:, part], grad_y[:, part]
-            parts = (x_part, dt[:, part], A, B[:, part], C[:, part], before[i])
-            grads, grad_log[:, part], grad_state = scan_chunk_backward(
-                grad_y_part, grad_state, *parts
+            x_part, dt_part, grad_part = x[:, part], dt[:, part], grad_y[:, part]
+            grads, grad_state = scan_chunk_backward(
+                grad_part, grad_state, x_part, dt_part, A, B[:, part], C[:, part], before[i]
             )
-            grad_dt[:, part] = (grads.fed * x_part).sum(-1)
-            grad_x[:, part] = grads.fed.mul_(parts[1].unsqueeze(-1))
-            grad_x[:, part].addcmul_(grad_y_part, D.unsqueeze(-1))
-            grad_D += grads.fed.copy_(grad_y_part).mul_(x_part).sum((0, 1))
-            grad_B[:, part] = grads.keys.transpose(1, 2)
-            grad_C[:, part] = grads.queries.transpose(1, 2)
+            grad_fed, grad_B[:, part], grad_C[:, part], grad_log[:, part] = grads
+            product = grad_fed * x_part
+            grad_dt[:, part] = product.sum(-1)
+            grad_D += torch.mul(grad_part, x_part, out=product).sum((0, 1))
+            torch.mul(grad_fed, dt_part.unsqueeze(-1), out=grad_x[:, part])
+            grad_x[:, part].addcmul_(grad_part, D.unsqueeze(-1))
     grad_A = (grad_log * dt).sum((0, 1))
     grad_dt.addcmul_(grad_log, A)
     grad_initial = x.new_empty(0) if grad_state is None else grad_state.clone()
@@ -236,9 +235,15 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(*inputs[:7], output[2])
     ctx.chunk, ctx.return_state = inputs[7:]
     ctx.mark_non_differentiable(output[2])
+    # Zeros in the place of gradients that are not there would cost more than a chunk.
+    ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad_y: Tensor, grad_state: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _differentiate(
+    ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: None
+) -> tuple[Any, ...]:
+    if grad_y is None:
+        grad_y = torch.zeros_like(ctx.saved_tensors[0])
     wanted = grad_state if ctx.return_state else None
     *grads, grad_initial = _scan_backward(grad_y, wanted, *ctx.saved_tensors, ctx.chunk)
     return *grads, grad_initial if grad_initial.numel() else None, None, None

@@ -3,6 +3,7 @@
 A chunk has Q positions, H heads of P channels in G groups of R = H / G, and N states a channel.
 Heads of a group share B (the keys) and C (the queries), so that what enters and leaves the states
 is one product a group, of all its channels at once; only the (Q x Q) weights are a head's own.
+Inside a chunk the batch and its groups are one dimension, Z = B * G, and lie before the positions.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Decays(NamedTuple):
 
     Attributes:
         between: from each position (last) to each later one (before it), and 1 to each earlier
-            one; (B, G, R, Q, Q), with H heads as G groups of R.
-        from_start: over the positions up to each, (B, Q, H, 1).
-        to_end: over the positions after each, (B, Q, H, 1).
+            one; (Z, R, Q, Q).
+        from_start: over the positions up to each, (Z, R, Q, 1).
+        to_end: over the positions after each, (Z, R, Q, 1).
         whole: over the chunk, (B, H, 1, 1).
     """
 
@@ -44,36 +45,72 @@ def _decays(dt: Tensor, A: Tensor, groups: int) -> Decays:
 
     They are exponentials of differences of running sums, which cancel where the decay is strong:
     float64 keeps what float32 would lose. A difference is positive only towards an earlier
-    position, which ``scores`` masks; clamping it keeps the exponential from overflowing.
+    position, which ``_scores`` masks; clamping it keeps the exponential from overflowing.
     """
-    total = (dt.to(_exact(dt)) * A).cumsum(1)
-    by_head = total.transpose(1, 2).unflatten(1, (groups, -1))
+    sums = (dt.to(_exact(dt)) * A).transpose(1, 2).cumsum(2)
+    total = sums.view(dt.shape[0] * groups, -1, dt.shape[1])
     # What float32 rounds off the sums is carried beside them: cheaper than float64 matrices.
-    rounded = by_head.to(dt.dtype)
-    rest = (by_head - rounded).to(dt.dtype)
+    rounded = total.to(dt.dtype)
+    rest = (total - rounded).to(dt.dtype)
     between = rounded.unsqueeze(-1) - rounded.unsqueeze(-2)
     between.add_(rest.unsqueeze(-1)).sub_(rest.unsqueeze(-2))
     return Decays(
         between=between.clamp_(_LEAST, 0).exp_(),
         from_start=total.clamp(min=_LEAST).exp().to(dt.dtype).unsqueeze(-1),
-        to_end=(total[:, -1:] - total).clamp(min=_LEAST).exp().to(dt.dtype).unsqueeze(-1),
-        whole=total[:, -1].clamp(min=_LEAST).exp().to(dt.dtype)[..., None, None],
+        to_end=(total[..., -1:] - total).clamp(min=_LEAST).exp().to(dt.dtype).unsqueeze(-1),
+        whole=sums[..., -1].clamp(min=_LEAST).exp().to(dt.dtype)[..., None, None],
     )
 
 
-def _by_group(values: Tensor, groups: int) -> Tensor:
-    """(B, Q, H, P) -> (B, G, Q, R * P): heads of a group share B and C, hence one product."""
-    return values.flatten(2).unflatten(2, (groups, -1)).transpose(1, 2)
+class _Chunk(NamedTuple):
+    """What a chunk is made of, in the layout of its products.
+
+    Attributes:
+        fed: x * dt, (Z, R, Q, P).
+        keys: B, (Z, Q, N).
+        queries: C, (Z, Q, N).
+        scores: of each query (before the last) and each key up to it, (Z, 1, Q, Q).
+        decays: its decays.
+    """
+
+    fed: Tensor
+    keys: Tensor
+    queries: Tensor
+    scores: Tensor
+    decays: Decays
 
 
-def _by_head(values: Tensor, heads: int) -> Tensor:
-    """(B, G, Q, R * P) -> (B, Q, H, P)."""
-    return values.transpose(1, 2).flatten(2).unflatten(2, (heads, -1))
+def _chunk(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> _Chunk:
+    groups = B.shape[2]
+    keys, queries = (v.transpose(1, 2).flatten(0, 1).contiguous() for v in (B, C))
+    fed = x.new_empty(x.transpose(1, 2).shape)
+    torch.mul(x.transpose(1, 2), dt.transpose(1, 2).unsqueeze(-1), out=fed)
+    return _Chunk(
+        fed=fed.view(len(keys), -1, *fed.shape[2:]),
+        keys=keys,
+        queries=queries,
+        scores=torch.bmm(queries, keys.mT).tril_().unsqueeze(1),
+        decays=_decays(dt, A, groups),
+    )
 
 
-def _states_by_group(state: Tensor, groups: int) -> Tensor:
-    """(B, H, P, N) -> (B, G, R * P, N)."""
-    return state.flatten(1, 2).unflatten(1, (groups, -1))
+def _per_head(left: Tensor, right: Tensor) -> Tensor:
+    """The products of each head's matrices, both (Z, R, ..., ...)."""
+    products = torch.bmm(left.flatten(0, 1), right.flatten(0, 1))
+    return products.unflatten(0, left.shape[:2])
+
+
+def _scaled_by_group(values: Tensor, decay: Tensor) -> Tensor:
+    """``values`` (Z, R, Q, P) times ``decay`` (Z, R, Q, 1), as one matrix a group (Z, Q, R * P)."""
+    size, heads, length, width = values.shape
+    scaled = values.new_empty(size, length, heads, width)
+    torch.mul(values, decay, out=scaled.transpose(1, 2))
+    return scaled.flatten(2)
+
+
+def _by_head(values: Tensor, like: Tensor) -> Tensor:
+    """(Z, Q, R * P) -> (Z, R, Q, P), the shape of ``like``."""
+    return values.unflatten(2, (like.shape[1], -1)).transpose(1, 2)
 
 
 def scan_chunk(
@@ -88,24 +125,22 @@ def scan_chunk(
     y: Tensor,
 ) -> None:
     """Scan one chunk from the state ``before``; write ``y`` and, if wanted, the state ``after``."""
-    groups, heads = B.shape[2], x.shape[2]
-    keys, queries = B.transpose(1, 2), C.transpose(1, 2)
-    decays = _decays(dt, A, groups)
-    fed = x * dt.unsqueeze(-1)
-
-    scores = torch.matmul(queries, keys.mT).tril_().unsqueeze(2)
-    weights = decays.between.mul_(scores).flatten(1, 2)
-    inside = torch.matmul(weights, fed.transpose(1, 2)).transpose(1, 2)
-    torch.addcmul(inside, x, D.unsqueeze(-1), out=y)
+    fed, keys, queries, scores, decays = _chunk(x, dt, A, B, C)
+    by_group = (len(keys), -1, keys.shape[2])
+    outputs = _per_head(decays.between.mul_(scores), fed)
     if before is not None:
-        carried = torch.matmul(queries, _states_by_group(before, groups).mT)
-        y.addcmul_(_by_head(carried, heads), decays.from_start)
+        carried = torch.bmm(queries, before.view(by_group).mT)
+        outputs.addcmul_(_by_head(carried, fed), decays.from_start)
+    outputs = outputs.view(x.transpose(1, 2).shape).transpose(1, 2)
+    torch.addcmul(outputs, x, D.unsqueeze(-1), out=y)
 
     if after is not None:
-        kept = _by_group(fed.mul_(decays.to_end), groups)
-        _states_by_group(after, groups).copy_(torch.matmul(kept.mT, keys))
-        if before is not None:
-            after.addcmul_(before, decays.whole)
+        kept = _scaled_by_group(fed, decays.to_end)
+        if before is None:
+            torch.bmm(kept.mT, keys, out=after.view(by_group))
+        else:
+            torch.mul(before, decays.whole, out=after)
+            after.view(by_group).baddbmm_(kept.mT, keys)
 
 
 @dataclass
@@ -113,10 +148,10 @@ class Gradients:
     """Gradients of what a chunk of Q positions is made of, as its parts add to them.
 
     Attributes:
-        fed: of x * dt, (B, Q, H, P).
-        keys: of B, (B, G, Q, N).
-        queries: of C, (B, G, Q, N).
-        total: of the running sums of log decays, (B, Q, H).
+        fed: of x * dt, (Z, R, Q, P).
+        keys: of B, (Z, Q, N).
+        queries: of C, (Z, Q, N).
+        total: of the running sums of log decays, (Z, R, Q).
     """
 
     fed: Tensor
@@ -134,76 +169,77 @@ def scan_chunk_backward(
     B: Tensor,
     C: Tensor,
     before: Tensor | None,
-) -> tuple[Gradients, Tensor, Tensor | None]:
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None]:
     """Differentiate ``scan_chunk``, but for the skip.
 
     Returns:
-        The gradients, that of each position's log decay (B, Q, H), and that of ``before``.
+        The gradients of x * dt (B, Q, H, P), of B and C (B, Q, G, N) and of each position's log
+        decay (B, Q, H); and that of ``before``.
     """
-    groups = B.shape[2]
-    keys, queries = B.transpose(1, 2), C.transpose(1, 2)
-    decays = _decays(dt, A, groups)
-    fed = x * dt.unsqueeze(-1)
-
-    grads = _inside_backward(grad_y, fed, keys, queries, decays.between)
+    chunk = _chunk(x, dt, A, B, C)
+    grad_outputs = grad_y.transpose(1, 2).contiguous().view(chunk.fed.shape)
+    grads = _inside_backward(grad_outputs, chunk)
     grad_before = None
     if before is not None:
-        grad_before = _carried_backward(grads, grad_y, queries, before, decays.from_start)
+        grad_before = _carried_backward(grads, grad_outputs, chunk, before)
     # A position's log decay enters the running sums from there on. Float64 as in ``_decays``.
-    grad_log = grads.total.to(_exact(x)).flip(1).cumsum(1).flip(1)
+    grad_log = grads.total.to(_exact(x)).flip(2).cumsum(2).flip(2)
     if grad_after is not None:
-        kept = fed.mul_(decays.to_end)
-        grad_to_end = _kept_backward(grads, grad_after, kept, keys, decays.to_end)
+        grad_to_end = _kept_backward(grads, grad_after, chunk)
         # It also enters what the positions before it, and the state, keep until the end.
-        grad_log[:, 1:] += grad_to_end[:, :-1].to(_exact(x)).cumsum(1)
+        grad_log[..., 1:] += grad_to_end[..., :-1].to(_exact(x)).cumsum(2)
         if before is not None and grad_before is not None:
-            grad_log += ((grad_after * before).sum((2, 3)) * decays.whole.flatten(1)).unsqueeze(1)
-            grad_before.addcmul_(grad_after, decays.whole)
-    return grads, grad_log, grad_before
+            by_head = (grad_after * before).sum((2, 3)) * chunk.decays.whole.flatten(1)
+            grad_log += by_head.view(*grad_log.shape[:2], 1)
+            grad_before.addcmul_(grad_after, chunk.decays.whole)
+    made = (grads.fed, grads.keys.unsqueeze(1), grads.queries.unsqueeze(1), grad_log)
+    fed, keys, queries, log = (v.reshape(len(x), -1, *v.shape[2:]).transpose(1, 2) for v in made)
+    return (fed, keys, queries, log), grad_before
 
 
-def _inside_backward(
-    grad_y: Tensor, fed: Tensor, keys: Tensor, queries: Tensor, between: Tensor
-) -> Gradients:
-    """Differentiate ``y = (tril(queries keys^T) * between) fed``; ``between`` is overwritten."""
-    scores = torch.matmul(queries, keys.mT).tril_().unsqueeze(2)
-    grad_heads, fed_heads = (v.transpose(1, 2).contiguous() for v in (grad_y, fed))
-    grad_weights = torch.matmul(grad_heads, fed_heads.mT).view(between.shape).mul_(between)
-    weights = between.mul_(scores).flatten(1, 2)
-    grad_fed = torch.matmul(weights.mT, grad_heads).transpose(1, 2)
-    grad_scores = grad_weights.sum(2).tril_()
+def _inside_backward(grad_outputs: Tensor, chunk: _Chunk) -> Gradients:
+    """Differentiate ``outputs = (scores * between) fed``; the last two are overwritten."""
+    between, scores = chunk.decays.between, chunk.scores
+    grad_weights = _per_head(grad_outputs, chunk.fed.mT).mul_(between)
+    grad_fed = _per_head(between.mul_(scores).mT, grad_outputs)
+    grad_scores = grad_weights.sum(1).tril_()
     # A position's decay to itself is 1 whatever dt is.
-    by_pair = grad_weights.mul_(scores.tril_(-1)).flatten(1, 2)
-    grad_total = by_pair.sum(-1).sub_(by_pair.sum(-2)).transpose(1, 2)
-    return Gradients(grad_fed, grad_scores.mT @ queries, grad_scores @ keys, grad_total)
+    by_pair = grad_weights.mul_(scores.tril_(-1))
+    return Gradients(
+        fed=grad_fed,
+        keys=torch.bmm(grad_scores.mT, chunk.queries),
+        queries=torch.bmm(grad_scores, chunk.keys),
+        total=by_pair.sum(-1).sub_(by_pair.sum(-2)),
+    )
 
 
 def _carried_backward(
-    grads: Gradients, grad_y: Tensor, queries: Tensor, before: Tensor, from_start: Tensor
+    grads: Gradients, grad_outputs: Tensor, chunk: _Chunk, before: Tensor
 ) -> Tensor:
-    """Differentiate ``y += (queries before^T) * from_start``; return the gradient of ``before``."""
-    groups, heads = queries.shape[1], before.shape[1]
-    state = _states_by_group(before, groups)
-    grad_carried = grad_y * from_start
-    by_group = _by_group(grad_carried, groups)
-    grads.queries += by_group @ state
-    grad_before = (by_group.mT @ queries).view(before.shape)
-    carried = _by_head(torch.matmul(queries, state.mT), heads)
-    grads.total += grad_carried.mul_(carried).sum(-1)
+    """Differentiate ``outputs += (queries before^T) * from_start``.
+
+    Returns:
+        The gradient of ``before``.
+    """
+    grad_carried = _scaled_by_group(grad_outputs, chunk.decays.from_start)
+    grad_before = torch.bmm(grad_carried.mT, chunk.queries).view(before.shape)
+    # Each head's part of the queries' gradient, times the queries, is that of its from_start too.
+    states = before.view(*grad_outputs.shape[:2], *before.shape[2:])
+    by_head = _per_head(grad_outputs * chunk.decays.from_start, states)
+    grads.queries += by_head.sum(1)
+    grads.total += by_head.mul_(chunk.queries.unsqueeze(1)).sum(-1)
     return grad_before
 
 
-def _kept_backward(
-    grads: Gradients, grad_after: Tensor, kept: Tensor, keys: Tensor, to_end: Tensor
-) -> Tensor:
-    """Differentiate ``after += (fed * to_end)^T keys``, given ``kept = fed * to_end``.
+def _kept_backward(grads: Gradients, grad_after: Tensor, chunk: _Chunk) -> Tensor:
+    """Differentiate ``after += (fed * to_end)^T keys``.
 
     Returns:
-        The gradient of the logarithm of ``to_end``, (B, Q, H).
+        The gradient of the logarithm of ``to_end``, (Z, R, Q).
     """
-    groups, heads = keys.shape[1], kept.shape[2]
-    grad_state = _states_by_group(grad_after, groups)
-    grads.keys += _by_group(kept, groups) @ grad_state
-    grad_kept = _by_head(torch.matmul(keys, grad_state.mT), heads)
-    grads.fed.addcmul_(grad_kept, to_end)
-    return grad_kept.mul_(kept).sum(-1)
+    grad_states = grad_after.reshape(len(chunk.keys), -1, grad_after.shape[3])
+    kept = _scaled_by_group(chunk.fed, chunk.decays.to_end)
+    grads.keys.baddbmm_(kept, grad_states)
+    grad_kept = torch.bmm(chunk.keys, grad_states.mT)
+    grads.fed.addcmul_(_by_head(grad_kept, chunk.fed), chunk.decays.to_end)
+    return _by_head(grad_kept.mul_(kept), chunk.fed).sum(-1)

@@ -10,6 +10,7 @@ from components.scans import ssd as module
 from components.scans.ssd import ssd, ssd_reference, ssd_step
 from tests.components.scan_cases import (
     LENGTHS,
+    Scan,
     relative_error,
     seeded,
     with_gradients,
@@ -126,6 +127,17 @@ def test_without_states_at_the_ends(length: int, groups: int) -> None:
         return ssd_reference(*arguments)[:1]
 
     outputs, grads = worst_errors(without, reference, inputs(length, groups=groups)[:-1])
+    assert outputs < 1e-6
+    assert grads < 1e-4
+
+
+def test_a_loss_of_the_final_state_alone() -> None:
+    x, dt, A, B, C, D, state = inputs(70)
+
+    def last(scan: Scan) -> Scan:
+        return lambda x, dt, A, B, state: scan(x, dt, A, B, C.to(x), D.to(x), state)[1:]
+
+    outputs, grads = worst_errors(last(ssd), last(ssd_reference), [x, dt, A, B, state])
     assert outputs < 1e-6
     assert grads < 1e-4
 
