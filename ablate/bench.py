@@ -10,7 +10,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from ablate.bench_peers import PEERS
-from ablate.config import SECTIONS, RunConfig
+from ablate.config import SECTIONS, DataConfig, RunConfig
 from ablate.errors import ConfigError
 from ablate.layers import Layer, compose, expand, overrides, read_yaml, typed, with_bases
 from ablate.plan import Cell, Plan, split_keys
@@ -98,7 +98,11 @@ def plan_bench(
     keys.peers = list(dict.fromkeys([*keys.peers, *(peers or [])]))
     _check(keys, source)
     layers = with_bases(path, run)
-    top = [Layer(override.source, run_overrides)] if run_overrides else []
+    # A bench reads no data, and need not have what a base's data set asks for.
+    top = [
+        Layer(override.source, run_overrides),
+        Layer(source, {"data": {"name": DataConfig.name}}),
+    ]
     models = {}
     for name in _chosen(chosen, list(keys.models)):
         place = f"{source} (models.{name})"

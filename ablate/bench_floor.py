@@ -19,8 +19,8 @@ from ablate.throughput import synchronise
 from components.backbones import Backbone
 
 MIB = 2**20
-SIZES = {"cpu": [MIB, 4 * MIB, 16 * MIB, 64 * MIB, 512 * MIB], "cuda": [64 * MIB, 4096 * MIB]}
-"""Bytes of the buffers that are read: the smaller ones fit in caches, as small models do."""
+SIZES = {"cpu": [MIB, 4 * MIB, 16 * MIB, 64 * MIB, 512 * MIB], "cuda": [3072 * MIB]}
+"""Bytes of the buffers that are read: small ones fit in a CPU's caches, as small models do."""
 
 SIDES = {"cpu": (1024, 2048), "cuda": (8192,)}
 """Sides of the square matrices that are multiplied."""

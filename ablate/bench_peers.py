@@ -37,7 +37,10 @@ class Peer(ABC):
 
 
 class TransformersPeer(Peer):
-    """transformers' own model and ``generate``, eager: no graph is captured or compiled."""
+    """transformers' own model and ``generate``, eager: no graph is captured or compiled.
+
+    Its Mamba models use the kernels of mamba-ssm and causal-conv1d where those are installed.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         self._model = transformers_model(backbone)
@@ -60,10 +63,11 @@ def transformers_model(backbone: Backbone) -> Any:
     """
     import transformers as hf
 
+    hf.logging.set_verbosity_error()  # it tells of each kernel that is not installed
     if isinstance(backbone, TransformerBackbone):
         return backbone.model.eval()
     if not isinstance(backbone, Mamba1Backbone | Mamba2Backbone):
-        raise NoPeerError(f"transformers has no {type(backbone).__name__}")
+        raise NoPeerError("transformers has no such model")
     shared = _shared_settings(backbone)
     mixer: Any = next(backbone.backbone.blocks()).mixer
     if isinstance(backbone, Mamba1Backbone):
@@ -113,7 +117,7 @@ class MambaSsmPeer(Peer):
 
     def __init__(self, backbone: Backbone) -> None:
         if not isinstance(backbone, Mamba1Backbone | Mamba2Backbone):
-            raise NoPeerError(f"mamba-ssm has no {type(backbone).__name__}")
+            raise NoPeerError("mamba-ssm has no such model")
         weight = backbone.lm_head.weight
         if weight.device.type != "cuda":
             raise NoPeerError(f"mamba-ssm needs a CUDA device, and this is a {weight.device.type}")

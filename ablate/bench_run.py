@@ -20,7 +20,7 @@ from ablate.recorder import Recorder
 from ablate.sweep import count_parameters
 from ablate.tracking import Tracker
 from analysis.bench_plots import plot
-from analysis.bench_results import BenchResults, load_bench, published
+from analysis.bench_results import load_bench, published
 from analysis.bench_verdicts import published_table, verdicts
 from analysis.results import ResultsError
 
@@ -50,12 +50,18 @@ def check_models(plan: BenchPlan) -> None:
     count_parameters(plan.as_sweep(), vocabularies)
 
 
-def publish(plan: BenchPlan, tracker: Tracker, path: Path) -> BenchResults:
+def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> None:
     """Write a bench's results as one JSON document, and as a plot beside it; log both to MLflow.
 
     Models that were measured in an earlier call of the same bench are in them too.
+
+    Args:
+        tracker: the store.
+        parent: the bench's run there.
+        name: the bench's.
+        path: of the document.
     """
-    results = load_bench(tracker.uri, plan.keys.name)
+    results = load_bench(tracker.uri, name)
     document = dataclasses.asdict(results) | {
         "claims": verdicts(results).to_dict("records"),
         "published_and_here": published_table(results).to_dict("records"),
@@ -64,10 +70,8 @@ def publish(plan: BenchPlan, tracker: Tracker, path: Path) -> BenchResults:
     path.write_text(json.dumps(document, indent=1))
     picture = path.with_suffix(".png")
     plot(results, picture)
-    parent = tracker.search(kind="bench", name=plan.keys.name)[0].info.run_id
     for file in (path, picture):
-        tracker.client.log_artifact(parent, str(file), "bench")
-    return results
+        tracker.client.log_artifact(parent, str(file), FOLDER)
 
 
 class BenchRun:
@@ -76,14 +80,14 @@ class BenchRun:
     Args:
         plan: the bench.
         tracker: where results are kept.
-        cache: folder that processes are given; a bench keeps nothing there.
+        path: where the results are written, again after each model.
         display: shows progress.
     """
 
-    def __init__(self, plan: BenchPlan, tracker: Tracker, cache: Path, display: Display) -> None:
+    def __init__(self, plan: BenchPlan, tracker: Tracker, path: Path, display: Display) -> None:
         self.plan = plan
         self.tracker = tracker
-        self.cache = cache
+        self.path = path
         self.display = display
         self.outcome = BenchOutcome()
         self._machine: Machine | None = None
@@ -116,13 +120,13 @@ class BenchRun:
         keys, out = self.plan.keys, folder / "machine"
         threads = keys.threads or os.cpu_count() or 1
         out.mkdir()
-        yield Task(MACHINE, "machine", BenchJob(MACHINE, keys), self.cache, out, threads)
+        yield Task(MACHINE, "machine", BenchJob(MACHINE, keys), folder, out, threads)
         # Asked for only when the process before it has ended, so that the rates are known.
         for number, (name, run) in enumerate(self.plan.models.items()):
             out = folder / str(number)
             out.mkdir()
             job = BenchJob(name, keys, run, self._machine)
-            yield Task(name, "bench", job, self.cache, out, threads)
+            yield Task(name, "bench", job, folder, out, threads)
 
     def _handle(self, task: Task, message: Message, recorder: Recorder) -> None:
         if task.kind == "machine":
@@ -137,6 +141,7 @@ class BenchRun:
             self.outcome.failed[job.name] = message[1]
         elif message[0] == "done":
             self.outcome.finished.append(job.name)
+            write_results(self.tracker, recorder.parent, self.plan.keys.name, self.path)
 
     def _measured(self, task: Task, message: Message) -> None:
         match message:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ablate import data_commands
 from ablate.errors import CellError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help appears at once
 )
+app.add_typer(data_commands.app, name="data", help="Convert training data; check what is there.")
 
 File = Annotated[Path, typer.Argument(help="The YAML file.")]
 Overrides = Annotated[
@@ -128,20 +130,22 @@ def bench(
 
     plan = plan_bench(file, overrides, peer)
     warm_up()
-    from ablate.bench_run import BenchRun, check_models, publish
+    from ablate.bench_run import BenchRun, check_models
     from ablate.progress import Display
     from ablate.tracking import Tracker
+    from analysis.bench_results import load_bench
     from analysis.bench_tables import bench_tables
     from analysis.tables import render
 
     check_models(plan)
     console, tracker = terminal(), Tracker()
+    path = json or Path(f"bench-{plan.keys.name}.json")
     with Display(console) as display:
-        outcome = BenchRun(plan, tracker, cache_folder(), display).run()
+        outcome = BenchRun(plan, tracker, path, display).run()
     if outcome.finished:
-        results = publish(plan, tracker, json or Path(f"bench-{plan.keys.name}.json"))
+        results = load_bench(tracker.uri, plan.keys.name)
         typer.echo(render(bench_tables(results), "md"))
-        for line in results.notes:
+        for line in [*results.notes, f"results in {path} and {path.with_suffix('.png')}"]:
             typer.echo(line, err=True)
     if outcome.failed:
         for name, reason in outcome.failed.items():
@@ -217,6 +221,20 @@ def report(
     typer.echo(render(tables, format))
     for line in notes:
         typer.echo(line, err=True)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="Predictions: .parquet, .jsonl or .json.")],
+    benchmark: Annotated[
+        str | None, typer.Option(help="Whose scorer to use [default: the file's name].")
+    ] = None,
+) -> None:
+    """Score a file of predictions again, as a cell does that logs it; see ablate/score.py."""
+    from ablate.score import rescore
+
+    for line in rescore(file, benchmark, cache_folder()):
+        typer.echo(line)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -79,7 +79,7 @@ def _peers(results: BenchResults) -> pd.DataFrame:
         for found in model["peers"]:
             row = {"model": model["model"], "peer": found["peer"]}
             if "error" in found:
-                rows.append({**row, "batch": found["error"]})
+                rows.append(row | {"": found["error"]})
                 continue
             ours, theirs = found["ours"], found["theirs"]
             rows.append(
