@@ -66,7 +66,8 @@ class VisionLanguageModel(nn.Module):
     def _features(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
         if isinstance(pixels, dict) and FEATURES in pixels:
             return pixels[FEATURES]
-        features = self.encoder(pixels)
+        # Laid out as stored features are: sums over strided rows would differ in their last bits.
+        features = self.encoder(pixels).contiguous()
         if self.feature_type is None:
             return features
         return features.to(self.feature_type).to(features.dtype)
