@@ -1,0 +1,200 @@
+"""A conversation with a trained model about an image: the model found, its answers as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from mlflow.artifacts import download_artifacts
+from PIL import Image
+
+from ablate.cell import MODEL, data_set
+from ablate.checkpoints import load
+from ablate.errors import ConfigError
+from ablate.evaluation import to_device
+from ablate.generation import GREEDY, Sampling
+from ablate.model import VisionLanguageModel
+from ablate.seeding import derive
+from ablate.tracking import NAME, SQLITE, Tracker, tracking_uri
+from ablate.training import precision
+from components.checkpoints import CheckpointError
+from components.registry import nearest
+from data.base import Sample, Turn
+from data.prepared import TOKENIZER
+from data.shards import BROKEN_IMAGE, decode_image
+from data.text import ChatTemplate, PromptCollator, Tokenizer
+
+COMMAND = "command line"
+
+
+def find_model(reference: str) -> Path:
+    """The folder of a saved model.
+
+    Args:
+        reference: the folder itself, or the id or name of a run in the MLflow store that saved its
+            model; of several runs of that name, the newest that did.
+
+    Raises:
+        ConfigError: neither a folder nor a run, or no such run has saved its model.
+    """
+    if Path(reference).is_dir():
+        return Path(reference)
+    uri = tracking_uri()
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        raise ConfigError(
+            COMMAND,
+            "--model",
+            f"no folder {reference!r}, and no store of runs at {uri}; call ablate in the folder "
+            "where the sweep ran, or set MLFLOW_TRACKING_URI",
+        )
+    tracker = Tracker(uri)
+    runs = [*tracker.search(kind="cell"), *tracker.search(kind="trial")]
+    found = [r for r in runs if reference in (r.info.run_id, r.data.tags[NAME])]
+    if not found:
+        known = nearest(reference, sorted({r.data.tags[NAME] for r in runs}))
+        raise ConfigError(COMMAND, "--model", f"no folder or run {reference!r} in {uri}; {known}")
+    for run in found:
+        artifacts = tracker.client.list_artifacts(run.info.run_id)
+        if any(artifact.path == MODEL for artifact in artifacts):
+            # by its own URI, so that a local store's folder is used where it is and not copied
+            return Path(download_artifacts(f"{run.info.artifact_uri}/{MODEL}", tracking_uri=uri))
+    raise ConfigError(
+        COMMAND,
+        "--model",
+        f"run {reference!r} ({found[0].info.status}) has not saved its model; run its sweep with "
+        "train.save=true, a finished run after `mlflow runs delete --run-id "
+        f"{found[0].info.run_id}`",
+    )
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file.
+
+    Raises:
+        ConfigError: no such file, or no image.
+    """
+    try:
+        return decode_image(path.read_bytes())
+    except BROKEN_IMAGE as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        message = f"{path}: {reason or 'is not an image that Pillow can read'}"
+        raise ConfigError(COMMAND, "--image", message) from error
+
+
+@dataclass
+class Chat:
+    """Questions about one image and their answers, each turn with all turns before it.
+
+    Attributes:
+        model: in evaluation mode, on the device it answers on.
+        tokenizer, template: how the conversation becomes ids, as in training.
+        image: what it is about; None for a conversation of text alone.
+        max_new_tokens: the longest answer.
+        sampling: how tokens are chosen; every turn draws from its own stream of the seed.
+        bf16: whether it runs under bf16 autocast, as it is evaluated.
+        turns: the conversation so far.
+    """
+
+    model: VisionLanguageModel
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    image: Image.Image | None = None
+    max_new_tokens: int = 256
+    sampling: Sampling = GREEDY
+    bf16: bool = False
+    turns: list[Turn] = field(default_factory=list)
+
+    def ask(self, question: str, show: Callable[[str], None]) -> str:
+        """Answer the next question.
+
+        Args:
+            question: the user's words.
+            show: called with each further piece of the answer.
+
+        Returns:
+            The whole answer.
+        """
+        turns = [*self.turns, Turn(question, "")]
+        collate = PromptCollator(self.tokenizer, self.template, self.model.encoder.transform)
+        batch = collate([Sample("chat", self.image, turns)])
+        device = next(self.model.parameters()).device
+        pixels = None if self.image is None else to_device(batch["pixels"], device)
+        text = TextStream(self.tokenizer, show)
+        seed = derive(self.sampling.seed, f"turn/{len(self.turns)}")
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            self.model.generate(
+                pixels,
+                batch["input_ids"].to(device),
+                batch["attention_mask"].to(device),
+                max_new_tokens=self.max_new_tokens,
+                stop_ids=[self.tokenizer.eos_id],
+                sampling=replace(self.sampling, seed=seed),
+                on_tokens=lambda ids: text.push(int(ids)),
+            )
+        answer = text.end()
+        self.turns.append(Turn(question, answer.strip()))
+        return answer
+
+
+class TextStream:
+    """Text out of tokens as they come, a character only when all its tokens have.
+
+    (The tokenizers library's ``DecodeStream`` raises on bytes that are no text, and a half-trained
+    model may well write some.)
+
+    Args:
+        tokenizer: decodes the tokens; nothing is shown of and after its end token.
+        show: called with each further piece.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, show: Callable[[str], None]) -> None:
+        self._tokenizer = tokenizer
+        self._show = show
+        self._ids: list[int] = []
+        self._shown = 0
+
+    def push(self, token: int) -> None:
+        """Take the next token."""
+        self._ids.append(token)
+        # A character whose last bytes are still to come decodes to the replacement character.
+        self._advance(self._tokenizer.decode(self._ids).rstrip("\N{REPLACEMENT CHARACTER}"))
+
+    def end(self) -> str:
+        """Show what was held back, and return the whole text."""
+        text = self._tokenizer.decode(self._ids)
+        self._advance(text)
+        return text
+
+    def _advance(self, text: str) -> None:
+        if len(text) > self._shown:
+            self._show(text[self._shown :])
+            self._shown = len(text)
+
+
+def open_chat(
+    folder: Path, image: Image.Image | None, max_new_tokens: int, sampling: Sampling
+) -> Chat:
+    """A conversation with the model in a folder, on the GPU if there is one.
+
+    Raises:
+        ConfigError: the folder has no whole model of ours, or its data set's chat template cannot
+            be had.
+    """
+    try:
+        model, config = load(folder)
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        template = data_set(config).template
+    except (CheckpointError, ValueError) as error:
+        raise ConfigError(COMMAND, "--model", str(error)) from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Chat(
+        model.to(device).eval(),
+        tokenizer,
+        template,
+        image,
+        max_new_tokens,
+        sampling,
+        bf16=precision(config.train) == "bf16-mixed",
+    )
