@@ -174,7 +174,7 @@ def read_index(directory: Path) -> dict[str, Any]:
         listing = json.loads(path.read_text())
     except FileNotFoundError:
         raise ShardError(f"no shards at {directory}: prepare the data set first") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ShardError(f"{path} cannot be read ({error}); {remedy}") from error
     if not isinstance(listing, dict) or listing.get("format") != FORMAT:
         found = listing.get("format") if isinstance(listing, dict) else None
@@ -182,6 +182,27 @@ def read_index(directory: Path) -> dict[str, Any]:
     if listing.get("checksum") != _checksum(listing):
         raise ShardError(f"{path} does not match its own checksum; {remedy}")
     return listing
+
+
+def damage(directory: Path) -> list[str]:
+    """What is wrong with a shard directory, a line each; every file is read whole."""
+    try:
+        listing = read_index(directory)
+    except ShardError as error:
+        return [str(error)]
+    found = []
+    expected: dict[Path, str] = {}
+    for shard in listing["shards"]:
+        tar = directory / shard["name"]
+        expected |= {tar: shard["sha256"], tar.with_suffix(".npy"): shard["table_sha256"]}
+    for path, checksum in expected.items():
+        try:
+            if _sha256(path) != checksum:
+                found.append(f"{path} does not match its checksum")
+        except OSError as error:
+            found.append(f"{path} cannot be read: {error.strerror}")
+    strangers = [path for path in sorted(directory.glob("shard-*")) if path not in expected]
+    return found + [f"{path} is not in the index" for path in strangers]
 
 
 class ShardDataset:
@@ -247,17 +268,6 @@ class ShardDataset:
     def has_image(self, index: int) -> bool:
         """Whether the sample has an image."""
         return bool(self._table[index, _COLUMNS.index("image_size")])
-
-    def verify(self) -> None:
-        """Read every shard whole against its checksum.
-
-        Raises:
-            ShardError: a shard differs from what was written.
-        """
-        for shard in self.index["shards"]:
-            path = self.directory / shard["name"]
-            if _sha256(path) != shard["sha256"]:
-                raise ShardError(f"shard {path} does not match its checksum")
 
     def _load_table(self, shard: dict[str, Any]) -> np.ndarray:
         path = self.directory / shard["name"]
