@@ -58,9 +58,8 @@ def saved(house: Path) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        model.backbone.get_parameter("lm_head.weight")[tokenizer.eos_id] = (
-            0  # below the likeliest token
-        )
+        # answers are long: a logit of 0 is never the highest
+        model.backbone.get_parameter("lm_head.weight")[tokenizer.eos_id] = 0
     save(model, run, house / "saved")
     tokenizer.save(house / "saved" / TOKENIZER)
     return house / "saved"
