@@ -16,10 +16,12 @@ from rich.table import Table
 from ablate.cell import data_set
 from ablate.config import COMPONENT_ROLES, RunConfig, seedless_identity
 from ablate.errors import DataError
-from ablate.model import build_model
+from ablate.features import GIB, LIMIT, applies, bytes_an_image, limit, requests
+from ablate.model import build_component, build_model
 from ablate.plan import Plan
 from ablate.sweep import count_parameters, default_jobs, vocabulary_sizes
 from ablate.training import total_steps, training_loader
+from data.features import FEATURES
 
 TIMED_PARAMETERS = 10**8
 """The largest model whose training step is timed here to estimate a plan's time."""
@@ -47,8 +49,29 @@ def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Pat
     else:
         counts = count_parameters(plan, vocabularies)
         seconds = estimated_seconds(plan, counts, done, cache)
+        print_features(console, [c.config for c in plan.cells if c.identity not in done], cache)
     print_memory(console, counts)
     print_plan(console, plan, counts, done, seconds)
+
+
+def print_features(console: Console, configs: list[RunConfig], cache: Path) -> None:
+    """What these runs' frozen encoders will store, a line for each encoder."""
+    try:
+        wanted = [r for r in requests(configs, cache, data_set) if r.is_worthwhile]
+    except OSError as error:
+        console.print(f"features to store: not known ({error})", markup=False, highlight=False)
+        return
+    for request in wanted:
+        with torch.device("meta"):
+            encoder = build_component(request.config, "encoder")
+        size = request.images * bytes_an_image(request.config, encoder)
+        fate = "computed once" if size <= limit() else "too large to be stored"
+        console.print(
+            f"features of frozen encoder {request.config.encoder.name}: {request.images:,} images, "
+            f"{size / GIB:.3g} GiB, {fate} (limit of all: {limit() / GIB:g} GiB, {LIMIT})",
+            markup=False,
+            highlight=False,
+        )
 
 
 def print_memory(console: Console, counts: dict[str, dict[str, int]]) -> None:
@@ -176,6 +199,8 @@ def _step_seconds(config: RunConfig, cache: Path) -> float:
     loader, _ = training_loader(config, dataset, cache, model.encoder.transform)
     seconds = []
     for batch in islice(loader, 2):
+        if applies(config) and batch["pixels"] is not None:
+            batch["pixels"] = {FEATURES: model.features(batch["pixels"])}
         start = time.perf_counter()
         keys = ("pixels", "input_ids", "labels", "has_image")
         model.loss(*(batch[key] for key in keys))[0].backward()

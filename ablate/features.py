@@ -7,6 +7,7 @@ weights and of what else shapes its output, and in it one table for each set of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -31,11 +32,15 @@ from data.image_names import image_names
 from data.prepared import prepare_once
 
 VERSION = 1  # of what is stored: a new number for any change of it
+FOLDER = "features"
 LIMIT, DEFAULT_LIMIT = "ABLATE_FEATURES_GIB", 16.0
+GIB = 2**30
 
 
 def limit() -> float:
     """Bytes that all stored features may take together: ``ABLATE_FEATURES_GIB``, or 16 GiB.
+
+    0 stores none and uses none.
 
     Raises:
         ConfigError: it is not a number, or a negative one.
@@ -47,12 +52,12 @@ def limit() -> float:
         size = -1.0
     if not size >= 0:
         raise ConfigError("environment", LIMIT, f"is a number of GiB, 0 or more, not {given!r}")
-    return size * 2**30
+    return size * GIB
 
 
 def applies(config: RunConfig) -> bool:
-    """Whether the run's encoder gives the same features throughout."""
-    return config.encoder.policy is Policy.freeze and config.encoder.cache_features
+    """Whether the run's features may be stored: of a frozen encoder, and neither switched off."""
+    return config.encoder.policy is Policy.freeze and config.encoder.cache_features and limit() > 0
 
 
 def sources(config: RunConfig, dataset: DataSet, cache: Path) -> dict[str, Samples[Any]]:
@@ -75,7 +80,7 @@ def folder(config: RunConfig, encoder: Encoder, cache: Path) -> Path:
     chosen = config.encoder
     setting = [precision(config.train), device_here().type, torch.__version__]
     fields = [VERSION, chosen.name, to_dict(chosen.args), chosen.feature_precision, *setting]
-    return cache / "features" / digest([fields, values.hexdigest()])
+    return cache / FOLDER / digest([fields, values.hexdigest()])
 
 
 def make_features(
@@ -93,7 +98,11 @@ def make_features(
         tables[place / table_of(names)] = samples, distinct(names)
     missing = {path: found for path, found in tables.items() if not path.exists() and found[1]}
     images = sum(len(indices) for _, indices in missing.values())
-    _check_room(images * bytes_an_image(config, encoder), cache)
+    if not images:
+        return
+    needed = images * bytes_an_image(config, encoder)
+    _check_room(needed, cache)
+    reporter.metrics({"images": images, "GiB": needed / GIB})
     device = device_here()
     encoder.to(device).eval()
     done = 0
@@ -147,17 +156,27 @@ def bytes_an_image(config: RunConfig, encoder: Encoder) -> int:
 
 
 def _check_room(needed: int, cache: Path) -> None:
-    kept = cache / "features"
-    used = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
-    gib = 2**30
-    if needed and used + needed > limit():
+    kept = cache / FOLDER
+    used, free = _bytes_in(kept), shutil.disk_usage(cache).free
+    if used + needed > limit():
         raise CellError(
-            f"they would take {needed / gib:.2f} GiB beside {used / gib:.2f} GiB of others, more "
-            f"than the {limit() / gib:g} GiB allowed; raise {LIMIT} or delete {kept}"
+            f"they would take {needed / GIB:.3g} GiB beside {used / GIB:.3g} GiB of others, more "
+            f"than the {limit() / GIB:g} GiB allowed; raise {LIMIT} or delete {kept}"
         )
-    free = shutil.disk_usage(cache).free
     if needed > free:
-        raise CellError(f"they take {needed / gib:.2f} GiB and {cache} has {free / gib:.2f} free")
+        raise CellError(
+            f"they would take {needed / GIB:.3g} GiB, and {cache} has {free / GIB:.3g} GiB free"
+        )
+
+
+def _bytes_in(directory: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(directory):
+        for name in names:
+            # Another sweep renames what it has finished.
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(root, name).stat().st_size
+    return total
 
 
 @dataclass

@@ -61,9 +61,10 @@ class VisionLanguageModel(nn.Module):
         Args:
             pixels: as the encoder takes them, or ``{FEATURES: (B, N, D)}`` as it put them out.
         """
-        return self.connector(self._features(pixels))
+        return self.connector(self.features(pixels))
 
-    def _features(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
+    def features(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
+        """Images, as in ``image_tokens`` -> (B, N, D), as the connector is given them."""
         if isinstance(pixels, dict) and FEATURES in pixels:
             return pixels[FEATURES]
         # Laid out as stored features are: sums over strided rows would differ in their last bits.

@@ -74,6 +74,8 @@ def _execute(
                 display.started(name)
             case ("progress", phase, fraction):
                 display.progress(name, phase, fraction)
+            case ("metrics", {"images": images, "GiB": size}, _):
+                display.console.print(f"  {name}: {images:,} images, {size:.3g} GiB")
             case ("done",):
                 display.ended(name)
             case ("failed", reason, trace):

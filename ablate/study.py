@@ -231,11 +231,11 @@ class StudyRun:
         """
         self.tracker.bury()
         study = self._study()
-        prepare([self.plan.config], self.cache, self.display)
+        missing = self.plan.keys.trials - len(counted(study))
+        prepare([self.plan.config] * missing, self.cache, self.display)
         with Recorder(
             self.tracker, self.display, "study", self.plan.keys.name, "trial"
         ) as recorder:
-            missing = self.plan.keys.trials - len(counted(study))
             if missing > 0:
                 self.display.phase("trials", missing, 1)
             while len(counted(study)) < self.plan.keys.trials:
