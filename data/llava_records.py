@@ -20,7 +20,7 @@ from data.shards import BROKEN_IMAGE, decode_image
 
 IMAGE_TOKEN = "<image>"
 SPEAKERS = ("human", "gpt")
-_BETWEEN_RECORDS = re.compile(r"[\s,\[]*")
+_BETWEEN_RECORDS = re.compile(r"[\s,]*")
 
 
 class BadRecordError(ValueError):
@@ -48,20 +48,17 @@ def record_lines(path: Path) -> list[int]:
     """The line, from 1, on which each record of a file that ``read_records`` accepts begins."""
     text, decoder = _text(path), json.JSONDecoder()
     lines: list[int] = []
-    line, position = 1, 0
+    position = text.index("[") + 1
+    line = 1 + text.count("\n", 0, position)
     while True:
-        start = _end(_BETWEEN_RECORDS, text, position)
+        between = _BETWEEN_RECORDS.match(text, position)
+        start = between.end() if between else position
         line += text.count("\n", position, start)
         if text[start] == "]":
             return lines
         lines.append(line)
         _, position = decoder.raw_decode(text, start)
         line += text.count("\n", start, position)
-
-
-def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
-    found = pattern.match(text, position)
-    return found.end() if found else position
 
 
 def _text(path: Path) -> str:

@@ -266,7 +266,7 @@ def read_list(path: Path) -> list[Entry]:
 
 
 def read_json_lines(path: Path) -> list[Entry]:
-    """The objects of a JSON-lines file; raises as ``read_json``, with the number of the line."""
+    """The objects of a JSON-lines file, one at least; raises as ``read_json``, naming the line."""
     entries = []
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         if not line.strip():
@@ -277,6 +277,8 @@ def read_json_lines(path: Path) -> list[Entry]:
         except (ValueError, RecursionError) as error:
             raise AnnotationError(f"{place}: not valid JSON: {error}") from error
         entries.append(Entry(place, values))
+    if not entries:
+        raise AnnotationError(f"{path}: holds no question")
     return entries
 
 
