@@ -8,34 +8,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.backbones.base import BACKBONES, Backbone
-from components.mixers import Mamba1, Mamba2, MixerState
+from components.mixers import Mamba1, Mamba2, Mixer
 from components.scans.kernels import Kernel
 
 
-class _Block(nn.Module):
-    """``residual + mixer(norm(residual))``."""
+class _GatedMLP(nn.Module):
+    """fc2(a * silu(b)) with a, b = fc1(x): SwiGLU (Shazeer, 2020), as mamba-ssm's ``GatedMLP``.
 
-    def __init__(self, mixer: Mamba1 | Mamba2, d_model: int) -> None:
+    Args:
+        width: of the input and the output.
+        hidden: inner width, rounded up to a multiple of 128.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        hidden = math.ceil(hidden / 128) * 128
+        self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        value, gate = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(value * F.silu(gate))
+
+
+class _Block(nn.Module):
+    """``residual + mixer(norm(residual))``, and the same with an MLP if there is one."""
+
+    def __init__(self, mixer: Mixer, d_model: int, d_intermediate: int) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
         self.mixer = mixer
+        self.mlp = None
+        if d_intermediate:
+            self.norm2 = nn.RMSNorm(d_model, eps=1e-5)
+            self.mlp = _GatedMLP(d_model, d_intermediate)
 
     def normed(self, residual: Tensor) -> Tensor:
         return self.norm(residual.to(self.norm.weight.dtype))
+
+    def added(self, residual: Tensor, mixed: Tensor) -> Tensor:
+        """The residual with the mixer's output and that of the MLP."""
+        residual = residual + mixed
+        if self.mlp is None:
+            return residual
+        return residual + self.mlp(self.norm2(residual.to(self.norm2.weight.dtype)))
+
+    def outputs(self) -> list[nn.Linear]:
+        """The layers whose outputs are added to the residual."""
+        return [self.mixer.out_proj] if self.mlp is None else [self.mixer.out_proj, self.mlp.fc2]
 
 
 class _Stack(nn.Module):
     """The embedding, the blocks and the final norm."""
 
-    def __init__(self, mixers: Sequence[Mamba1 | Mamba2], d_model: int, vocab_size: int) -> None:
+    def __init__(
+        self, mixers: Sequence[Mixer], d_model: int, vocab_size: int, d_intermediate: int
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.layers = nn.ModuleList(_Block(mixer, d_model) for mixer in mixers)
+        self.layers = nn.ModuleList(_Block(mixer, d_model, d_intermediate) for mixer in mixers)
         self.norm_f = nn.RMSNorm(d_model, eps=1e-5)
 
     def blocks(self) -> Iterator[_Block]:
@@ -44,8 +83,8 @@ class _Stack(nn.Module):
             yield layer
 
 
-class _MambaBackbone(Backbone):
-    """What both language models share; a subclass makes the mixers.
+class MixerBackbone(Backbone):
+    """What language models of mixers share; a subclass makes the mixers.
 
     Args:
         mixers: one a layer.
@@ -53,21 +92,23 @@ class _MambaBackbone(Backbone):
         vocab_size: the tokenizer's size, padded up to a multiple of ``pad_vocab_size_multiple``.
         tie_embeddings: whether the head shares the embedding's weights.
         residual_in_fp32: whether the residual stream is float32 whatever the weights are.
+        d_intermediate: inner width of an MLP after every mixer; 0 for none.
     """
 
     def __init__(
         self,
-        mixers: Sequence[Mamba1 | Mamba2],
+        mixers: Sequence[Mixer],
         d_model: int,
         vocab_size: int,
         pad_vocab_size_multiple: int,
         tie_embeddings: bool,
         residual_in_fp32: bool,
+        d_intermediate: int = 0,
     ) -> None:
         super().__init__()
         padded = math.ceil(vocab_size / pad_vocab_size_multiple) * pad_vocab_size_multiple
         self.residual_in_fp32 = residual_in_fp32
-        self.backbone = _Stack(mixers, d_model, padded)
+        self.backbone = _Stack(mixers, d_model, padded, d_intermediate)
         self.lm_head = nn.Linear(d_model, padded, bias=False)
         self._initialise()
         if tie_embeddings:
@@ -78,8 +119,9 @@ class _MambaBackbone(Backbone):
         """Small embeddings, and output projections scaled down by the root of the depth (GPT-2)."""
         nn.init.normal_(self.backbone.embedding.weight, std=0.02)
         for block in self.backbone.blocks():
-            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=math.sqrt(5))
-            block.mixer.out_proj.weight /= math.sqrt(len(self.backbone.layers))
+            for output in block.outputs():
+                nn.init.kaiming_uniform_(output.weight, a=math.sqrt(5))
+                output.weight /= math.sqrt(len(self.backbone.layers))
 
     @property
     def d_model(self) -> int:
@@ -98,32 +140,33 @@ class _MambaBackbone(Backbone):
     def head(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
 
-    def init_state(self, batch_size: int, max_length: int) -> list[MixerState]:
-        """One mixer state a layer; their size does not depend on ``max_length``."""
+    def init_state(self, batch_size: int, max_length: int) -> list[Any]:
+        """One mixer state a layer; only attention's size depends on ``max_length``."""
         weight = self.lm_head.weight
         return [
-            block.mixer.init_state(batch_size, weight.dtype, weight.device)
+            block.mixer.init_state(batch_size, weight.dtype, weight.device, max_length)
             for block in self.backbone.blocks()
         ]
 
     @torch.inference_mode()
     def prefill(
-        self, embeds: Tensor, state: list[MixerState], attention_mask: Tensor | None = None
+        self, embeds: Tensor, state: list[Any], attention_mask: Tensor | None = None
     ) -> Tensor:
         return self.head(self._run(embeds, attention_mask, state)[:, -1])
 
     @torch.inference_mode()
-    def step(self, embeds: Tensor, state: list[MixerState]) -> Tensor:
+    def step(self, embeds: Tensor, state: list[Any]) -> Tensor:
         residual = self._residual(embeds)
         for block, block_state in zip(self.backbone.blocks(), state, strict=True):
-            residual = residual + block.mixer.step(block.normed(residual), block_state)
+            mixed = block.mixer.step(block.normed(residual), block_state)
+            residual = block.added(residual, mixed)
         return self.head(self._final(residual))
 
-    def _run(self, embeds: Tensor, mask: Tensor | None, states: list[MixerState] | None) -> Tensor:
+    def _run(self, embeds: Tensor, mask: Tensor | None, states: list[Any] | None) -> Tensor:
         residual = self._residual(embeds)
         for i, block in enumerate(self.backbone.blocks()):
             state = None if states is None else states[i]
-            residual = residual + block.mixer(block.normed(residual), mask, state)
+            residual = block.added(residual, block.mixer(block.normed(residual), mask, state))
         return self._final(residual)
 
     def _residual(self, embeds: Tensor) -> Tensor:
@@ -135,7 +178,7 @@ class _MambaBackbone(Backbone):
 
 
 @BACKBONES.register("mamba1")
-class Mamba1Backbone(_MambaBackbone):
+class Mamba1Backbone(MixerBackbone):
     """Mamba-1 (Gu & Dao, 2023). The defaults make a tiny model.
 
     Args:
@@ -189,7 +232,7 @@ class Mamba1Backbone(_MambaBackbone):
 
 
 @BACKBONES.register("mamba2")
-class Mamba2Backbone(_MambaBackbone):
+class Mamba2Backbone(MixerBackbone):
     """Mamba-2 (Dao & Gu, 2024). The defaults make a tiny model.
 
     Args:

@@ -14,6 +14,7 @@ from components.backbones.base import BACKBONES
 from components.backbones.mamba import Mamba1Backbone, Mamba2Backbone
 from components.backbones.transformer import TransformerBackbone
 from components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
+from components.mixers import Mamba1, Mamba2
 from components.scans.kernels import Kernel
 
 _GPT_NEOX = 50277
@@ -80,6 +81,7 @@ class Mamba2Preset(Mamba2Backbone):
 def _settings(backbone: Mamba1Backbone | Mamba2Backbone, *own: str) -> dict[str, Any]:
     """What a checkpoint's configuration must agree with; ``own``: settings of the mixer alone."""
     mixer = next(backbone.backbone.blocks()).mixer
+    assert isinstance(mixer, Mamba1 | Mamba2)
     return {
         "layer": type(mixer).__name__,
         "d_model": backbone.d_model,

@@ -1,7 +1,11 @@
 """Sequence mixers, (B, L, d_model) -> (B, L, d_model), that backbones and connectors share."""
 
+from components.mixers.attention import Attention
 from components.mixers.base import MixerState
 from components.mixers.mamba1 import Mamba1
 from components.mixers.mamba2 import Mamba2, Mamba2Scan
+from components.mixers.mamba3 import Mamba3
 
-__all__ = ["Mamba1", "Mamba2", "Mamba2Scan", "MixerState"]
+Mixer = Mamba1 | Mamba2 | Mamba3 | Attention
+
+__all__ = ["Attention", "Mamba1", "Mamba2", "Mamba2Scan", "Mamba3", "Mixer", "MixerState"]

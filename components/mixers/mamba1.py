@@ -65,8 +65,10 @@ class Mamba1(nn.Module):
         self.dt_proj.bias.copy_(initial_dt_bias(self.d_inner))
         self.A_log.copy_(torch.arange(1, self.d_state + 1, dtype=torch.float32).log())
 
-    def init_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> MixerState:
-        """The state before the first position; ``ssm`` is (B, d_state, d_inner)."""
+    def init_state(
+        self, batch: int, dtype: torch.dtype, device: torch.device, max_length: int = 0
+    ) -> MixerState:
+        """The state before the first position, for any length; ``ssm`` is (B, d_state, d_inner)."""
         return MixerState(
             conv=torch.zeros(batch, self.d_conv - 1, self.d_inner, dtype=dtype, device=device),
             ssm=torch.zeros(batch, self.d_state, self.d_inner, device=device),

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
-from components.mixers.gated_norm import gated_rms_norm
 from components.scans.kernels import Kernel, known_kernel, ssd
 from components.scans.ssd import ssd_step
 
@@ -32,8 +31,11 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        """Normalise x (..., width) with gate (..., width)."""
-        return gated_rms_norm(x, gate, self.weight, self.groups, self.eps)
+        """Normalise x (..., width) with gate (..., width); sums are float32."""
+        gated = x.float() * F.silu(gate.float())
+        parts = gated.unflatten(-1, (self.groups, -1))
+        normed = F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2)
+        return (normed * self.weight).to(x.dtype)
 
 
 class Mamba2Scan(nn.Module):
@@ -89,8 +91,13 @@ class Mamba2Scan(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.nheads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.nheads))
 
-    def init_state(self, batch: int, dtype: torch.dtype, device: torch.device) -> MixerState:
-        """The state before the first position; ``ssm`` is (B, nheads, headdim, d_state)."""
+    def init_state(
+        self, batch: int, dtype: torch.dtype, device: torch.device, max_length: int = 0
+    ) -> MixerState:
+        """The state before the first position, for any length.
+
+        ``ssm`` is (B, nheads, headdim, d_state).
+        """
         window = (batch, self.d_conv - 1, self.conv_dim)
         states = (batch, self.nheads, self.headdim, self.d_state)
         return MixerState(
