@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
+from components.mixers.gated_norm import gated_rms_norm
 from components.scans.kernels import Kernel, known_kernel, ssd
 from components.scans.ssd import ssd_step
 
@@ -31,11 +32,8 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        """Normalise x (..., width) with gate (..., width); sums are float32."""
-        gated = x.float() * F.silu(gate.float())
-        parts = gated.unflatten(-1, (self.groups, -1))
-        normed = F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2)
-        return (normed * self.weight).to(x.dtype)
+        """Normalise x (..., width) with gate (..., width)."""
+        return gated_rms_norm(x, gate, self.weight, self.groups, self.eps)
 
 
 class Mamba2Scan(nn.Module):
