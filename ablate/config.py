@@ -54,10 +54,12 @@ class ComponentConfig:
 class PretrainConfig:
     """Stage 0: an encoder learns to classify labelled images, once for all cells and seeds.
 
-    ``data``: a data set with labelled images; ``threads``: CPU threads, part of the identity.
+    ``data``: a data set with labelled images, ``args``: its arguments; ``threads``: CPU threads,
+    part of the identity.
     """
 
     data: str = "easy-vqa"
+    args: dict[str, Any] = field(default_factory=dict)
     steps: int = 400
     batch_size: int = 64
     lr: float = 1e-3

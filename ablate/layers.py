@@ -179,8 +179,10 @@ def compose(layers: list[Layer]) -> RunConfig:
     assert isinstance(config, RunConfig)
     for key, message in problems(config):
         raise ConfigError(source_of(layers, key), key, message)
-    if config.encoder.pretrain is not None:
-        _lookup("data", config.encoder.pretrain.data, layers, "encoder.pretrain.data")
+    stage = config.encoder.pretrain
+    if stage is not None:
+        keys = "encoder.pretrain.data", "encoder.pretrain.args"
+        stage.args = _arguments("data", stage.data, stage.args, layers, keys)
     for benchmark in config.evaluate.benchmarks:
         _lookup("benchmark", benchmark, layers, "evaluate.benchmarks")
     return config
@@ -227,23 +229,39 @@ def _component(role: str, given: dict[str, Any], layers: list[Layer]) -> dict[st
     if name is None:
         known = nearest("", registry(role).names())
         raise ConfigError(layers[-1].source, f"{role}.name", f"no {role} is named; {known}")
-    cls = _lookup(role, name, layers, f"{role}.name")
+    keys = f"{role}.name", f"{role}.args"
+    return {
+        **given,
+        "name": name,
+        "args": _arguments(role, name, given.get("args", {}), layers, keys),
+    }
+
+
+def _arguments(
+    role: str, name: str, given: dict[str, Any], layers: list[Layer], keys: tuple[str, str]
+) -> dict[str, Any]:
+    """A component's arguments, checked against its class and filled in.
+
+    ``keys``: where its name and its arguments stand, for error messages.
+    """
+    name_key, args_key = keys
+    cls = _lookup(role, name, layers, name_key)
     try:
-        filled = filled_arguments(cls, json.dumps(given.get("args", {})))
+        filled = filled_arguments(cls, json.dumps(given))
     except ConfigKeyError as error:
-        key = f"{role}.args.{error.full_key}"
+        key = f"{args_key}.{error.full_key}"
         known = nearest(str(error.full_key), list(arguments(cls)))
         message = f"{role} {name!r} takes no such argument; {known}"
         raise ConfigError(source_of(layers, key), key, message) from error
     except OmegaConfBaseException as error:
-        key = f"{role}.args.{error.full_key or ''}".rstrip(".")
+        key = f"{args_key}.{error.full_key or ''}".rstrip(".")
         message = str(error).split("full_key")[0]
         raise ConfigError(source_of(layers, key), key, message) from error
     for key, value in filled.items():
         if value == OMEGACONF_MISSING:
-            path = f"{role}.args.{key}"
+            path = f"{args_key}.{key}"
             raise ConfigError(source_of(layers, path), path, f"{role} {name!r} needs this argument")
-    return {**given, "name": name, "args": copy.deepcopy(filled)}
+    return copy.deepcopy(filled)
 
 
 @cache

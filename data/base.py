@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from components.registry import Registry
@@ -16,7 +17,7 @@ from data.text import ChatTemplate, Tokenizer
 
 Split = Literal["train", "validation", "test"]
 UNKNOWN = -100
-"""Class of an attribute that an image's questions do not tell (ignored by torch's losses)."""
+"""Class of an attribute that is not told (ignored by torch's losses)."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 T_co = TypeVar("T_co", covariant=True)
@@ -63,29 +64,50 @@ class Sample:
             self.answers = [self.turns[-1].answer]
 
 
-class LabelledImages:
-    """Images with a class for each of several attributes, map-style: (image, labels).
+Label = int | np.ndarray
+"""The class of an image, or (H, W) those of its pixels; ``UNKNOWN`` where there is none."""
+
+
+class LabelledImages(ABC):
+    """Images with labels by attribute, map-style: (image, attribute -> label).
+
+    Args:
+        classes: attribute -> its class names.
+    """
+
+    def __init__(self, classes: Mapping[str, tuple[str, ...]]) -> None:
+        self.classes = dict(classes)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, dict[str, Label]]: ...
+
+
+class EncodedImages(LabelledImages):
+    """Labelled images from files in memory.
 
     Args:
         images: encoded files (PNG, JPEG).
-        labels: for each image, attribute -> class index, or ``UNKNOWN``.
+        labels: for each image, attribute -> label.
         classes: attribute -> its class names.
     """
 
     def __init__(
         self,
         images: Sequence[bytes],
-        labels: Sequence[dict[str, int]],
-        classes: dict[str, tuple[str, ...]],
+        labels: Sequence[dict[str, Label]],
+        classes: Mapping[str, tuple[str, ...]],
     ) -> None:
+        super().__init__(classes)
         self.images = images
         self.labels = labels
-        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, int]]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Label]]:
         return Image.open(BytesIO(self.images[index])).convert("RGB"), self.labels[index]
 
 
@@ -117,7 +139,9 @@ class DataSet(ABC):
         """How a conversation is written as one text."""
 
     def labelled_images(self, cache_dir: Path, split: Split) -> LabelledImages:
-        """The split's images with their classes, for pretraining an encoder. Needs ``prepare``.
+        """The split's images with their labels, for pretraining an encoder.
+
+        What it needs for that it prepares itself.
 
         Raises:
             ValueError: the data set has no labels of images.

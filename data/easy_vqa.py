@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from data.base import DATASETS, UNKNOWN, LabelledImages, Sample, Samples, Split, Turn
+from data.base import (
+    DATASETS,
+    UNKNOWN,
+    EncodedImages,
+    Label,
+    LabelledImages,
+    Sample,
+    Samples,
+    Split,
+    Turn,
+)
 from data.conversations import Conversations
 from data.prepared import TOKENIZER, ShardedDataSet, prepare_once
 from data.shards import Record, ShardDataset, write_shards
@@ -94,7 +104,7 @@ class EasyVQA(ShardedDataSet):
             if split != "test" and (image_id % VALIDATION_EVERY == 0) != (split == "validation"):
                 continue
             answers = {sample.category: sample.turns[0].answer for sample in record.samples}
-            known = {
+            known: dict[str, Label] = {
                 attribute: names.index(answers[attribute]) if attribute in answers else UNKNOWN
                 for attribute, names in classes.items()
             }
@@ -102,7 +112,7 @@ class EasyVQA(ShardedDataSet):
                 assert record.image is not None
                 images.append(record.image)
                 labels.append(known)
-        return LabelledImages(images, labels, classes)
+        return EncodedImages(images, labels, classes)
 
 
 def _records(split: Split) -> Iterator[tuple[int, Record]]:

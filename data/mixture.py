@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
-from data.base import DATASETS, DataSet, Sample, Samples, Split
+from data.base import DATASETS, DataSet, Label, LabelledImages, Sample, Samples, Split
 from data.prepared import TOKENIZER, prepare_once
 from data.subsets import evenly_spread
 from data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
@@ -25,7 +26,7 @@ class WeightedSamples:
             gone through: 1 gives each of its samples once, 2 twice, 0.25 a fixed quarter of them.
     """
 
-    def __init__(self, parts: dict[str, tuple[Samples[Sample], float]]) -> None:
+    def __init__(self, parts: Mapping[str, tuple[Samples[Any], float]]) -> None:
         self.names = list(parts)
         self.samples = [samples for samples, _ in parts.values()]
         self.indices = [passes(len(samples), weight) for samples, weight in parts.values()]
@@ -35,11 +36,42 @@ class WeightedSamples:
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> Sample:
+        name, sample = self.item(index)
+        return replace(sample, id=f"{name}/{sample.id}")
+
+    def item(self, index: int) -> tuple[str, Any]:
+        """The name of a part and what it holds at that place."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
-        sample = self.samples[part][int(self.indices[part][index - self.starts[part]])]
-        return replace(sample, id=f"{self.names[part]}/{sample.id}")
+        return self.names[part], self.samples[part][
+            int(self.indices[part][index - self.starts[part]])
+        ]
+
+
+class _LabelledMixture(LabelledImages):
+    """Labelled images of several data sets in a row, each repeated by its weight."""
+
+    def __init__(self, parts: dict[str, tuple[LabelledImages, float]]) -> None:
+        (first, (images, _)), *_ = parts.items()
+        super().__init__(images.classes)
+        for name, (images, _) in parts.items():
+            if images.classes != self.classes:
+                raise ValueError(
+                    f"mixture: the labels of {name!r} ({_listed(images.classes)}) are not those of "
+                    f"{first!r} ({_listed(self.classes)}); mix data sets with equal classes"
+                )
+        self._mixed = WeightedSamples(parts)
+
+    def __len__(self) -> int:
+        return len(self._mixed)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Label]]:
+        return self._mixed.item(index)[1]
+
+
+def _listed(classes: dict[str, tuple[str, ...]]) -> str:
+    return ", ".join(f"{attribute} of {len(names)}" for attribute, names in classes.items())
 
 
 def passes(length: int, weight: float) -> np.ndarray:
@@ -108,6 +140,18 @@ class Mixture(DataSet):
                 for name, part in self._parts.items()
             }
         )
+
+    def labelled_images(self, cache_dir: Path, split: Split) -> LabelledImages:
+        """Those of all parts, by the parts' weights where they are for training.
+
+        Raises:
+            ValueError: a part has none, or other classes than the first one.
+        """
+        parts = {}
+        for name, part in self._parts.items():
+            images = part.labelled_images(cache_dir, split)
+            parts[name] = images, self._weights[name] if split == "train" else 1
+        return _LabelledMixture(parts)
 
     def tokenizer(self, cache_dir: Path) -> Tokenizer:
         return Tokenizer.load(self._directory(cache_dir) / TOKENIZER)

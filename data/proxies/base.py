@@ -16,36 +16,38 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from random import Random
 from typing import ClassVar, Literal, Protocol
 
 from PIL import Image
 
-from data.base import SPLITS, DataSet, Sample, Split, Turn
+from data.base import SPLITS, DataSet, Label, LabelledImages, Sample, Split, Turn
 from data.prepared import TOKENIZER, prepare_once
+from data.proxies.picture import CLASSES, Picture
 from data.proxies.scene import LEVELS, Level
 from data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
 from data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
 
-VERSION = 1  # of what is rendered: a new number for any change of it
+VERSION = 2  # of what is rendered: a new number for any change of it
 EVAL_SAMPLES: dict[Split, int] = {"validation": 1000, "test": 3000}
 PER_SHARD = 1000
 Difficulty = Literal["mixed", "easy", "medium", "hard"]
 
 
-class Renderable(Protocol):
+class Pictured(Protocol):
     """What a question is about."""
 
-    def render(self) -> Image.Image: ...
+    @property
+    def picture(self) -> Picture: ...
 
 
 @dataclass
 class ProxyItem:
     """A question about a scene; ``held_out``: its answer needs a combination not trained on."""
 
-    scene: Renderable
+    scene: Pictured
     question: str
     answer: str
     category: str
@@ -58,6 +60,8 @@ class Proxy(DataSet):
     Args:
         train_samples: size of the training split.
         difficulty: of the training split; ``mixed`` is all levels in turn, as in the others.
+        turns: questions about a training image, at the most, as one conversation. The first is the
+            one that the image was made for, as in the other splits.
         seed: of the training split.
         template: the chat template.
     """
@@ -69,17 +73,32 @@ class Proxy(DataSet):
         *,
         train_samples: int = 20_000,
         difficulty: Difficulty = "mixed",
+        turns: int = 1,
         seed: int = 0,
         template: TemplateName = "plain",
     ) -> None:
         self._train_samples = train_samples
         self._difficulty = difficulty
+        self._turns = turns
         self._seed = seed
         self._template = get_template(template)
 
     @abstractmethod
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         """One item, drawn from ``rng`` alone; for ``train``, of seen combinations alone."""
+
+    @abstractmethod
+    def further(self, item: ProxyItem) -> Turn | None:
+        """Another question about an item's image; None if none was found at the first attempt."""
+
+    def conversation(self, item: ProxyItem, split: Split) -> list[Turn]:
+        """The item's question and, in training, further ones."""
+        turns = [Turn(item.question, item.answer)]
+        for _ in range(self._turns - 1 if split == "train" else 0):
+            more = self.further(item)
+            if more is not None and more.question not in [turn.question for turn in turns]:
+                turns.append(more)
+        return turns
 
     def sample_item(self, split: Split, index: int) -> tuple[ProxyItem, Level]:
         """An item by its place in a split, and its level."""
@@ -96,7 +115,7 @@ class Proxy(DataSet):
         """Where a split is prepared."""
         name = f"{self.name}-v{VERSION}-{split}"
         if split == "train":
-            name += f"-{self._train_samples}-{self._difficulty}-{self._seed}"
+            name += f"-{self._train_samples}-{self._difficulty}-{self._turns}-{self._seed}"
         return cache_dir / name
 
     def prepare(self, cache_dir: Path) -> None:
@@ -119,6 +138,10 @@ class Proxy(DataSet):
     def template(self) -> ChatTemplate:
         return self._template
 
+    def labelled_images(self, cache_dir: Path, split: Split) -> LabelledImages:
+        """The colour, shape and letter of each pixel; rendered anew, nothing is stored."""
+        return _LabelledPictures(self, split)
+
     def fingerprint(self, cache_dir: Path) -> str:
         indices = [read_index(self.split_directory(cache_dir, split)) for split in SPLITS]
         return hashlib.sha256("".join(i["checksum"] for i in indices).encode()).hexdigest()
@@ -133,9 +156,9 @@ class Proxy(DataSet):
             texts = (text for i in range(self.count(split)) for text in self._texts(i))
             train_tokenizer(texts, "word", vocab_size=1024).save(directory / TOKENIZER)
 
-    def _texts(self, index: int) -> tuple[str, str]:
+    def _texts(self, index: int) -> list[str]:
         item, _ = self.sample_item("train", index)
-        return item.question, item.answer
+        return [text for turn in self.conversation(item, "train") for text in astuple(turn)]
 
     def records(self, split: Split, shard: int) -> Iterator[Record]:
         """The records of one shard."""
@@ -145,12 +168,29 @@ class Proxy(DataSet):
             sample = Sample(
                 id=f"{split}-{index:06d}-{level}-{combination}",
                 image=None,
-                turns=[Turn(item.question, item.answer)],
+                turns=self.conversation(item, split),
                 category=item.category,
             )
             stream = io.BytesIO()
-            item.scene.render().save(stream, "png")
+            item.scene.picture.image().save(stream, "png")
             yield Record(stream.getvalue(), [sample])
+
+
+class _LabelledPictures(LabelledImages):
+    """The pictures of a split with the classes of their pixels."""
+
+    def __init__(self, proxy: Proxy, split: Split) -> None:
+        super().__init__(CLASSES)
+        self._proxy = proxy
+        self._split = split
+
+    def __len__(self) -> int:
+        return self._proxy.count(self._split)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Label]]:
+        item, _ = self._proxy.sample_item(self._split, index)
+        picture = item.scene.picture
+        return picture.image(), picture.labels()
 
 
 def _render_shard(proxy: Proxy, directory: Path, split: Split, shard: int) -> ShardInfo:

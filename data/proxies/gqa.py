@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
-from data.base import DATASETS, Split
+from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
 from data.proxies.scene import (
     ALL,
@@ -51,6 +52,13 @@ class ProxyGQA(Proxy):
         weights = (2, 1, 1, 1, 1)  # a query is for a colour or a shape
         (make,) = rng.choices(kinds, weights)
         return make(Scene(rng, level), pool)
+
+    def further(self, item: ProxyItem) -> Turn | None:
+        scene = item.scene
+        assert isinstance(scene, Scene)
+        kinds = (_more_query, _more_verify, _more_choose, _more_compare, _more_logical)
+        (ask,) = scene.rng.choices(kinds, (2, 1, 1, 1, 1))
+        return ask(scene)
 
     @staticmethod
     def _query(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
@@ -129,3 +137,75 @@ class ProxyGQA(Proxy):
         scene.fill(lambda t: t not in (first, second))
         question = f"is there a {first.name} and a {second.name}?"
         return ProxyItem(scene, question, answer, "logical/obj", first.held_out)
+
+
+def _told_by_relation(scene: Scene, attribute: str) -> tuple[Thing, str, Thing] | None:
+    """A thing, a relation and another thing that it alone of its colour or shape has this to."""
+    counts = Counter(scene.things.values())
+    anchors = [cell for cell, thing in scene.things.items() if counts[thing] == 1]
+    if not anchors:
+        return None
+    relation, at = scene.rng.choice(list(RELATIONS)), scene.rng.choice(anchors)
+    related = [thing for cell, thing in scene.things.items() if RELATIONS[relation](cell, at)]
+    values = Counter(getattr(thing, attribute) for thing in related)
+    clear = [thing for thing in related if values[getattr(thing, attribute)] == 1]
+    return (scene.rng.choice(clear), relation, scene.things[at]) if clear else None
+
+
+def _more_query(scene: Scene) -> Turn | None:
+    asks_color = scene.rng.random() < 0.5
+    found = _told_by_relation(scene, "shape" if asks_color else "color")
+    if found is None:
+        return None
+    target, relation, anchor = found
+    place = f"{relation} the {anchor.name}"
+    if asks_color:
+        return Turn(f"what color is the {target.shape} {place}?", target.color)
+    return Turn(f"what shape is the {target.color} object {place}?", target.shape)
+
+
+def _more_verify(scene: Scene) -> Turn | None:
+    found = _told_by_relation(scene, "shape")
+    if found is None:
+        return None
+    target, relation, anchor = found
+    true = scene.rng.random() < 0.5
+    others = [thing.color for thing in SEEN if thing.shape == target.shape and thing != target]
+    color = target.color if true else scene.rng.choice(others)
+    question = f"is the {target.shape} {relation} the {anchor.name} {color}?"
+    return Turn(question, "yes" if true else "no")
+
+
+def _more_choose(scene: Scene) -> Turn | None:
+    clear = scene.alone("shape")
+    if not clear:
+        return None
+    target = scene.rng.choice(clear)
+    others = [thing.color for thing in SEEN if thing.shape == target.shape and thing != target]
+    first, second = scene.rng.sample([target.color, scene.rng.choice(others)], 2)
+    return Turn(f"is the {target.shape} {first} or {second}?", target.color)
+
+
+def _more_compare(scene: Scene) -> Turn | None:
+    clear, same = scene.alone("shape"), scene.rng.random() < 0.5
+    pairs = [(a, b) for a in clear for b in clear if a != b and (a.color == b.color) == same]
+    if not pairs:
+        return None
+    first, second = scene.rng.choice(pairs)
+    question = f"are the {first.shape} and the {second.shape} the same color?"
+    return Turn(question, "yes" if same else "no")
+
+
+def _more_logical(scene: Scene) -> Turn | None:
+    present, absent = set(scene.things.values()), scene.absent()
+    first, second = scene.rng.choice(
+        [(True, True)] * 3 + [(True, False), (False, True), (False, False)]
+    )
+    pools = [
+        sorted(present, key=lambda t: t.name) if there else absent for there in (first, second)
+    ]
+    one, other = (scene.rng.choice(pool) for pool in pools)
+    if one == other:
+        return None
+    question = f"is there a {one.name} and a {other.name}?"
+    return Turn(question, "yes" if first and second else "no")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from data.base import DATASETS, Split
+from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
 from data.proxies.scene import ALL, COUNT, SEEN, Level, Scene, Thing
 
@@ -47,8 +47,18 @@ class ProxyPOPE(Proxy):
         if setting == "adversarial":
             scene.place(companion(target))
         self._fill(scene, target)
-        question = f"is there a {target.name} in the image?"
-        return ProxyItem(scene, question, "Yes" if present else "No", setting, target.held_out)
+        question, answer = _asked(target), "Yes" if present else "No"
+        return ProxyItem(scene, question, answer, setting, target.held_out)
+
+    def further(self, item: ProxyItem) -> Turn:
+        scene = item.scene
+        assert isinstance(scene, Scene)
+        if scene.rng.random() < 0.5:
+            return Turn(_asked(scene.rng.choice(list(scene.things.values()))), "Yes")
+        absent = scene.absent()  # as frequent as things that are there
+        weights = [WEIGHTS[BY_FREQUENCY.index(thing)] for thing in absent]
+        (thing,) = scene.rng.choices(absent, weights)
+        return Turn(_asked(thing), "No")
 
     @staticmethod
     def _fill(scene: Scene, target: Thing) -> None:
@@ -62,3 +72,7 @@ class ProxyPOPE(Proxy):
             (thing,) = scene.rng.choices(BY_FREQUENCY, WEIGHTS)
             if thing != target:
                 scene.place(thing)
+
+
+def _asked(thing: Thing) -> str:
+    return f"is there a {thing.name} in the image?"

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from math import cos, pi, sin
 from random import Random
 from typing import Literal
 
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
-IMAGE_SIZE = 64
+from data.proxies.picture import COLORS, IMAGE_SIZE, SHAPES, Ink, Mark, Picture
+
 Level = Literal["easy", "medium", "hard"]
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 GRID: dict[Level, int] = {"easy": 2, "medium": 3, "hard": 4}
 COUNT: dict[Level, int] = {"easy": 2, "medium": 4, "hard": 7}
 
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 40, 40),
-    "green": (30, 150, 50),
-    "blue": (40, 70, 220),
-    "yellow": (240, 210, 30),
-    "purple": (140, 50, 160),
-    "orange": (245, 130, 30),
-    "cyan": (40, 200, 210),
-    "black": (20, 20, 20),
-}
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
 HELD_OUT_EVERY = 6
 
 Cell = tuple[int, int]  # (row, column)
@@ -85,6 +76,16 @@ class Scene:
         self.things[cell] = thing
         return cell
 
+    def alone(self, attribute: str) -> list[Thing]:
+        """The things whose colour or shape no other thing has."""
+        things = list(self.things.values())
+        counts = Counter(getattr(thing, attribute) for thing in things)
+        return [thing for thing in things if counts[getattr(thing, attribute)] == 1]
+
+    def absent(self) -> list[Thing]:
+        """The seen things that are not in the scene."""
+        return [thing for thing in SEEN if thing not in self.things.values()]
+
     def free(self) -> list[Cell]:
         """The cells with nothing in them."""
         cells = [(row, column) for row in range(self.size) for column in range(self.size)]
@@ -96,33 +97,36 @@ class Scene:
         while len(self.things) < COUNT[self.level] and self.free():
             self.place(self.rng.choice(pool))
 
-    def render(self) -> Image.Image:
-        """The scene as an RGB image of ``IMAGE_SIZE`` pixels a side."""
+    @cached_property
+    def picture(self) -> Picture:
+        """The scene, drawn; each thing somewhere in its cell. Nothing may be placed after it."""
         shade = self.rng.randint(215, 255)
-        image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (shade, shade, shade))
-        draw = ImageDraw.Draw(image)
         side = IMAGE_SIZE / self.size
+        marks = []
         for (row, column), thing in self.things.items():
             radius = side * self.rng.uniform(0.32, 0.42)
             slack = side / 2 - radius - 1
             x = (column + 0.5) * side + self.rng.uniform(-slack, slack)
             y = (row + 0.5) * side + self.rng.uniform(-slack, slack)
-            draw_shape(draw, thing, x, y, radius)
-        return image.point(lambda value: value // 24) if self.dark else image
+            draw = partial(draw_shape, shape=thing.shape, x=x, y=y, r=radius)
+            classes = {"color": thing.color, "shape": thing.shape}
+            marks.append(Mark(draw, COLORS[thing.color], classes))
+        return Picture(shade, marks, self.dark)
 
 
-def draw_shape(draw: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, r: float) -> None:
-    """Draw a thing around (x, y), r pixels from its centre to its edge."""
-    color = COLORS[thing.color]
-    if thing.shape == "circle":
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=color)
-    elif thing.shape == "square":
-        draw.rectangle((x - 0.8 * r, y - 0.8 * r, x + 0.8 * r, y + 0.8 * r), fill=color)
-    elif thing.shape == "cross":
-        draw.rectangle((x - r, y - 0.3 * r, x + r, y + 0.3 * r), fill=color)
-        draw.rectangle((x - 0.3 * r, y - r, x + 0.3 * r, y + r), fill=color)
+def draw_shape(
+    draw: ImageDraw.ImageDraw, fill: Ink, *, shape: str, x: float, y: float, r: float
+) -> None:
+    """Draw a shape around (x, y), r pixels from its centre to its edge."""
+    if shape == "circle":
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+    elif shape == "square":
+        draw.rectangle((x - 0.8 * r, y - 0.8 * r, x + 0.8 * r, y + 0.8 * r), fill=fill)
+    elif shape == "cross":
+        draw.rectangle((x - r, y - 0.3 * r, x + r, y + 0.3 * r), fill=fill)
+        draw.rectangle((x - 0.3 * r, y - r, x + 0.3 * r, y + r), fill=fill)
     else:
-        draw.polygon([(x + r * a, y + r * b) for a, b in _outline(thing.shape)], fill=color)
+        draw.polygon([(x + r * a, y + r * b) for a, b in _outline(shape)], fill=fill)
 
 
 @lru_cache

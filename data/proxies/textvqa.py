@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageFont
 
-from data.base import DATASETS, Split
+from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
-from data.proxies.scene import COLORS, HELD_OUT_EVERY, IMAGE_SIZE, Level
+from data.proxies.picture import COLORS, IMAGE_SIZE, Draw, Mark, Picture
+from data.proxies.scene import HELD_OUT_EVERY, Level
 
 WORDS = (
     *("bank", "bar", "beer", "book", "bus", "cafe", "cake", "cash", "city", "club"),
@@ -30,22 +31,33 @@ class Signs:
     level: Level
     words: dict[str, str]
 
-    def render(self) -> Image.Image:
-        """An RGB image of ``IMAGE_SIZE`` pixels a side."""
+    @cached_property
+    def picture(self) -> Picture:
+        """The signs, drawn; each somewhere in its band of the image."""
         shade = self.rng.randint(215, 255)
-        image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (shade, shade, shade))
-        draw = ImageDraw.Draw(image)
         font = _font(FONT_SIZE[self.level])
         band = IMAGE_SIZE / len(self.words)
+        marks: list[Mark] = []
         for row, (color, word) in enumerate(self.words.items()):
             left, top, right, bottom = font.getbbox(word)
             width, height = right - left + 4, bottom - top + 4
             x = self.rng.uniform(0, IMAGE_SIZE - width)
             y = row * band + self.rng.uniform(0, band - height)
-            draw.rectangle((x, y, x + width, y + height), fill=COLORS[color])
+            board = (x, y, x + width, y + height)
+            marks.append(Mark(_rectangle(board), COLORS[color], {"color": color, "shape": "sign"}))
             ink = (20, 20, 20) if color in ("yellow", "cyan", "orange") else (250, 250, 250)
-            draw.text((x + 2 - left, y + 2 - top), word, fill=ink, font=font)
-        return image
+            for i, letter in enumerate(word):
+                place = (x + 2 - left + font.getlength(word[:i]), y + 2 - top)
+                marks.append(Mark(_letter(place, letter, font), ink, {"letter": letter}))
+        return Picture(shade, marks)
+
+
+def _rectangle(box: tuple[float, float, float, float]) -> Draw:
+    return lambda draw, fill: draw.rectangle(box, fill=fill)
+
+
+def _letter(place: tuple[float, float], letter: str, font: ImageFont.FreeTypeFont) -> Draw:
+    return lambda draw, fill: draw.text(place, letter, fill=fill, font=font)
 
 
 @lru_cache
@@ -77,3 +89,8 @@ class ProxyTextVQA(Proxy):
         question = f"what does the {asked} sign say?"
         scene = Signs(rng, level, words)
         return ProxyItem(scene, question, words[asked], "", held_out(words[asked], asked))
+
+    def further(self, item: ProxyItem) -> Turn:
+        assert isinstance(item.scene, Signs)
+        color = item.scene.rng.choice(list(item.scene.words))
+        return Turn(f"what does the {color} sign say?", item.scene.words[color])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from data.base import DATASETS, Split
+from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
 from data.proxies.scene import ALL, COLORS, SEEN, SHAPES, Level, Scene
 
@@ -31,10 +31,33 @@ class ProxyVizWiz(Proxy):
             scene.place(target)
         if asks_color:
             scene.fill(lambda thing: thing.shape != target.shape)
-            question, answer = f"what color is the {target.shape}?", target.color
+            question, answer = _question(True, target.shape), target.color
         else:
             scene.fill(lambda thing: thing.color != target.color)
-            question, answer = f"what shape is the {target.color} object?", target.shape
+            question, answer = _question(False, target.color), target.shape
         if answerable:
             return ProxyItem(scene, question, answer, "other", target.held_out)
         return ProxyItem(scene, question, UNANSWERABLE, UNANSWERABLE, held_out=False)
+
+    def further(self, item: ProxyItem) -> Turn | None:
+        scene = item.scene
+        assert isinstance(scene, Scene)
+        asks_color = scene.rng.random() < 0.5
+        told_by = "shape" if asks_color else "color"
+        classes = SHAPES if asks_color else tuple(COLORS)
+        present = [getattr(thing, told_by) for thing in scene.things.values()]
+        missing = [name for name in classes if name not in present]
+        if scene.rng.random() < 1 / (1 + len(COLORS if asks_color else SHAPES)) and missing:
+            return Turn(_question(asks_color, scene.rng.choice(missing)), UNANSWERABLE)
+        clear = scene.alone(told_by)
+        if not clear:
+            return None
+        thing = scene.rng.choice(clear)
+        answer = thing.color if asks_color else thing.shape
+        question = _question(asks_color, getattr(thing, told_by))
+        return Turn(question, UNANSWERABLE if scene.dark else answer)
+
+
+def _question(asks_color: bool, name: str) -> str:
+    """About the colour of a shape, or the shape of a colour."""
+    return f"what color is the {name}?" if asks_color else f"what shape is the {name} object?"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from random import Random
 
-from data.base import DATASETS, Split
+from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
 from data.proxies.scene import ALL, SEEN, SHAPES, Level, Scene, Thing
 
@@ -50,6 +51,30 @@ class ProxyVQA(Proxy):
             scene.fill(lambda thing: thing.color != target.color)
             question, answer = f"what shape is the {target.color} object?", target.shape
         return ProxyItem(scene, question, answer, "other", target.held_out)
+
+    def further(self, item: ProxyItem) -> Turn | None:
+        scene = item.scene
+        assert isinstance(scene, Scene)
+        rng, things = scene.rng, list(scene.things.values())
+        kind = rng.choice(("color", "shape", "number", "presence"))
+        if kind == "presence":
+            present = rng.random() < 0.5
+            thing = rng.choice(things if present else scene.absent())
+            return Turn(f"is there a {thing.name}?", "yes" if present else "no")
+        if kind == "number":
+            counts = Counter(thing.shape for thing in things)
+            shape = rng.choice(sorted(counts))
+            few = counts[shape] <= MAX_COUNT
+            return (
+                Turn(f"how many {PLURALS[shape]} are there?", str(counts[shape])) if few else None
+            )
+        clear = scene.alone("shape" if kind == "color" else "color")
+        if not clear:
+            return None
+        thing = rng.choice(clear)
+        if kind == "color":
+            return Turn(f"what color is the {thing.shape}?", thing.color)
+        return Turn(f"what shape is the {thing.color} object?", thing.shape)
 
     @staticmethod
     def _number(scene: Scene, shape: str) -> ProxyItem:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
-from data.base import DATASETS, Split
+from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
-from data.proxies.scene import ALL, OPPOSITE, RELATIONS, SEEN, Level, Scene, related_cells
+from data.proxies.scene import ALL, OPPOSITE, RELATIONS, SEEN, Level, Scene, Thing, related_cells
 
 
 @DATASETS.register("proxy-vsr")
@@ -28,5 +29,23 @@ class ProxyVSR(Proxy):
         for thing, cell in zip((subject, anchor), rng.choice(cells), strict=True):
             scene.place(thing, cell)
         scene.fill(lambda thing: thing not in (subject, anchor))
-        question = f"true or false? the {subject.name} is {relation} the {anchor.name}."
+        question = _statement(subject, relation, anchor)
         return ProxyItem(scene, question, str(true), relation, subject.held_out)
+
+    def further(self, item: ProxyItem) -> Turn | None:
+        scene = item.scene
+        assert isinstance(scene, Scene)
+        relation = scene.rng.choice(list(RELATIONS))
+        true = scene.rng.random() < 0.5
+        shown = relation if true else OPPOSITE[relation]
+        counts = Counter(scene.things.values())
+        single = {cell: thing for cell, thing in scene.things.items() if counts[thing] == 1}
+        pairs = [(a, b) for a in single for b in single if RELATIONS[shown](a, b)]
+        if not pairs:
+            return None
+        subject, anchor = scene.rng.choice(pairs)
+        return Turn(_statement(single[subject], relation, single[anchor]), str(true))
+
+
+def _statement(subject: Thing, relation: str, anchor: Thing) -> str:
+    return f"true or false? the {subject.name} is {relation} the {anchor.name}."

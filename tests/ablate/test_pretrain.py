@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from ablate.cli import main
 from ablate.config import RunConfig
 from ablate.layers import Layer, compose, expand, merge
 from ablate.model import build_model
-from ablate.pretrain import folder, load_pretrained, pretrain
+from ablate.pretrain import Collator, folder, load_pretrained, pretrain
 from ablate.tracking import Tracker
+from components.encoders import ConvNet
+from data.base import UNKNOWN
+from data.proxies import base as proxies
 from tests.ablate.conftest import BASE, write
 
 STAGE = {"data": "easy-vqa", "steps": 3, "batch_size": 8, "threads": 1}
@@ -62,6 +68,39 @@ def test_the_place_depends_on_all_that_shapes_it(cache: Path) -> None:
     assert folder(config(seed=1).encoder, cache) != first
 
 
+def test_labels_of_pixels_become_what_is_in_each_patch() -> None:
+    encoder = ConvNet(image_size=64, patch_size=32, embed_dim=8, stem_dim=8)
+    label = np.full((64, 64), UNKNOWN)
+    label[:32, 28:36] = 0  # over two patches
+    label[40:, :20] = 1
+    label[63, 40:45] = 1  # less than two in a hundred pixels
+    collate = Collator(encoder, {"letter": ("a", "b"), "size": ("small", "large")})
+    image = Image.new("RGB", (64, 64))
+    pixels, labels = collate([(image, {"letter": label, "size": 1})])
+    assert isinstance(pixels, Tensor)
+    assert pixels.shape == (1, 3, 64, 64)
+    expected = [[[1, 0], [1, 0]], [[0, 1], [0, 0]]]
+    assert labels["letter"].tolist() == [expected]
+    assert labels["size"].tolist() == [1]
+
+
+def test_rendered_pictures_pretrain_the_same_each_time(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxies, "EVAL_SAMPLES", {"validation": 20, "test": 20})
+    stage = {"data": "mixture", "args": {"parts": {"proxy-vqa": 0.01, "proxy-textvqa": 0.01}}}
+    chosen = config(**stage).encoder
+    chosen.name, chosen.args = "convnet", {"embed_dim": 16, "stem_dim": 8}
+    weights = []
+    for part in "ab":
+        pretrain(chosen, cache / part, Silent())
+        encoder = ConvNet(**chosen.args)
+        scores = load_pretrained(encoder, chosen, cache / part)
+        weights.append(encoder.state_dict())
+    assert set(scores) == {f"pretrain/accuracy/{a}" for a in ("color", "shape", "letter")}
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
 def test_a_sweep_makes_it_and_a_failure_says_why(
     house: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +116,18 @@ def test_a_sweep_makes_it_and_a_failure_says_why(
     capsys.readouterr()
 
     with pytest.raises(SystemExit) as ended:
-        main(["sweep", "s.yaml", "encoder.pretrain.data=proxy-vqa"])
+        main(
+            [
+                *("sweep", "s.yaml", "encoder.pretrain.data=mixture"),
+                "encoder.pretrain.args={parts: {easy-vqa: 1, proxy-vqa: 1}}",
+            ]
+        )
     assert ended.value.code == 1
     printed = capsys.readouterr().err
-    assert "has no labelled images to pretrain an encoder on" in printed
+    assert "the labels of 'proxy-vqa'" in printed
+    assert "are not those of 'easy-vqa'" in printed
+
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "s.yaml", "encoder.pretrain.args={turn: 2}"])
+    assert ended.value.code == 2
+    assert "encoder.pretrain.args.turn" in capsys.readouterr().err

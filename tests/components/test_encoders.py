@@ -9,7 +9,7 @@ from encoder_contract import EncoderContract, noise_image
 from timm.data import create_transform, resolve_data_config
 
 from components.checkpoints import CheckpointError
-from components.encoders import ENCODERS, BlindEncoder, TimmViT
+from components.encoders import ENCODERS, BlindEncoder, ConvNet, TimmViT
 from components.encoders.image_transform import ImageTransform
 
 SMALL = {"patch_size": 14, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -31,6 +31,29 @@ class TestRegisterTokens(EncoderContract):
 
     def test_grid_is_floored(self) -> None:
         assert self.build().grid == (4, 4)
+
+
+class TestConvNet(EncoderContract):
+    build = staticmethod(ConvNet)
+
+    @pytest.mark.parametrize(("patch_size", "grid"), [(8, 8), (16, 4), (32, 2)])
+    def test_the_grid_is_that_of_its_patches(self, patch_size: int, grid: int) -> None:
+        encoder = ConvNet(patch_size=patch_size, embed_dim=32, stem_dim=8)
+        assert encoder.grid == (grid, grid)
+        assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, grid * grid, 32)
+
+    def test_features_tell_where_they_are(self) -> None:
+        """On an image without edges or content, interior patches differ by their place alone."""
+        features = ConvNet(patch_size=8, embed_dim=32, stem_dim=8).eval()(torch.zeros(1, 3, 64, 64))
+        interior = features.view(8, 8, 32)[2:6, 2:6].reshape(16, 32)
+        assert (torch.pdist(interior) > 0.1).all()
+
+    @pytest.mark.parametrize(
+        "wrong", [{"patch_size": 4}, {"patch_size": 12}, {"patch_size": 128}, {"embed_dim": 30}]
+    )
+    def test_sizes_that_cannot_be_are_refused(self, wrong: dict[str, int]) -> None:
+        with pytest.raises(ValueError, match="must be"):
+            ConvNet(**wrong)
 
 
 class TestBlind(EncoderContract):
