@@ -86,7 +86,7 @@ def _product_rate(side: int, dtype: torch.dtype, device: torch.device) -> float:
     return 2 * side**3 / _best(lambda: a @ b, device)
 
 
-def _best(work: Callable[[], Any], device: torch.device, seconds: float = 0.3) -> float:
+def _best(work: Callable[[], Any], device: torch.device, seconds: float = 0.2) -> float:
     """Seconds of the fastest of the calls that fit in ``seconds``, at least three."""
     work()
     best, end, calls = float("inf"), time.perf_counter() + seconds, 0

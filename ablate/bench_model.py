@@ -99,7 +99,7 @@ def build(run: RunConfig, keys: BenchKeys, device: torch.device) -> VisionLangua
             model = assemble(run, keys.vocabulary)
     finally:
         torch.set_default_dtype(before)
-    return model.to(device, dtype_of(keys)).eval()
+    return model.eval()
 
 
 def protocol(keys: BenchKeys, device: torch.device) -> dict[str, Any]:
