@@ -24,6 +24,8 @@ VOCAB, EOS = 40, 1
 BACKBONES: dict[str, dict[str, Any]] = {
     "mamba1": {"d_model": 32, "n_layer": 2},
     "mamba2": {"d_model": 32, "n_layer": 2},
+    "mamba3": {"d_model": 32, "n_layer": 2, "d_intermediate": 64},
+    "hybrid": {"d_model": 32, "n_layer": 2, "rotary_emb_dim": 4},
     "transformer": {
         "config": {
             "hidden_size": 32,
