@@ -13,7 +13,7 @@ from PIL import Image
 from ablate.cell import MODEL, data_set
 from ablate.checkpoints import load
 from ablate.errors import ConfigError
-from ablate.evaluation import to_device
+from ablate.evaluation import device_here, to_device
 from ablate.generation import GREEDY, Sampling
 from ablate.model import VisionLanguageModel
 from ablate.seeding import derive
@@ -120,12 +120,11 @@ class Chat:
         collate = PromptCollator(self.tokenizer, self.template, self.model.encoder.transform)
         batch = collate([Sample("chat", self.image, turns)])
         device = next(self.model.parameters()).device
-        pixels = None if self.image is None else to_device(batch["pixels"], device)
         text = TextStream(self.tokenizer, show)
         seed = derive(self.sampling.seed, f"turn/{len(self.turns)}")
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             self.model.generate(
-                pixels,
+                to_device(batch["pixels"], device),
                 batch["input_ids"].to(device),
                 batch["attention_mask"].to(device),
                 max_new_tokens=self.max_new_tokens,
@@ -188,9 +187,8 @@ def open_chat(
         template = data_set(config).template
     except (CheckpointError, ValueError) as error:
         raise ConfigError(COMMAND, "--model", str(error)) from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Chat(
-        model.to(device).eval(),
+        model.to(device_here()).eval(),
         tokenizer,
         template,
         image,
