@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CPU_BLOCK_ELEMENTS = 2**17
+_CPU_BLOCK_ELEMENTS = 2**16
 
 
 def causal_conv1d_silu(
@@ -99,11 +99,14 @@ def _filter_backward(
     grad_padded = x.new_empty(x.shape[0], x.shape[1] + width - 1, x.shape[2])
     grad_padded[:, : width - 1] = 0
     grad_taps, grad_bias = torch.zeros_like(taps), torch.zeros_like(bias)
-    for start, end in _blocks(x):
+    blocks = _blocks(x)
+    buffers = x.new_empty(2, x.shape[0], blocks[0][1], x.shape[2])
+    for start, end in blocks:
         inputs = _inputs(x, initial, start, end)
         block = grad_padded[:, start : end + width - 1]
-        sums = _weigh(inputs, taps, bias, x.new_empty(x.shape[0], end - start, x.shape[2]))
-        grad_sums = torch.ops.aten.silu_backward(grad[:, start:end], sums)
+        sums, grad_sums = buffers[:, :, : end - start]
+        _weigh(inputs, taps, bias, sums)
+        torch.ops.aten.silu_backward.grad_input(grad[:, start:end], sums, grad_input=grad_sums)
         grad_bias += grad_sums.sum((0, 1))
         # The last tap first: the inputs it meets are those no earlier block has written.
         torch.mul(grad_sums, taps[-1], out=block[:, width - 1 :])
