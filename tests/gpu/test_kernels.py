@@ -62,7 +62,7 @@ class Models(NamedTuple):
 
 
 def theirs(name: str) -> Any:
-    """mamba-ssm's model of the preset's width, with weights as uneven as trained ones."""
+    """mamba-ssm's model of the preset's width."""
     pytest.importorskip("mamba_ssm")
     from mamba_ssm.models.config_mamba import MambaConfig
     from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
@@ -76,10 +76,14 @@ def theirs(name: str) -> Any:
         ssm_cfg={"layer": layer},
         pad_vocab_size_multiple=16,
     )
-    model = MambaLMHeadModel(config, device="cuda")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    return uneven(MambaLMHeadModel(config, device="cuda"))
+
+
+@torch.no_grad()
+def uneven(model: Any) -> Any:
+    """The model with weights as uneven as trained ones, in evaluation mode."""
+    for parameter in model.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
     return model.eval()
 
 
