@@ -32,6 +32,13 @@ def convert(
     text_only: Annotated[
         Literal["keep", "skip"], typer.Option(help="Conversations without an image.")
     ] = "keep",
+    image_format: Annotated[
+        Literal["original", "pixels"],
+        typer.Option(help="PNG and JPEG files as they are, or decoded: large, and fast to read."),
+    ] = "original",
+    max_side: Annotated[
+        int | None, typer.Option(min=1, help="Scale larger images down to so many pixels.")
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="A tokenizer.json [default: one is trained].")
     ] = None,
@@ -52,6 +59,8 @@ def convert(
         validation_every=validation_every,
         bad=on_error,
         text_only=text_only,
+        image_format=image_format,
+        max_side=max_side,
     )
     start = time.perf_counter()
     target = out.expanduser().resolve()

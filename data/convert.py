@@ -16,6 +16,7 @@ from typing import Any, Literal
 from data.base import Sample, Split
 from data.llava_records import (
     BadRecordError,
+    ImageFormat,
     image_name,
     read_image,
     read_records,
@@ -48,9 +49,12 @@ class ConvertOptions:
         bad: a record without an answer, or whose image is missing, broken or outside the folder,
             is left out and listed in ``problems.jsonl`` (``skip``), or stops it all (``refuse``).
         text_only: conversations without an image are kept or left out (``skip``).
+        image_format: PNG and JPEG files are stored as they are (``original``) or decoded
+            (``pixels``): several times as large, and much faster to read.
+        max_side: larger images are scaled down to this many pixels on their longer side.
 
     Raises:
-        ValueError: ``validation_every`` below 2.
+        ValueError: ``validation_every`` below 2, or ``max_side`` below 1.
     """
 
     tokenizer: str = ""
@@ -58,10 +62,14 @@ class ConvertOptions:
     validation_every: int = 100
     bad: Literal["skip", "refuse"] = "skip"
     text_only: Literal["keep", "skip"] = "keep"
+    image_format: ImageFormat = "original"
+    max_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.validation_every < 2:
             raise ValueError(f"validation_every must be 2 or more, not {self.validation_every}")
+        if self.max_side is not None and self.max_side < 1:
+            raise ValueError(f"max_side must be 1 or more, not {self.max_side}")
 
     def holds_out(self, index: int) -> bool:
         """Whether the record of an index is of the validation split."""
@@ -356,9 +364,10 @@ def read_record(index: int, record: Any, chunk: Chunk) -> Record | None:
     Raises:
         BadRecordError: it cannot be used.
     """
-    turns = read_turns(record)
-    name = image_name(record)
-    if name is None and chunk.options.text_only == "skip":
+    turns, name, options = read_turns(record), image_name(record), chunk.options
+    image = None
+    if name is not None:
+        image = read_image(name, chunk.images, options.image_format, options.max_side)
+    elif options.text_only == "skip":
         return None
-    image = None if name is None else read_image(name, chunk.images)
     return Record(image, [Sample(f"{index:07d}-{record_id(record)}", None, turns)])

@@ -21,11 +21,12 @@ class LLaVA(ShardedDataSet):
     Args:
         json_file: the JSON list of records.
         images: the folder that the records' image paths start from.
-        tokenizer, vocab_size, validation_every, bad, text_only: see ``data.convert``.
+        tokenizer, vocab_size, validation_every, bad, text_only, image_format, max_side: see
+            ``data.convert.ConvertOptions``.
         template: the chat template.
 
     Raises:
-        ValueError: ``validation_every`` below 2.
+        ValueError: an option that ``ConvertOptions`` refuses.
     """
 
     splits = SPLITS
@@ -40,13 +41,23 @@ class LLaVA(ShardedDataSet):
         validation_every: int = 100,
         bad: Literal["skip", "refuse"] = "skip",
         text_only: Literal["keep", "skip"] = "keep",
+        image_format: Literal["original", "pixels"] = "original",
+        max_side: int | None = None,
         template: TemplateName = "llava-1.5",
     ) -> None:
         super().__init__(template=template)
         self._conversion = Conversion(
             Path(json_file).expanduser(),
             Path(images).expanduser(),
-            ConvertOptions(tokenizer, vocab_size, validation_every, bad, text_only),
+            ConvertOptions(
+                tokenizer=tokenizer,
+                vocab_size=vocab_size,
+                validation_every=validation_every,
+                bad=bad,
+                text_only=text_only,
+                image_format=image_format,
+                max_side=max_side,
+            ),
         )
 
     def directory(self, cache_dir: Path) -> Path:

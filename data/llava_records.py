@@ -11,13 +11,14 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data.base import Turn
-from data.shards import BROKEN_IMAGE, decode_image
+from data.shards import BROKEN_IMAGE, JPEG, PNG, decode_image, encode_pixels
 
+ImageFormat = Literal["original", "pixels"]
 IMAGE_TOKEN = "<image>"
 SPEAKERS = ("human", "gpt")
 _BETWEEN_RECORDS = re.compile(r"[\s,]*")
@@ -126,8 +127,17 @@ def _encodable(text: str, position: int) -> str:
     return text
 
 
-def read_image(name: str, folder: Path) -> bytes:
-    """The bytes of an image file, checked to decode whole.
+def read_image(
+    name: str, folder: Path, image_format: ImageFormat = "original", max_side: int | None = None
+) -> bytes:
+    """An image file as it is stored in shards, checked to decode whole.
+
+    Args:
+        name: its path in the folder.
+        folder: the image folder.
+        image_format: ``original`` keeps a PNG or JPEG file as it is; ``pixels`` stores it decoded.
+        max_side: a larger image is scaled down to this many pixels on its longer side, and is a
+            JPEG of high quality afterwards where it was one.
 
     Raises:
         BadRecordError: the path leaves the folder or leads nowhere, or the image is broken.
@@ -142,16 +152,22 @@ def read_image(name: str, folder: Path) -> bytes:
     if not inside:
         raise BadRecordError(f"image {name!r} is outside the image folder")
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            kind = opened.format
         image = decode_image(data)
     except BROKEN_IMAGE as error:
         raise BadRecordError(f"image {name!r} is broken: {error}") from error
-    return data if kind in ("PNG", "JPEG") else encode_png(image)
+    side = max(image.size) if max_side is None else max_side
+    shrunk = max(image.size) > side
+    if shrunk:
+        image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
+    if image_format == "pixels":
+        return encode_pixels(image)
+    if not data.startswith((PNG, JPEG)):
+        return _encode(image, "png")
+    return _encode(image, "png" if data.startswith(PNG) else "jpeg") if shrunk else data
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """An image as PNG."""
+def _encode(image: Image.Image, kind: Literal["png", "jpeg"]) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "png")
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {}
+    image.save(stream, kind, **options)
     return stream.getvalue()

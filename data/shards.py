@@ -1,9 +1,10 @@
 """Samples in webdataset tar shards, written once and read at random.
 
 A directory holds ``shard-NNNNNN.tar`` files, in webdataset's layout (``KEY.json`` and, with an
-image, ``KEY.png`` or ``KEY.jpg``; one key holds one image and all samples about it), beside each an
-``.npy`` table of where its samples lie, and ``index.json`` with counts, sizes and checksums. The
-index is written last: a directory without it is not whole. There are no pickles in any of them.
+image, ``KEY.png``, ``KEY.jpg`` or ``KEY.ppm``; one key holds one image and all samples about it),
+beside each an ``.npy`` table of where its samples lie, and ``index.json`` with counts, sizes and
+checksums. The index is written last: a directory without it is not whole. There are no pickles in
+any of them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ _COLUMNS = ("image", "image_size", "image_crc", "json", "json_size", "json_crc",
 
 BROKEN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for bytes that are no whole image."""
+
+PNG, JPEG = b"\x89PNG", b"\xff\xd8"  # what such files begin with
+_PIXELS = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 
 
 class ShardError(ValueError):
@@ -77,11 +83,13 @@ def sample_from_json(values: dict[str, Any], image: Image.Image | None) -> Sampl
 
 
 def _extension(image: bytes) -> str:
-    if image.startswith(b"\x89PNG"):
+    if image.startswith(PNG):
         return "png"
-    if image.startswith(b"\xff\xd8"):
+    if image.startswith(JPEG):
         return "jpg"
-    raise ValueError(f"images are stored as PNG or JPEG; these bytes begin with {image[:8]!r}")
+    if _PIXELS.match(image):
+        return "ppm"
+    raise ValueError(f"images are stored as PNG, JPEG or PPM; these begin with {image[:8]!r}")
 
 
 def _sha256(path: Path) -> str:
@@ -93,7 +101,7 @@ def write_shard(directory: Path, number: int, records: Iterable[Record]) -> Shar
     """Write one shard and its table; the same records give the same bytes.
 
     Raises:
-        ValueError: an image is neither PNG nor JPEG.
+        ValueError: an image is neither PNG nor JPEG nor from ``encode_pixels``.
     """
     tar = directory / f"shard-{number:06d}.tar"
     counts: list[int] = []
@@ -221,10 +229,10 @@ class ShardDataset:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.index = read_index(directory)
-        self._names = [s["name"] for s in self.index["shards"]]
+        self._paths = [str(directory / s["name"]) for s in self.index["shards"]]
         tables = [self._load_table(s) for s in self.index["shards"]]
         self._table = np.concatenate([np.empty((0, len(_COLUMNS)), np.int64), *tables])
-        self._starts = np.cumsum([0, *(len(t) for t in tables)])
+        self._starts = [0, *accumulate(len(t) for t in tables)]
 
     def __reduce__(self) -> tuple[type[ShardDataset], tuple[Path]]:
         return type(self), (self.directory,)
@@ -242,17 +250,18 @@ class ShardDataset:
     def _sample(self, index: int, with_image: bool) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in {self.directory}")
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = dict(zip(_COLUMNS, self._table[index].tolist(), strict=True))
-        path = self.directory / self._names[shard]
+        shard = bisect_right(self._starts, index) - 1
+        *image_place, offset, size, crc, position = self._table[index].tolist()
+        path = self._paths[shard]
         try:
-            with path.open("rb", buffering=0) as file:
-                text = _read(file.fileno(), row["json"], row["json_size"], row["json_crc"])
-                has_image = with_image and row["image_size"]
-                if has_image:
-                    data = _read(file.fileno(), row["image"], row["image_size"], row["image_crc"])
-            image = decode_image(data) if has_image else None
-            return sample_from_json(json.loads(text)[row["position"]], image)
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                text = _read(descriptor, offset, size, crc)
+                data = _read(descriptor, *image_place) if with_image else b""
+            finally:
+                os.close(descriptor)
+            image = decode_image(data) if data else None
+            return sample_from_json(json.loads(text)[position], image)
         except (OSError, ValueError) as error:
             raise ShardError(
                 f"sample {index} of shard {path} cannot be read: {error}; "
@@ -293,13 +302,25 @@ def _read(descriptor: int, offset: int, size: int, crc: int) -> bytes:
     return data
 
 
+def encode_pixels(image: Image.Image) -> bytes:
+    """An RGB image as a PPM file, whose pixels are as they are in memory."""
+    return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
+
+
 def decode_image(data: bytes) -> Image.Image:
     """An RGB image from encoded bytes; of an animation the first, without transparency.
 
     Raises:
         BROKEN_IMAGE (any of them): the bytes are no whole image.
     """
+    pixels = _PIXELS.match(data)
+    if pixels:  # as from encode_pixels; Pillow's own way takes twice as long
+        size = (int(pixels[1]), int(pixels[2]))
+        return Image.frombytes("RGB", size, memoryview(data)[pixels.end() :])
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off, not scale
+        if image.mode.startswith("I;16"):  # convert() would cut the 16 bits of grey off, not scale
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        if image.mode == "RGB":
+            image.load()
+            return image
         return image.convert("RGB")

@@ -59,10 +59,15 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image of any size and mode -> (3, size, size) float tensor."""
-        pixels = np.array(self._resized(image.convert("RGB")), dtype=np.float32)
-        scaled = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().div_(255)
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
-        return scaled.sub_(mean).div_(std)
+        resized = self._resized(image if image.mode == "RGB" else image.convert("RGB"))
+        bands = b"".join(band.tobytes() for band in resized.split())
+        pixels = np.frombuffer(bands, np.uint8).reshape(3, self.size, self.size).astype(np.float32)
+        pixels /= np.float32(255)
+        # A channel at a time stays in the processor's caches.
+        for channel, mean, std in zip(pixels, self.mean, self.std, strict=True):
+            channel -= np.float32(mean)
+            channel /= np.float32(std)
+        return torch.from_numpy(pixels)
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self.resize == "crop":

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageChops
 
 import data.convert
 from data import DATASETS
 from data.base import Turn
 from data.llava import LLaVA
 from data.llava_records import BadRecordError, read_image, read_turns, record_lines
-from data.shards import read_index
+from data.shards import decode_image, read_index
 from tests.data.support import ROOT, encoded, image
 
 
@@ -145,6 +146,23 @@ def test_other_formats_become_png(tmp_path: Path) -> None:
     assert read_image("x.bmp", tmp_path).startswith(b"\x89PNG")
 
 
+def test_images_can_be_stored_decoded_and_smaller(tmp_path: Path) -> None:
+    picture = Image.linear_gradient("L").convert("RGB").resize((60, 30))
+    picture.save(tmp_path / "x.png")
+    picture.save(tmp_path / "x.jpg", quality=95)
+    assert decode_image(read_image("x.png", tmp_path, "pixels")).tobytes() == picture.tobytes()
+    assert read_image("x.png", tmp_path, "pixels").startswith(b"P6")
+    assert read_image("x.png", tmp_path, max_side=60) == (tmp_path / "x.png").read_bytes()
+    expected = picture.resize((20, 10), Image.Resampling.BICUBIC)
+    for name, begin in (("x.png", b"\x89PNG"), ("x.jpg", b"\xff\xd8")):
+        stored = read_image(name, tmp_path, max_side=20)
+        assert stored.startswith(begin)
+        found = decode_image(stored)
+        assert found.size == (20, 10)
+        difference = ImageChops.difference(found, expected)
+        assert max(high for _, high in difference.getextrema()) <= (0 if name == "x.png" else 4)
+
+
 def test_link_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "secret.png").write_bytes(encoded(1))
@@ -205,6 +223,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         LLaVA(json_file=str(tmp_path / "x.json"), images="nowhere").prepare(tmp_path / "cache")
     with pytest.raises(ValueError, match="validation_every must be 2 or more"):
         LLaVA(json_file="", images="", validation_every=1)
+    with pytest.raises(ValueError, match="max_side must be 1 or more"):
+        LLaVA(json_file="", images="", max_side=0)
 
 
 SLOW = """
@@ -214,9 +234,9 @@ import data.convert as convert
 from data.llava import LLaVA
 
 read = convert.read_image
-def slow(name, folder):
+def slow(*arguments):
     time.sleep(0.1)
-    return read(name, folder)
+    return read(*arguments)
 convert.read_image, convert.PER_SHARD = slow, 4
 options = dict(json_file=sys.argv[1], images=sys.argv[2], vocab_size=300, validation_every=5)
 LLaVA(**options).prepare(Path(sys.argv[3]))

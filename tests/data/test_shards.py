@@ -21,6 +21,8 @@ from data.shards import (
     ShardDataset,
     ShardError,
     damage,
+    decode_image,
+    encode_pixels,
     read_index,
     write_shards,
 )
@@ -115,8 +117,21 @@ def test_survives_pickling_and_processes(shards: Path, method: str) -> None:
 
 
 def test_other_image_formats_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="PNG or JPEG"):
+    with pytest.raises(ValueError, match="PNG, JPEG or PPM"):
         write_shards(tmp_path / "s", [Record(b"GIF89a", [sample("a")])])
+
+
+def test_pixels_are_stored_as_they_are(tmp_path: Path) -> None:
+    picture = Image.effect_noise((9, 7), 64).convert("RGB")
+    write_shards(tmp_path, [Record(encode_pixels(picture), [sample("a")])])
+    found = ShardDataset(tmp_path)[0].image
+    assert found is not None
+    assert (found.size, found.tobytes()) == (picture.size, picture.tobytes())
+    (entry,) = webdataset.WebDataset(str(tmp_path / "shard-000000.tar"), shardshuffle=False)
+    foreign = Image.open(io.BytesIO(entry["ppm"]))  # a file like any other
+    assert foreign.tobytes() == picture.tobytes()
+    with pytest.raises(ValueError, match="not enough image data"):
+        decode_image(encode_pixels(picture)[:-1])
 
 
 def test_missing_index(tmp_path: Path) -> None:
