@@ -24,11 +24,11 @@ class PreallocatedLayer(DynamicLayer):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make the buffers, of the first keys' and values' sizes, dtype and device."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._buffers = [
+        self.buffers = [
             new.new_empty(*new.shape[:2], self.max_length, new.shape[3])
             for new in (key_states, value_states)
         ]
-        self.keys, self.values = (buffer.narrow(2, 0, 0) for buffer in self._buffers)
+        self.keys, self.values = (buffer.narrow(2, 0, 0) for buffer in self.buffers)
         self.is_initialized = True
 
     def update(
@@ -44,16 +44,57 @@ class PreallocatedLayer(DynamicLayer):
         seen = self.get_seq_length()
         end = seen + key_states.shape[2]
         if end > self.max_length:
-            raise ValueError(
-                f"a decoding state for {self.max_length} positions cannot take position {end}; "
-                "give init_state a larger max_length"
-            )
-        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            raise no_room(self.max_length)
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer.narrow(2, seen, end - seen).copy_(new)
-        self.keys, self.values = (buffer.narrow(2, 0, end) for buffer in self._buffers)
+        self.keys, self.values = (buffer.narrow(2, 0, end) for buffer in self.buffers)
         return self.keys, self.values
+
+
+class FixedLayer(DynamicLayer):
+    """One layer's keys and values at places that never change, as a captured graph needs them.
+
+    ``update`` returns all positions; a mask must say which of them hold a token.
+
+    Args:
+        like: the layer whose sizes, dtype and device to take.
+        room: positions.
+        place: the position that the next token takes, (1,); the owner moves it.
+    """
+
+    def __init__(self, like: PreallocatedLayer, room: int, place: Tensor) -> None:
+        super().__init__()
+        self.place = place
+        # Zeros, since a masked position still counts, with weight zero.
+        self.fixed = [b.new_zeros(*b.shape[:2], room, b.shape[3]) for b in like.buffers]
+        self.keys, self.values = self.fixed
+        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
+
+    def load(self, layer: PreallocatedLayer) -> None:
+        """Take the positions that ``layer`` has seen."""
+        seen = layer.get_seq_length()
+        for fixed, buffer in zip(self.fixed, layer.buffers, strict=True):
+            fixed[:, :, :seen].copy_(buffer[:, :, :seen])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write one position's keys and values (B, H, 1, P), and return all."""
+        keys, values = self.fixed
+        return (
+            keys.index_copy_(2, self.place, key_states),
+            values.index_copy_(2, self.place, value_states),
+        )
 
 
 def preallocated_cache(layers: int, max_length: int) -> Cache:
     """An empty cache of ``layers`` layers for ``max_length`` positions."""
     return Cache(layers=[PreallocatedLayer(max_length) for _ in range(layers)])
+
+
+def no_room(max_length: int) -> ValueError:
+    """The error of a state that is full."""
+    return ValueError(
+        f"a decoding state for {max_length} positions cannot take position {max_length + 1}; "
+        "give init_state a larger max_length"
+    )

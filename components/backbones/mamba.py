@@ -7,16 +7,19 @@ their weights (Gu & Dao, 2023; Dao & Gu, 2024). ``state-spaces`` checkpoints loa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.backbones.base import BACKBONES, Backbone
-from components.mixers import Mamba1, Mamba2, Mixer
+from components.mixers import Mamba1, Mamba2, Mixer, MixerState
 from components.scans.kernels import Kernel
+
+if TYPE_CHECKING:
+    from components.backbones.captured import CapturedStep
 
 
 class _GatedMLP(nn.Module):
@@ -177,8 +180,45 @@ class MixerBackbone(Backbone):
         return norm(residual.to(norm.weight.dtype))
 
 
+class _MambaBackbone(MixerBackbone):
+    """Language models of Mamba-1 or Mamba-2 alone, whose states have a constant size."""
+
+    @torch.inference_mode()
+    def decoder(self, state: list[MixerState]) -> Callable[[Tensor], Tensor]:
+        """On a CUDA device, one captured graph; where the layers allow it, of fused kernels."""
+        batch = len(state[0].ssm)
+        if not state[0].ssm.is_cuda:
+            return super().decoder(state)
+        from components.backbones.captured import kept_step
+
+        captured = kept_step(self, batch, lambda: self._capture(batch))
+        captured.load(_tensors(state))
+        return captured
+
+    def _capture(self, batch: int) -> CapturedStep:
+        from components.backbones.captured import CapturedStep
+        from components.backbones.mamba_decode import FusedStep, fusable
+
+        state = self.init_state(batch, 0)
+        step: Callable[[Tensor], Tensor] = super().decoder(state)
+        stack = self.backbone
+        blocks = [
+            (block.norm, block.mixer)
+            for block in stack.blocks()
+            if isinstance(block.mixer, Mamba1 | Mamba2)
+        ]
+        if fusable(blocks):
+            dtype = self._residual(self.lm_head.weight[:0]).dtype
+            step = FusedStep(stack.embedding, blocks, stack.norm_f, self.lm_head, state, dtype)
+        return CapturedStep(step, _tensors(state), batch)
+
+
+def _tensors(state: list[MixerState]) -> list[Tensor]:
+    return [tensor for layer in state for tensor in (layer.conv, layer.ssm)]
+
+
 @BACKBONES.register("mamba1")
-class Mamba1Backbone(MixerBackbone):
+class Mamba1Backbone(_MambaBackbone):
     """Mamba-1 (Gu & Dao, 2023). The defaults make a tiny model.
 
     Args:
@@ -232,7 +272,7 @@ class Mamba1Backbone(MixerBackbone):
 
 
 @BACKBONES.register("mamba2")
-class Mamba2Backbone(MixerBackbone):
+class Mamba2Backbone(_MambaBackbone):
     """Mamba-2 (Dao & Gu, 2024). The defaults make a tiny model.
 
     Args:

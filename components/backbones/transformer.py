@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,25 @@ class TransformerBackbone(Backbone):
         hidden = self._run(embeds.unsqueeze(1), state.mask, state.positions, state.cache)
         state.positions += 1
         return self.head(hidden[:, 0])
+
+    @torch.inference_mode()
+    def decoder(self, state: TransformerState) -> Callable[[Tensor], Tensor]:
+        """On a CUDA device, one captured graph, where the architecture allows it."""
+        if not state.positions.is_cuda:
+            return super().decoder(state)
+        from components.backbones import transformer_decode as fast
+        from components.backbones.captured import kept_step
+
+        if not (self._takes_positions and fast.capturable(self.model.config.get_text_config())):
+            return super().decoder(state)
+        cache, batch = state.cache, len(state.positions)
+
+        def make() -> fast.CapturedTransformerStep:
+            step = fast.FixedStep(self._run, self.embed, self.head, cache, batch)
+            return fast.CapturedTransformerStep(step, batch)
+
+        key = (batch, fast.room(cache), cache.layers[0].keys.dtype)
+        return kept_step(self, key, make).start(state)
 
     def _run(
         self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any

@@ -1,0 +1,107 @@
+"""Decoding of a transformer as one captured graph, for CUDA devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from components.backbones.captured import CapturedStep
+from components.backbones.kv_cache import FixedLayer, PreallocatedLayer, no_room
+
+# A graph holds for one number of positions; rounded up, prompts of like lengths share one.
+_ROOM = 256
+
+Run = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]
+
+
+class FixedStep:
+    """``step`` with a cache, a mask and positions at fixed places: ids (B,) -> logits (B, V).
+
+    Args:
+        run: embeddings (B, 1, d_model), mask (B, 1, 1, room), positions (B, 1) and cache -> hidden
+            states (B, 1, d_model).
+        embed: ids -> embeddings.
+        head: hidden states -> logits.
+        cache: the prefilled cache whose sizes to take.
+        batch: B.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        embed: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor], Tensor],
+        cache: Cache,
+        batch: int,
+    ) -> None:
+        self.run, self.embed, self.head = run, embed, head
+        device = _layers(cache)[0].device
+        self.place = torch.zeros(1, dtype=torch.long, device=device)
+        self.positions = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self.mask = torch.zeros(batch, room(cache), dtype=torch.bool, device=device)
+        self.layers = [FixedLayer(layer, room(cache), self.place) for layer in _layers(cache)]
+        self.cache = Cache(layers=list(self.layers))
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        self.mask.index_fill_(1, self.place, True)
+        hidden = self.run(
+            self.embed(ids[:, None]), self.mask[:, None, None], self.positions, self.cache
+        )
+        self.positions += 1
+        self.place += 1
+        return self.head(hidden[:, 0])
+
+    def load(self, state: Any) -> None:
+        """Go on from a ``TransformerState`` of the same sizes."""
+        seen = state.cache.get_seq_length()
+        self.place.fill_(seen)
+        self.positions.copy_(state.positions)
+        self.mask.zero_()
+        self.mask[:, :seen] = True if state.mask is None else state.mask.bool()
+        for fixed, layer in zip(self.layers, _layers(state.cache), strict=True):
+            fixed.load(layer)
+
+
+class CapturedTransformerStep(CapturedStep):
+    """A ``FixedStep`` as a graph, and the room that is left in its state."""
+
+    def __init__(self, step: FixedStep, batch: int) -> None:
+        self.fixed = step
+        # Keys and values need not be restored: ``load`` writes them, and the mask hides the rest.
+        super().__init__(step, [step.mask, step.positions, step.place], batch)
+
+    def start(self, state: Any) -> CapturedTransformerStep:
+        """Go on from ``state``, whose cache is given up for the step's own."""
+        self.fixed.load(state)
+        self.max_length = _layers(state.cache)[0].max_length
+        self.left = self.max_length - state.cache.get_seq_length()
+        state.cache = None
+        return self
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        if not self.left:
+            raise no_room(self.max_length)
+        self.left -= 1
+        return super().__call__(ids)
+
+
+def _layers(cache: Cache) -> list[PreallocatedLayer]:
+    return cast(list[PreallocatedLayer], cache.layers)
+
+
+def room(cache: Cache) -> int:
+    """Positions of the fixed cache that stands for ``cache``."""
+    return math.ceil(_layers(cache)[0].max_length / _ROOM) * _ROOM
+
+
+def capturable(config: Any) -> bool:
+    """Whether a step of this model is the same work at every position, with one mask for all."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    windowed = getattr(config, "sliding_window", None) is not None
+    experts = any(getattr(config, n, None) for n in ("num_experts", "num_local_experts"))
+    return set(kinds) == {"full_attention"} and not windowed and not experts

@@ -1,0 +1,107 @@
+"""Captured decoding steps against the plain ones, on a CUDA device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.backbones import BACKBONES, Backbone
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba1": ("mamba1", {"d_model": 768, "n_layer": 2}),
+    "mamba2": ("mamba2", {"d_model": 768, "n_layer": 2, "d_state": 128, "headdim": 64}),
+    "mamba2-groups": ("mamba2", {"d_model": 256, "n_layer": 2, "ngroups": 2}),
+    "llama": ("transformer", {}),
+    "phi": (
+        "transformer",
+        {
+            "architecture": "phi",
+            "config": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+        },
+    ),
+}
+# Relative errors: float32 is summed in another order; bfloat16 keeps 7 bits, and is rounded less
+# often in the fused kernels.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+VOCABULARY, PROMPT, NEW = 500, 24, 8
+
+
+def build(name: str, dtype: torch.dtype) -> Backbone:
+    kind, sizes = MODELS[name]
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = BACKBONES.get(kind)(VOCABULARY, **sizes).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+def tokens(batch: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCABULARY, (batch, PROMPT + NEW), generator=generator).cuda()
+
+
+@torch.inference_mode()
+def compare(model: Backbone, ids: Tensor, mask: Tensor | None, tolerance: float) -> Any:
+    """Decode by both; returns the decoder."""
+    plain, fast = (model.init_state(len(ids), PROMPT + NEW) for _ in range(2))
+    for state in (plain, fast):
+        model.prefill(model.embed(ids[:, :PROMPT]), state, mask)
+    decode = model.decoder(fast)
+    for t in range(PROMPT, PROMPT + NEW):
+        expected = model.step(model.embed(ids[:, t : t + 1])[:, 0], plain).float()
+        actual = decode(ids[:, t]).float()
+        assert (actual - expected).norm() < tolerance * expected.norm()
+    return decode
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_decoder_equals_step(name: str, dtype: torch.dtype, batch: int) -> None:
+    model = build(name, dtype)
+    mask = torch.ones(batch, PROMPT, dtype=torch.long, device="cuda")
+    mask[-1, :5] = 0
+    first = compare(model, tokens(batch, 1), None, TOLERANCE[dtype])
+    # The second prompt takes the graph that the first one made, and must see nothing of the first.
+    assert compare(model, tokens(batch, 2), mask, TOLERANCE[dtype]) is first
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trained_weights_are_seen(name: str) -> None:
+    """A graph made before an optimiser's step decodes with the weights after it."""
+    model = build(name, torch.float32)
+    compare(model, tokens(1, 1), None, 1e-5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    compare(model, tokens(1, 1), None, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["mamba1", "llama"])
+def test_autocast(name: str) -> None:
+    model = build(name, torch.float32)
+    with torch.autocast("cuda", torch.bfloat16):
+        compare(model, tokens(2, 1), None, TOLERANCE[torch.bfloat16])
+    compare(model, tokens(2, 1), None, TOLERANCE[torch.float32])
+
+
+@torch.inference_mode()
+def test_a_full_state_says_so() -> None:
+    model = build("llama", torch.float32)
+    ids = tokens(1, 1)
+    state = model.init_state(1, PROMPT + 1)
+    model.prefill(model.embed(ids[:, :PROMPT]), state)
+    decode = model.decoder(state)
+    decode(ids[:, 0])
+    with pytest.raises(ValueError, match="max_length"):
+        decode(ids[:, 0])
