@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import torch
 
 from components.backbones.base import BACKBONES
-from components.backbones.mamba import Mamba1Backbone, Mamba2Backbone
+from components.backbones.hybrid import HybridBackbone
+from components.backbones.mamba import Mamba1Backbone, Mamba2Backbone, MixerBackbone
 from components.backbones.transformer import TransformerBackbone
 from components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
-from components.mixers import Mamba1, Mamba2
+from components.mixers import Attention, Mamba1, Mamba2
 from components.scans.kernels import Kernel
 
 _GPT_NEOX = 50277
@@ -78,10 +79,39 @@ class Mamba2Preset(Mamba2Backbone):
             load_mamba(self, path, settings, vocabulary=self.vocabulary)
 
 
-def _settings(backbone: Mamba1Backbone | Mamba2Backbone, *own: str) -> dict[str, Any]:
-    """What a checkpoint's configuration must agree with; ``own``: settings of the mixer alone."""
-    mixer = next(backbone.backbone.blocks()).mixer
-    assert isinstance(mixer, Mamba1 | Mamba2)
+class HybridPreset(HybridBackbone):
+    """A state-spaces model of Mamba-2 with attention; its sizes as ``Mamba2Preset``'s.
+
+    Args:
+        vocab_size: the tokenizer's size.
+        weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces directory,
+            or a file of weights), or a hub name.
+        kernel: what filters and scans a sequence, see ``mamba2``.
+
+    Raises:
+        CheckpointError: weights that do not exist, are damaged or are not this model's.
+    """
+
+    published: ClassVar[str]
+    sizes: ClassVar[dict[str, Any]]
+    vocabulary: ClassVar[int] = _GPT_NEOX
+
+    def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
+        path = locate(weights, self.published, fetch=not _planning())
+        rows = max(vocab_size, self.vocabulary)
+        sizes = {"d_state": 128, "headdim": 64, **self.sizes}
+        super().__init__(rows, pad_vocab_size_multiple=16, kernel=kernel, **sizes)
+        if path is not None and not _planning():
+            settings = _settings(self, "headdim", "ngroups")
+            load_mamba(self, path, settings, vocabulary=self.vocabulary)
+
+
+def _settings(backbone: MixerBackbone, *own: str) -> dict[str, Any]:
+    """What a checkpoint's configuration must agree with; ``own``: settings of the Mamba alone."""
+    mixers = [block.mixer for block in backbone.backbone.blocks()]
+    mixer = next(m for m in mixers if isinstance(m, Mamba1 | Mamba2))
+    attention = {i: m for i, m in enumerate(mixers) if isinstance(m, Attention)}
+    settings = next(iter(attention.values())).settings() if attention else {}
     return {
         "layer": type(mixer).__name__,
         "d_model": backbone.d_model,
@@ -90,6 +120,8 @@ def _settings(backbone: Mamba1Backbone | Mamba2Backbone, *own: str) -> dict[str,
         "tie_embeddings": True,
         "residual_in_fp32": backbone.residual_in_fp32,
         **{name: getattr(mixer, name) for name in ("d_state", "d_conv", *own)},
+        "attention_layers": list(attention),
+        **{f"attn_cfg.{name}": value for name, value in settings.items()},
     }
 
 
@@ -202,6 +234,27 @@ class Mamba2At2B7(Mamba2Preset):
 
     published = "state-spaces/mamba2-2.7b"
     sizes: ClassVar[dict[str, Any]] = {"d_model": 2560, "n_layer": 64}
+
+
+@BACKBONES.register("mamba2attn-2.7b")
+class Mamba2Attn2B7(HybridPreset):
+    """Mamba-2 2.7B with 6 of its 64 layers attention, of 30 heads of 128 channels.
+
+    Source: the config.json of state-spaces/mamba2attn-2.7b (Mamba-2, section 9.2.3).
+    """
+
+    published = "state-spaces/mamba2attn-2.7b"
+    sizes: ClassVar[dict[str, Any]] = {
+        "d_model": 2560,
+        "n_layer": 64,
+        "attn_layer_idx": [9, 18, 27, 36, 45, 56],
+        "num_heads": 30,
+        "head_dim": 128,
+        "attn_d_conv": 4,
+        "rotary_emb_dim": 64,
+        "qkv_proj_bias": False,
+        "out_proj_bias": False,
+    }
 
 
 @BACKBONES.register("phi-2")

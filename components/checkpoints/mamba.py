@@ -53,6 +53,20 @@ _FIXED = {
     "mlp_width": 0,
 }
 
+_ATTENTION_DEFAULTS = {
+    "causal": False,
+    "num_heads_kv": None,
+    "head_dim": None,
+    "d_conv": 0,
+    "rotary_emb_dim": 0,
+    "rotary_emb_base": 10000.0,
+    "rotary_emb_interleaved": False,
+    "qkv_proj_bias": True,
+    "out_proj_bias": True,
+    "softmax_scale": None,
+    "mlp_dim": 0,
+}
+
 _MIXER_DEFAULTS: dict[str, dict[str, Any]] = {
     "Mamba1": {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto"},
     "Mamba2": {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "ngroups": 1},
@@ -65,10 +79,11 @@ def load_mamba(
     """Load a Mamba language model's weights, all of them or none.
 
     Args:
-        backbone: a ``mamba1`` or ``mamba2`` backbone.
+        backbone: a ``mamba1``, ``mamba2`` or ``hybrid`` backbone.
         path: a directory of either format, whose config.json must agree with ``settings``; or a
             file of weights alone.
-        settings: the backbone's: ``layer`` (Mamba1 or Mamba2) and its constructor's arguments.
+        settings: the backbone's: ``layer`` (Mamba1 or Mamba2) and its constructor's arguments; of
+            a hybrid also ``attention_layers`` and ``attn_cfg.NAME``.
         vocabulary: the fewest rows that the checkpoint's embedding may have; the backbone may have
             more, of padding and new tokens.
 
@@ -129,13 +144,11 @@ def _from_state_spaces(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     # chunks change how the scan is computed, not what it gives
     mixer.pop("chunk_size", None)
     known = {**_MIXER_DEFAULTS[layer], "bias": False, "conv_bias": True}
-    if strange := [name for name in mixer if name not in known]:
-        raise CheckpointError(
-            path, f"ssm_cfg.{strange[0]} is a setting that our mixers lack; known: {list(known)}"
-        )
+    _refuse_unknown("ssm_cfg", mixer, known, path)
     return {
         **known,
         **mixer,
+        **_attention(config, path),
         "layer": layer,
         "d_model": config["d_model"],
         "n_layer": config.get("n_layer", 64),
@@ -145,3 +158,27 @@ def _from_state_spaces(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "attention_layers": config.get("attn_layer_idx") or [],
         "mlp_width": config.get("d_intermediate", 0),
     }
+
+
+def _attention(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of attention under ``attn_cfg.``, where there is any."""
+    if not config.get("attn_layer_idx"):
+        return {}
+    given = dict(config.get("attn_cfg") or {})
+    _refuse_unknown("attn_cfg", given, {**_ATTENTION_DEFAULTS, "num_heads": None}, path)
+    found = {**_ATTENTION_DEFAULTS, **given}
+    heads = found.setdefault("num_heads", None)
+    if found["num_heads_kv"] is None:
+        found["num_heads_kv"] = heads
+    if found["head_dim"] is None and heads:
+        found["head_dim"] = config["d_model"] // heads
+    return {f"attn_cfg.{name}": value for name, value in found.items()}
+
+
+def _refuse_unknown(
+    group: str, given: Mapping[str, Any], known: Mapping[str, Any], path: Path
+) -> None:
+    if strange := [name for name in given if name not in known]:
+        raise CheckpointError(
+            path, f"{group}.{strange[0]} is a setting that our mixers lack; known: {list(known)}"
+        )

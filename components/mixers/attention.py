@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from components.mixers.base import keep_tokens
 from components.scans.conv import last_inputs
+
+_ROTARY_BASE = 10000.0
 
 
 @dataclass
@@ -100,6 +103,23 @@ class Attention(nn.Module):
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
 
+    def settings(self) -> dict[str, Any]:
+        """The settings of mamba-ssm's ``MHA`` that this is equal to."""
+        return {
+            "causal": True,
+            "num_heads": self.num_heads,
+            "num_heads_kv": self.num_heads_kv,
+            "head_dim": self.head_dim,
+            "d_conv": self.d_conv,
+            "rotary_emb_dim": self.rotary_emb_dim,
+            "rotary_emb_base": _ROTARY_BASE,
+            "rotary_emb_interleaved": False,
+            "qkv_proj_bias": self.in_proj.bias is not None,
+            "out_proj_bias": self.out_proj.bias is not None,
+            "softmax_scale": None,
+            "mlp_dim": 0,
+        }
+
     def init_state(
         self, batch: int, dtype: torch.dtype, device: torch.device, max_length: int
     ) -> AttentionState:
@@ -176,7 +196,7 @@ class Attention(nn.Module):
             return heads
         half = self.rotary_emb_dim // 2
         steps = torch.arange(half, device=heads.device, dtype=torch.float32) / half
-        angles = (positions.unsqueeze(-1) * 10000.0**-steps).unsqueeze(1)
+        angles = (positions.unsqueeze(-1) * _ROTARY_BASE**-steps).unsqueeze(1)
         cos, sin = angles.cos(), angles.sin()
         first, second, rest = heads.float().split([half, half, self.head_dim - 2 * half], dim=-1)
         turned = [first * cos - second * sin, second * cos + first * sin, rest]

@@ -9,7 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.backbones.presets import Mamba1Preset, Mamba2Preset, TransformerPreset
+from components.backbones.presets import (
+    HybridPreset,
+    Mamba1Preset,
+    Mamba2Preset,
+    TransformerPreset,
+)
 
 ROWS = 56
 """Rows of the tiny checkpoints' vocabulary; the presets' 50 tokens are padded to 64."""
@@ -33,6 +38,21 @@ class TinyMamba2Groups(Mamba2Preset):
     sizes: ClassVar[dict[str, Any]] = {
         **TinyMamba2.sizes,
         "ngroups": 2,
+    }
+
+
+class TinyHybrid(HybridPreset):
+    published = "nobody/tiny-hybrid"
+    vocabulary = 50
+    sizes: ClassVar[dict[str, Any]] = {
+        **TinyMamba2.sizes,
+        "n_layer": 3,
+        "attn_layer_idx": [1],
+        "num_heads": 4,
+        "num_heads_kv": 2,
+        "attn_d_conv": 4,
+        "rotary_emb_dim": 4,
+        "qkv_proj_bias": False,
     }
 
 

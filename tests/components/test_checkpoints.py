@@ -19,6 +19,7 @@ from tests.components.backbone_contract import pad
 from tests.components.checkpoint_cases import (
     PRESETS,
     ROWS,
+    TinyHybrid,
     state_spaces_config,
     state_spaces_weights,
     theirs,
@@ -50,6 +51,53 @@ def test_state_spaces_safetensors_and_a_file_alone(name: str, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(state_spaces_config(name)))
     same_logits(PRESETS[name](50, weights=str(tmp_path)), model)
     same_logits(PRESETS[name](50, weights=str(tmp_path / "model.safetensors")), model)
+
+
+ATTENTION = {
+    "causal": True,
+    "num_heads": 4,
+    "num_heads_kv": 2,
+    "d_conv": 4,
+    "rotary_emb_dim": 4,
+    "qkv_proj_bias": False,
+}
+
+
+def write_hybrid(folder: Path, **attention: Any) -> Backbone:
+    """A directory as mamba-ssm's ``save_pretrained`` makes it, of a model that is returned."""
+    torch.manual_seed(0)
+    model = TinyHybrid(50).eval()
+    config = {**state_spaces_config("mamba2"), "n_layer": 3, "attn_layer_idx": [1]}
+    config["attn_cfg"] = {**ATTENTION, **attention}
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return model
+
+
+def test_state_spaces_hybrid(tmp_path: Path) -> None:
+    model = write_hybrid(tmp_path)
+    torch.manual_seed(1)
+    loaded = TinyHybrid(50, weights=str(tmp_path))
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    with pytest.raises(CheckpointError, match=r"attention_layers is \[1\] and must be \[\]"):
+        PRESETS["mamba2"](50, weights=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rotary_emb_dim": 8}, r"attn_cfg\.rotary_emb_dim is 8 and must be 4"),
+        ({"causal": False}, r"attn_cfg\.causal is False and must be True"),
+        ({"num_heads_kv": None}, r"attn_cfg\.num_heads_kv is 4 and must be 2"),
+        ({"mlp_dim": 256}, r"attn_cfg\.mlp_dim is 256 and must be 0"),
+        ({"window": 9}, r"attn_cfg\.window is a setting that our mixers lack"),
+    ],
+)
+def test_another_attention(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_hybrid(tmp_path, **changed)
+    with pytest.raises(CheckpointError, match=message):
+        TinyHybrid(50, weights=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -25,7 +25,9 @@ from tests.components.checkpoint_cases import (
 # mamba-2.8b and mamba2-2.7b: counted with mamba-ssm, the vocabulary padded to 50288. phi-2,
 # vicuna-7b and tinyllama: the hub's counts of the published weights. The other Mamba models: their
 # published counts with 50288 rows instead of 50280. mobilellama-2.7b: the sum over its shapes,
-# 2 x 32000 x 2560 + 32 x (4 x 2560^2 + 3 x 2560 x 6912 + 2 x 2560) + 2560.
+# 2 x 32000 x 2560 + 32 x (4 x 2560^2 + 3 x 2560 x 6912 + 2 x 2560) + 2560. mamba2attn-2.7b: the
+# same of its config.json, 50288 x 2560 + 65 x 2560 + 58 x (2560 x 10576 + 5 x 5376 + 3 x 80 + 5120
+# + 5120 x 2560) + 6 x (2560 x 11520 + 5 x 11520 + 3840 x 2560).
 COUNTS = {
     "mamba-130m": 129_141_504,
     "mamba-370m": 371_524_608,
@@ -37,6 +39,7 @@ COUNTS = {
     "mamba2-780m": 780_161_280,
     "mamba2-1.3b": 1_343_757_312,
     "mamba2-2.7b": 2_702_599_680,
+    "mamba2attn-2.7b": 2_697_590_880,
     "phi-2": 2_779_683_840,
     "mobilellama-2.7b": 2_701_560_320,
     "vicuna-7b": 6_738_415_616,
