@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -95,8 +96,12 @@ def plan_bench(
     values = typed(BenchKeys, Layer(source, own | own_overrides))
     keys = BenchKeys(**{name: _plain(values[name]) for name in BENCH_KEYS})
     keys.name = keys.name or path.stem
+    for key, message in _problems(keys):
+        raise ConfigError(override.source if key in own_overrides else source, key, message)
+    for peer in peers or []:
+        if peer not in PEERS:
+            raise ConfigError(override.source, "--peer", _no_peer(peer))
     keys.peers = list(dict.fromkeys([*keys.peers, *(peers or [])]))
-    _check(keys, source)
     layers = with_bases(path, run)
     # A bench reads no data, and need not have what a base's data set asks for.
     top = [
@@ -106,10 +111,8 @@ def plan_bench(
     models = {}
     for name in _chosen(chosen, list(keys.models)):
         place = f"{source} (models.{name})"
-        diff = keys.models[name]
-        if not isinstance(diff, dict):
-            raise ConfigError(source, f"models.{name}", f"is a diff of a run, not {diff!r}")
-        models[name] = compose([*layers, Layer(place, expand(diff, place)), *top])
+        diff = expand(keys.models[name], place)
+        models[name] = compose([*layers, Layer(place, diff), *top])
     return BenchPlan(source, keys, models)
 
 
@@ -117,27 +120,35 @@ def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def _check(keys: BenchKeys, source: str) -> None:
-    """Values that are of the right type and still cannot be."""
+def _problems(keys: BenchKeys) -> Iterator[tuple[str, str]]:
+    """Values that are of the right type and still cannot be: (key, message) pairs."""
     if not keys.models:
-        raise ConfigError(source, "models", "names no model; give name: {diff} for each")
-    least = {"new_tokens": 3, "vocabulary": 1, "warmup": 1, "repeats": 1, "peer_repeats": 1}
-    numbers = {key: [getattr(keys, key)] for key in least}
+        yield "models", "names no model; give name: {diff} for each"
+    for name, diff in keys.models.items():
+        if not isinstance(diff, dict):
+            yield f"models.{name}", f"is a diff from the file's own sections, not {diff!r}"
+    single = ("new_tokens", "vocabulary", "warmup", "repeats", "peer_repeats")
+    numbers = {key: [getattr(keys, key)] for key in single}
     numbers |= {"batch_sizes": keys.batch_sizes, "prompt_tokens": keys.prompt_tokens}
     numbers["threads"] = [1 if keys.threads is None else keys.threads]
     for key, values in numbers.items():
         if not values or len(set(values)) < len(values):
-            raise ConfigError(source, key, f"must list different numbers, not {values}")
+            yield key, f"must list different numbers, not {values}"
+        least = 3 if key == "new_tokens" else 1
         for value in values:
-            if value < least.get(key, 1):
-                raise ConfigError(source, key, f"must be {least.get(key, 1)} or more, not {value}")
+            if value < least:
+                yield key, f"must be {least} or more, not {value}"
     for peer in keys.peers:
         if peer not in PEERS:
-            raise ConfigError(source, "peers", f"no peer {peer!r}; {nearest(peer, list(PEERS))}")
-    for model in [name for pair in keys.faster.items() for name in (pair[0], *pair[1])]:
-        if model not in keys.models:
-            message = f"no model {model!r} in this file; {nearest(model, list(keys.models))}"
-            raise ConfigError(source, "faster", message)
+            yield "peers", _no_peer(peer)
+    for fast, others in keys.faster.items():
+        for model in (fast, *others):
+            if model not in keys.models:
+                yield "faster", f"no model {model!r} in this file; {nearest(model, [*keys.models])}"
+
+
+def _no_peer(name: str) -> str:
+    return f"no peer {name!r}; {nearest(name, list(PEERS))}"
 
 
 def _chosen(chosen: Any, models: list[str]) -> list[str]:

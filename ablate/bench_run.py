@@ -141,6 +141,9 @@ class BenchRun:
             self.outcome.failed[job.name] = message[1]
         elif message[0] == "done":
             self.outcome.finished.append(job.name)
+            conditions = json.loads((task.out / FOLDER / FILE).read_text())["protocol"]
+            tags = {key: str(value) for key, value in conditions.items()}
+            self.tracker.tag(recorder.run_ids[job.name], **tags)
             write_results(self.tracker, recorder.parent, self.plan.keys.name, self.path)
 
     def _measured(self, task: Task, message: Message) -> None:

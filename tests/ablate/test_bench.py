@@ -145,6 +145,7 @@ def test_mlflow_has_the_document_the_plot_and_a_run_a_model(bench: tuple[Path, i
     run = Tracker().search(kind="bench-model", name="llama")[0]
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert run.data.params["backbone"] == "transformer"
+    assert run.data.tags["ablate.dtype"] == "float32"
     history = client.get_metric_history(run.info.run_id, "decode_tokens_s/batch_2")
     assert sorted(metric.step for metric in history) == [68, 72]
 
@@ -224,6 +225,22 @@ def test_an_unknown_model_is_refused(house: Path, capsys: pytest.CaptureFixture[
     assert "command line: models: no model 'lama'; did you mean 'llama'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        (("--peer", "vlm"), "command line: --peer: no peer 'vlm'; known: hf, mamba-ssm"),
+        (("repeats=0",), "command line: repeats: must be 1 or more, not 0"),
+        (("models=3",), "command line: models: is a list, models=[a, b], not 3"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named_as_such(
+    word: tuple[str, ...], expected: str, house: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(house / "small.yaml", SMALL)
+    assert ablate("bench", "small.yaml", *word) == 2
+    assert expected in capsys.readouterr().err
+
+
 def test_a_report_of_nothing_names_benches_too(
     bench: tuple[Path, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,7 +272,7 @@ def test_the_cpu_bench_compares_equal_sizes() -> None:
     assert max(sizes) / min(sizes) < 1.1
 
 
-def test_a_claim_can_be_overridden_from_the_command_line(house: Path) -> None:
+def test_models_and_keys_can_be_chosen_from_the_command_line(house: Path) -> None:
     path = write(house / "small.yaml", SMALL)
     plan = plan_bench(path, ["models=llama", "repeats=7", "connector=mlp"], ["mamba-ssm", "hf"])
     assert list(plan.models) == ["llama"]
