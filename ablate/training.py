@@ -10,15 +10,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from ablate.config import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
 from ablate.errors import CellError
 from ablate.model import VisionLanguageModel
 from ablate.seeding import derive
-from data.base import DataSet
+from data.base import DataSet, Sample, Samples
 from data.features import image_transform
 from data.loading import SeededSampler, make_loader
+from data.subsets import limited
 from data.text import TrainCollator, Transform
 
 
@@ -228,11 +229,9 @@ def training_loader(
     return loader, total_steps(config.train, len(samples))
 
 
-def validation_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Subset:
+def validation_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Samples[Sample]:
     """A fixed part of the validation split, evenly spread."""
-    samples: Any = dataset.split(cache, "validation")
-    count = min(config.train.validate_samples, len(samples))
-    return Subset(samples, [i * len(samples) // count for i in range(count)])
+    return limited(dataset.split(cache, "validation"), config.train.validate_samples)
 
 
 def validation_loader(
