@@ -70,12 +70,25 @@ def test_hybrid(layer: str, convolved: int, dtype: torch.dtype) -> None:
             close(found[key], value, 4 * TOLERANCE[dtype])
 
 
+@pytest.fixture(scope="module")
+def one_configuration_each() -> None:
+    """Choose one of each of Mamba-3's kernels' configurations: to compile all takes minutes."""
+    pytest.importorskip("mamba_ssm")
+    from mamba_ssm.ops.triton.mamba3 import angle_dt, mamba3_siso_bwd, mamba3_siso_fwd
+    from triton.runtime import Autotuner
+
+    for module in (angle_dt, mamba3_siso_bwd, mamba3_siso_fwd):
+        for kernel in vars(module).values():
+            if isinstance(kernel, Autotuner):
+                kernel.configs = [c for c in kernel.configs if c.num_warps == 4][:1]
+
+
+@pytest.mark.usefixtures("one_configuration_each")
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
 @pytest.mark.parametrize("sizes", [{}, {"ngroups": 2, "rope_fraction": 1.0}], ids=["one", "two"])
 @pytest.mark.parametrize("length", [1, 64, 300])
 def test_mamba3(length: int, sizes: dict[str, Any], dtype: torch.dtype) -> None:
     """Output, gradients and final state; its kernels always compute in bfloat16."""
-    pytest.importorskip("mamba_ssm")
     from mamba_ssm.modules.mamba3 import Mamba3 as Theirs
     from mamba_ssm.utils.generation import InferenceParams
 
