@@ -79,6 +79,8 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
         pd.DataFrame(records).to_parquet(out / f"{file_name(name)}.parquet", index=False)
         scores = benchmark.summarise(records)
         reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
+        if benchmark.chance is not None:
+            reporter.metrics({f"chance/{name}": benchmark.chance})
     reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
     if config.train.save:
         save(model, config, out / MODEL)

@@ -13,8 +13,10 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-ENGINE_METRICS = ("train/", "validation/", "parameters/", "speed/", "seconds/")
+ENGINE_METRICS = ("train/", "validation/", "parameters/", "speed/", "seconds/", "chance/")
 """Prefixes of metrics that are no benchmark's score."""
+HEADLINE = "accuracy"
+"""The one metric of a benchmark that a table shows, where the benchmark has it."""
 
 
 class ResultsError(LookupError):
@@ -39,9 +41,20 @@ class SweepResults:
 
     @property
     def scores(self) -> list[str]:
-        """The headline metric of each benchmark, such as ``easy-vqa/accuracy``."""
+        """Each benchmark's accuracy, ``easy-vqa/accuracy``, or else all its overall metrics."""
         metrics = [c for c in self.frame.columns if c.count("/") == 1]
-        return [c for c in metrics if not c.startswith(ENGINE_METRICS)]
+        scores = [c for c in metrics if not c.startswith(ENGINE_METRICS)]
+        return [c for c in scores if c == self._headline(c) or self._headline(c) not in scores]
+
+    @staticmethod
+    def _headline(score: str) -> str:
+        return f"{score.split('/')[0]}/{HEADLINE}"
+
+    def chance(self, score: str) -> float | None:
+        """The score to expect of guesses; None where it is not known."""
+        metric = f"chance/{score.split('/')[0]}"
+        known = self.frame[metric].dropna() if metric in self.frame.columns else []
+        return float(known.iloc[0]) if len(known) and score == self._headline(score) else None
 
 
 def load_sweep(tracking_uri: str, name: str) -> SweepResults:

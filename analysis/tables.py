@@ -36,7 +36,7 @@ def sweep_table(results: SweepResults) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _table(results: SweepResults, axes: list[str]) -> pd.DataFrame:
-    rows = []
+    rows = _chance(results, axes)
     groups: Any = results.frame.groupby(axes, sort=False) if axes else [((), results.frame)]
     for labels, cells in groups:
         row: dict[str, Any] = dict(zip(axes, labels, strict=True))
@@ -45,7 +45,16 @@ def _table(results: SweepResults, axes: list[str]) -> pd.DataFrame:
         for metric, (title, scale, decimals) in _measures(cells).items():
             row[title] = f"{cells[metric].mean() * scale:,.{decimals}f}"
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("")
+
+
+def _chance(results: SweepResults, axes: list[str]) -> list[dict[str, Any]]:
+    """A first row of what guesses would score, if any benchmark tells."""
+    chances = {score: results.chance(score) for score in results.scores}
+    if not axes or all(chance is None for chance in chances.values()):
+        return []
+    scores = {_title(s): "" if c is None else f"{c * 100:.2f}" for s, c in chances.items()}
+    return [{axes[0]: "(chance)", **dict.fromkeys(axes[1:], ""), "seeds": "", **scores}]
 
 
 def mean_and_deviation(cells: pd.DataFrame, metric: str) -> str:

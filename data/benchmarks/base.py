@@ -29,6 +29,11 @@ class Benchmark(ABC):
         return None
 
     @property
+    def chance(self) -> float | None:
+        """The accuracy to expect of guesses among a question's possible answers; None: unknown."""
+        return None
+
+    @property
     def max_new_tokens(self) -> int:
         """Tokens to generate at most."""
         return 128

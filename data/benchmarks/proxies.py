@@ -33,6 +33,10 @@ class ProxyBenchmark(Benchmark):
     data: type[Proxy]
 
     @property
+    def chance(self) -> float:
+        return self.data.chance
+
+    @property
     def max_new_tokens(self) -> int:
         return 8
 

@@ -30,7 +30,7 @@ from data.proxies.scene import LEVELS, Level
 from data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
 from data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
 
-VERSION = 2  # of what is rendered: a new number for any change of it
+VERSION = 3  # of what is rendered: a new number for any change of it
 EVAL_SAMPLES: dict[Split, int] = {"validation": 1000, "test": 3000}
 PER_SHARD = 1000
 Difficulty = Literal["mixed", "easy", "medium", "hard"]
@@ -55,7 +55,10 @@ class ProxyItem:
 
 
 class Proxy(DataSet):
-    """A proxy benchmark as a data set. Subclasses give ``name`` and ``item``.
+    """A proxy benchmark as a data set.
+
+    Subclasses give ``name``, ``item``, ``further`` and ``chance``: the expected accuracy of guesses
+    that know the question and which answers there are to its kind.
 
     Args:
         train_samples: size of the training split.
@@ -67,6 +70,7 @@ class Proxy(DataSet):
     """
 
     name: ClassVar[str]
+    chance: ClassVar[float]
 
     def __init__(
         self,

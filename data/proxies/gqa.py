@@ -7,11 +7,11 @@ from random import Random
 
 from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
+from data.proxies.picture import COLORS, SHAPES
 from data.proxies.scene import (
     ALL,
     RELATIONS,
     SEEN,
-    SHAPES,
     Level,
     Scene,
     Thing,
@@ -45,6 +45,7 @@ class ProxyGQA(Proxy):
     """
 
     name = "proxy-gqa"
+    chance = (1 / len(COLORS) + 1 / len(SHAPES) + 4 / 2) / 6
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         pool = SEEN if split == "train" else ALL

@@ -31,6 +31,7 @@ class ProxyPOPE(Proxy):
     """
 
     name = "proxy-pope"
+    chance = 1 / 2
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         scene = Scene(rng, level)

@@ -16,11 +16,13 @@ from data.proxies.scene import HELD_OUT_EVERY, Level
 WORDS = (
     *("bank", "bar", "beer", "book", "bus", "cafe", "cake", "cash", "city", "club"),
     *("cold", "exit", "fish", "food", "gas", "gift", "go", "gold", "help", "hot"),
-    *("hotel", "ice", "kids", "lane", "left", "mail", "milk", "new", "north", "open"),
-    *("park", "pay", "pizza", "pub", "ride", "sale", "shop", "slow", "south", "stop"),
+    *("taxi", "ice", "kids", "lane", "left", "mail", "milk", "new", "west", "open"),
+    *("park", "pay", "menu", "pub", "ride", "sale", "shop", "slow", "east", "stop"),
 )
 SIGNS: dict[Level, int] = {"easy": 1, "medium": 2, "hard": 3}
-FONT_SIZE: dict[Level, int] = {"easy": 20, "medium": 16, "hard": 13}
+FONT_SIZE: dict[Level, int] = {"easy": 16, "medium": 14, "hard": 12}
+ROWS = 4  # and columns: each letter has a square of its own, as on a sign with wide spacing
+SIDE = IMAGE_SIZE // ROWS
 
 
 @dataclass
@@ -33,22 +35,20 @@ class Signs:
 
     @cached_property
     def picture(self) -> Picture:
-        """The signs, drawn; each somewhere in its band of the image."""
+        """The signs, drawn; each in a row of its own, somewhere from left to right."""
         shade = self.rng.randint(215, 255)
-        font = _font(FONT_SIZE[self.level])
-        band = IMAGE_SIZE / len(self.words)
         marks: list[Mark] = []
-        for row, (color, word) in enumerate(self.words.items()):
-            left, top, right, bottom = font.getbbox(word)
-            width, height = right - left + 4, bottom - top + 4
-            x = self.rng.uniform(0, IMAGE_SIZE - width)
-            y = row * band + self.rng.uniform(0, band - height)
-            board = (x, y, x + width, y + height)
+        rows = self.rng.sample(range(ROWS), len(self.words))
+        for row, (color, word) in zip(rows, self.words.items(), strict=True):
+            left = self.rng.randint(0, ROWS - len(word)) * SIDE + self.rng.uniform(-1, 1)
+            top = row * SIDE + self.rng.uniform(-1, 1)
+            board = (left + 1, top + 1, left + len(word) * SIDE - 1, top + SIDE - 1)
             marks.append(Mark(_rectangle(board), COLORS[color], {"color": color, "shape": "sign"}))
             ink = (20, 20, 20) if color in ("yellow", "cyan", "orange") else (250, 250, 250)
             for i, letter in enumerate(word):
-                place = (x + 2 - left + font.getlength(word[:i]), y + 2 - top)
-                marks.append(Mark(_letter(place, letter, font), ink, {"letter": letter}))
+                middle = (left + (i + 0.5) * SIDE, top + 0.5 * SIDE)
+                draw = _letter(middle, letter, _font(FONT_SIZE[self.level]))
+                marks.append(Mark(draw, ink, {"letter": letter}))
         return Picture(shade, marks)
 
 
@@ -56,8 +56,8 @@ def _rectangle(box: tuple[float, float, float, float]) -> Draw:
     return lambda draw, fill: draw.rectangle(box, fill=fill)
 
 
-def _letter(place: tuple[float, float], letter: str, font: ImageFont.FreeTypeFont) -> Draw:
-    return lambda draw, fill: draw.text(place, letter, fill=fill, font=font)
+def _letter(middle: tuple[float, float], letter: str, font: ImageFont.FreeTypeFont) -> Draw:
+    return lambda draw, fill: draw.text(middle, letter, fill=fill, font=font, anchor="mm")
 
 
 @lru_cache
@@ -77,6 +77,7 @@ class ProxyTextVQA(Proxy):
     """One of forty words, on the sign of a given colour among one to three signs."""
 
     name = "proxy-textvqa"
+    chance = 1 / len(WORDS)
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         colors = rng.sample(list(COLORS), SIGNS[level])

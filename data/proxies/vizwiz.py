@@ -20,6 +20,7 @@ class ProxyVizWiz(Proxy):
     """
 
     name = "proxy-vizwiz"
+    chance = (1 / (1 + len(COLORS)) + 1 / (1 + len(SHAPES))) / 2
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         scene = Scene(rng, level)

@@ -8,7 +8,8 @@ from random import Random
 
 from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
-from data.proxies.scene import ALL, SEEN, SHAPES, Level, Scene, Thing
+from data.proxies.picture import COLORS, SHAPES
+from data.proxies.scene import ALL, SEEN, Level, Scene, Thing
 
 MAX_COUNT = 4  # as many as the coarsest grid has cells
 PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}
@@ -34,6 +35,7 @@ class ProxyVQA(Proxy):
     """
 
     name = "proxy-vqa"
+    chance = (1 / len(COLORS) + 1 / len(SHAPES) + 1 / MAX_COUNT + 1 / 2) / 4
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         scene = Scene(rng, level)

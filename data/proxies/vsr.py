@@ -18,6 +18,7 @@ class ProxyVSR(Proxy):
     """
 
     name = "proxy-vsr"
+    chance = 1 / 2
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         scene = Scene(rng, level)

@@ -34,6 +34,21 @@ def test_headline_scores_leave_out_engine_metrics_and_breakdowns() -> None:
     assert results().scores == ["bench/accuracy"]
 
 
+def test_a_benchmark_has_one_column_and_what_guesses_would_score() -> None:
+    made = results()
+    assert "(chance)" not in render(sweep_table(made), "md")
+    frame = made.frame.assign(
+        **{"bench/f1": 0.4, "chance/bench": 0.125, "other/cider": 1.0, "other/bleu": 0.3}
+    )
+    made = SweepResults("s", made.axes, frame)
+    assert made.scores == ["bench/accuracy", "other/cider", "other/bleu"]
+    for _, table in sweep_table(made):
+        first = table.iloc[0]
+        assert first.iloc[0] == "(chance)"
+        assert first["bench accuracy (%)"] == "12.50"
+        assert first["other cider (%)"] == first["prefill ms"] == first["seeds"] == ""
+
+
 def test_deviation_is_the_sample_one_over_seeds() -> None:
     frame = results().frame
     cells = frame[(frame["connector"] == "mlp") & (frame["train.lr"] == "0.1")]
