@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from ablate.cell import benchmark_named, data_set
@@ -34,35 +33,18 @@ def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
     stages = {folder(c.encoder, cache): c for c in configs if c.encoder.pretrain is not None}
     missing = [config for path, config in stages.items() if not path.exists()]
     threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
-
-    def failed(name: str, reason: str, trace: str) -> None:
-        raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
-
-    _execute("pretrain", missing, threads, cache, display, failed)
+    _execute("pretrain", missing, threads, cache, display)
 
 
 def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:
-    """Whatever keeps features from being stored costs time alone: cells can do without."""
     wanted = [r.config for r in requests(configs, cache, data_set) if r.is_worthwhile]
-
-    def failed(name: str, reason: str, trace: str) -> None:
-        display.console.print(
-            f"features of {name} are not stored, its cells encode their images: {reason}",
-            markup=False,
-        )
-
-    _execute("features", wanted, [os.cpu_count() or 1] * len(wanted), cache, display, failed)
+    _execute("features", wanted, [os.cpu_count() or 1] * len(wanted), cache, display)
 
 
 def _execute(
-    kind: Kind,
-    configs: list[RunConfig],
-    threads: list[int],
-    cache: Path,
-    display: Display,
-    failed: Callable[[str, str, str], None],
+    kind: Kind, configs: list[RunConfig], threads: list[int], cache: Path, display: Display
 ) -> None:
-    """One task a config, one at a time; ``failed`` is called with name, reason and traceback."""
+    """One task a config, one at a time."""
     if not configs:
         return
     display.phase(kind, len(configs), 1)
@@ -78,9 +60,11 @@ def _execute(
                 display.console.print(f"  {name}: {images:,} images, {size:.3g} GiB")
             case ("done",):
                 display.ended(name)
-            case ("failed", reason, trace):
+            case ("failed", reason, trace) if kind == "pretrain":
                 display.ended(name, reason)
-                failed(name, reason, trace)
+                raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
+            case ("failed", reason, _):  # costs time alone
+                display.ended(name, f"{reason}; its cells encode their images themselves")
 
     with tempfile.TemporaryDirectory(prefix="ablate-") as out:
         tasks = [
