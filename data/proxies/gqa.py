@@ -20,6 +20,8 @@ from data.proxies.scene import (
 )
 from data.proxies.vqa import near_misses
 
+WEIGHTS = (2, 1, 1, 1, 1, 1)  # a query is for a colour or a shape
+
 
 def related_pair(scene: Scene, relation: str, target: Thing, decoy: Thing, anchor: Thing) -> None:
     """Place the target in a relation to the anchor and, where there is room, the decoy opposite.
@@ -37,28 +39,33 @@ def related_pair(scene: Scene, relation: str, target: Thing, decoy: Thing, ancho
 
 @DATASETS.register("proxy-gqa")
 class ProxyGQA(Proxy):
-    """Six kinds of question, equally often; categories are GQA's ``STRUCTURAL/SEMANTIC`` types.
+    """Seven kinds of question, equally often; categories are GQA's ``STRUCTURAL/SEMANTIC`` types.
 
     ``query/attr`` and ``query/obj``: one colour of eight, one shape of six, of a thing told by its
-    relation; ``choose/attr``: one colour of two; ``verify/attr``, ``compare/attr`` and
-    ``logical/obj``: yes or no.
+    relation; ``choose/attr``: one colour of two; ``choose/rel``: one relation of two;
+    ``verify/attr``, ``compare/attr`` and ``logical/obj``: yes or no.
     """
 
     name = "proxy-gqa"
-    chance = (1 / len(COLORS) + 1 / len(SHAPES) + 4 / 2) / 6
+    chance = (1 / len(COLORS) + 1 / len(SHAPES) + 5 / 2) / 7
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         pool = SEEN if split == "train" else ALL
-        kinds = (self._query, self._verify, self._choose, self._compare, self._logical)
-        weights = (2, 1, 1, 1, 1)  # a query is for a colour or a shape
-        (make,) = rng.choices(kinds, weights)
+        kinds = (
+            *(self._query, self._verify, self._choose),
+            *(self._relate, self._compare, self._logical),
+        )
+        (make,) = rng.choices(kinds, WEIGHTS)
         return make(Scene(rng, level), pool)
 
     def further(self, item: ProxyItem) -> Turn | None:
         scene = item.scene
         assert isinstance(scene, Scene)
-        kinds = (_more_query, _more_verify, _more_choose, _more_compare, _more_logical)
-        (ask,) = scene.rng.choices(kinds, (2, 1, 1, 1, 1))
+        kinds = (
+            *(_more_query, _more_verify, _more_choose),
+            *(_more_relate, _more_compare, _more_logical),
+        )
+        (ask,) = scene.rng.choices(kinds, WEIGHTS)
         return ask(scene)
 
     @staticmethod
@@ -104,6 +111,17 @@ class ProxyGQA(Proxy):
         scene.fill(lambda t: t.shape != shape)
         question = f"is the {shape} {options[0].color} or {options[1].color}?"
         return ProxyItem(scene, question, target.color, "choose/attr", target.held_out)
+
+    @staticmethod
+    def _relate(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
+        target, relation = scene.rng.choice(pool), scene.rng.choice(list(RELATIONS))
+        anchor = scene.rng.choice([thing for thing in SEEN if thing != target])
+        cells = scene.rng.choice(related_cells(scene.size, relation))
+        for thing, cell in zip((target, anchor), cells, strict=True):
+            scene.place(thing, cell)
+        scene.fill(lambda thing: thing not in (target, anchor))
+        question, answer = _either_side(target, relation, anchor)
+        return ProxyItem(scene, question, answer, "choose/rel", target.held_out)
 
     @staticmethod
     def _compare(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
@@ -185,6 +203,17 @@ def _more_choose(scene: Scene) -> Turn | None:
     others = [thing.color for thing in SEEN if thing.shape == target.shape and thing != target]
     first, second = scene.rng.sample([target.color, scene.rng.choice(others)], 2)
     return Turn(f"is the {target.shape} {first} or {second}?", target.color)
+
+
+def _either_side(target: Thing, relation: str, anchor: Thing) -> tuple[str, str]:
+    """Which of two opposite relations: the question and its answer."""
+    options = "above or below" if relation in ("above", "below") else "left or right of"
+    return f"is the {target.name} {options} the {anchor.name}?", relation.removesuffix(" of")
+
+
+def _more_relate(scene: Scene) -> Turn | None:
+    found = scene.related(scene.rng.choice(list(RELATIONS)))
+    return Turn(*_either_side(*found)) if found else None
 
 
 def _more_compare(scene: Scene) -> Turn | None:

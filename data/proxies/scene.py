@@ -82,6 +82,16 @@ class Scene:
         counts = Counter(getattr(thing, attribute) for thing in things)
         return [thing for thing in things if counts[getattr(thing, attribute)] == 1]
 
+    def related(self, relation: str) -> tuple[Thing, str, Thing] | None:
+        """A random (thing, relation, thing) of things that are there once each; None without."""
+        counts = Counter(self.things.values())
+        single = {cell: thing for cell, thing in self.things.items() if counts[thing] == 1}
+        pairs = [(a, b) for a in single for b in single if RELATIONS[relation](a, b)]
+        if not pairs:
+            return None
+        first, second = self.rng.choice(pairs)
+        return single[first], relation, single[second]
+
     def absent(self) -> list[Thing]:
         """The seen things that are not in the scene."""
         return [thing for thing in SEEN if thing not in self.things.values()]

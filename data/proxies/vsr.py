@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from random import Random
 
 from data.base import DATASETS, Split, Turn
@@ -38,14 +37,11 @@ class ProxyVSR(Proxy):
         assert isinstance(scene, Scene)
         relation = scene.rng.choice(list(RELATIONS))
         true = scene.rng.random() < 0.5
-        shown = relation if true else OPPOSITE[relation]
-        counts = Counter(scene.things.values())
-        single = {cell: thing for cell, thing in scene.things.items() if counts[thing] == 1}
-        pairs = [(a, b) for a in single for b in single if RELATIONS[shown](a, b)]
-        if not pairs:
+        found = scene.related(relation if true else OPPOSITE[relation])
+        if found is None:
             return None
-        subject, anchor = scene.rng.choice(pairs)
-        return Turn(_statement(single[subject], relation, single[anchor]), str(true))
+        subject, _, anchor = found
+        return Turn(_statement(subject, relation, anchor), str(true))
 
 
 def _statement(subject: Thing, relation: str, anchor: Thing) -> str:

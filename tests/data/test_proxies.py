@@ -74,6 +74,12 @@ def read_answer(scene: Scene, question: str) -> str:
         assert first
         assert second
         return yes_no(first.color == second.color)
+    sides = r"is the (\w+ \w+) (left|above) or (right|below)(?: of)? the (\w+ \w+)\?"
+    if found := re.fullmatch(sides, question):
+        (at,), (anchor,) = find(scene, found[1]), find(scene, found[4])
+        names = [r for r in RELATIONS if r.removesuffix(" of") in (found[2], found[3])]
+        (shown,) = [name for name in names if RELATIONS[name](at, anchor)]
+        return shown.removesuffix(" of")
     if found := re.fullmatch(r"is the (\w+) (\w+) or (\w+)\?", question):
         thing = the(scene, found[1])
         assert thing
@@ -122,6 +128,7 @@ CHANCE = {
         "query/attr": 1 / 8,
         "query/obj": 1 / 6,
         "choose/attr": 1 / 2,
+        "choose/rel": 1 / 2,
         "verify/attr": 1 / 2,
         "compare/attr": 1 / 2,
         "logical/obj": 1 / 2,
