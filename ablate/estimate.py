@@ -21,6 +21,7 @@ from ablate.model import build_component, build_model
 from ablate.plan import Plan
 from ablate.sweep import count_parameters, default_jobs, vocabulary_sizes
 from ablate.training import total_steps, training_loader
+from components.scans.kernels import KernelError
 from data.features import FEATURES
 
 TIMED_PARAMETERS = 10**8
@@ -155,7 +156,10 @@ def estimated_seconds(
     if not seen and counts[first.combination]["total"] > TIMED_PARAMETERS:
         return None
     if not seen:
-        step = _step_seconds(first.config, cache)
+        try:
+            step = _step_seconds(first.config, cache)
+        except KernelError:  # the step is timed on the CPU
+            return None
         seen = {first.combination: step * steps[first.combination]}
     rate = statistics.median(work[name] / seconds for name, seconds in seen.items())
     return {name: seen.get(name, amount / rate) for name, amount in work.items()}

@@ -26,6 +26,10 @@ never. A scan that continues from a state of Mamba-1 is portable in any case: it
 _NO_STEP = -1e4
 
 
+class KernelError(RuntimeError):
+    """The CUDA kernels were demanded and cannot be used here."""
+
+
 class _Kernels(NamedTuple):
     causal_conv1d: Callable[..., Any]
     selective_scan: Callable[..., Any]
@@ -49,7 +53,7 @@ def causal_conv1d_silu(
     """``conv.causal_conv1d_silu`` by the chosen kernel.
 
     Raises:
-        RuntimeError: ``kernel`` is "cuda" and cannot be had, or takes no such sizes.
+        KernelError: ``kernel`` is "cuda" and cannot be had, or takes no such sizes.
     """
     unfit = ""
     if weight.shape[1] not in (2, 3, 4) or x.shape[2] % 8:
@@ -105,7 +109,7 @@ def selective_scan(
         y (B, L, D), and the final state (B, N, D) in float32, or None.
 
     Raises:
-        RuntimeError: ``kernel`` is "cuda" and cannot be had.
+        KernelError: ``kernel`` is "cuda" and cannot be had.
     """
     kernels = _chosen(kernel, x)
     differentiable = return_state and torch.is_grad_enabled() and x.requires_grad
@@ -144,7 +148,7 @@ def ssd(
     """``ssd.ssd`` by the chosen kernel.
 
     Raises:
-        RuntimeError: ``kernel`` is "cuda" and cannot be had.
+        KernelError: ``kernel`` is "cuda" and cannot be had.
     """
     kernels = _chosen(kernel, x)
     if kernels is None:
@@ -180,7 +184,7 @@ def _chosen(kernel: Kernel, x: Tensor, unfit: str = "") -> _Kernels | None:
             return kernels
         unfit = kernels
     if kernel == "cuda":
-        raise RuntimeError(
+        raise KernelError(
             f"kernel 'cuda' cannot be used: {unfit}. Or choose kernel 'auto' or 'portable'"
         )
     return None

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from ablate.cli import main
@@ -39,6 +40,20 @@ def ablate(*arguments: str) -> int:
 
 def runs(kind: str) -> list:
     return Tracker().search(kind=kind)
+
+
+def test_kernels_of_another_machine_are_planned_and_not_run(
+    house: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = {"name": "mamba2", "args": {"d_model": 32, "n_layer": 1, "kernel": "cuda"}}
+    write(house / "kernels.yaml", {"base": "base.yaml", "backbone": backbone, "measure.what": []})
+    assert ablate("sweep", "kernels.yaml", "--dry-run") == 0
+    assert "time not estimated" in capsys.readouterr().out
+    if torch.cuda.is_available():
+        pytest.skip("the kernels may be had here")
+    assert ablate("sweep", "kernels.yaml") == 1
+    message = runs("cell")[0].data.tags["ablate.error"]
+    assert "kernel 'cuda' cannot be used: the tensors are on 'cpu'" in message
 
 
 def test_sweep_resumes_and_reports(house: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,7 +167,9 @@ def test_a_state_that_needs_a_gradient_is_portable(hidden: Tensor, stand_ins: li
 
 def test_cuda_is_an_error_without_a_device(hidden: Tensor) -> None:
     for mixer in (Mamba1(WIDTH, kernel="cuda"), Mamba2(WIDTH, headdim=8, kernel="cuda")):
-        with pytest.raises(RuntimeError, match="the tensors are on 'cpu'; run on a CUDA device"):
+        with pytest.raises(
+            kernels.KernelError, match="the tensors are on 'cpu'; run on a CUDA device"
+        ):
             mixer(hidden)
 
 
@@ -190,16 +192,16 @@ def test_without_the_packages_a_cuda_device_is_portable_and_says_so() -> None:
         with pytest.warns(UserWarning, match=re.escape("pip install 'ablate[cuda]'")):
             assert kernels._chosen("auto", x) is None
         assert kernels._chosen("portable", x) is None
-        with pytest.raises(RuntimeError, match=re.escape("pip install 'ablate[cuda]'")):
+        with pytest.raises(kernels.KernelError, match=re.escape("pip install 'ablate[cuda]'")):
             kernels._chosen("cuda", x)
-        with pytest.raises(RuntimeError, match="no float64"):
+        with pytest.raises(kernels.KernelError, match="no float64"):
             kernels._chosen("cuda", x.double())
 
 
 def test_sizes_that_the_convolution_lacks() -> None:
     with FakeTensorMode():
         x, weight = torch.empty(2, 3, 12, device="cuda"), torch.empty(12, 5, device="cuda")
-        with pytest.raises(RuntimeError, match="d_conv is 5 and the channels are 12"):
+        with pytest.raises(kernels.KernelError, match="d_conv is 5 and the channels are 12"):
             kernels.causal_conv1d_silu(x, weight, weight[:, 0], None, "cuda")
 
 
