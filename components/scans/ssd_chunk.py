@@ -198,7 +198,10 @@ def scan_chunk_backward(
 
 
 def _inside_backward(grad_outputs: Tensor, chunk: _Chunk) -> Gradients:
-    """Differentiate ``outputs = (scores * between) fed``; the last two are overwritten."""
+    """Differentiate ``outputs = (scores * between) fed``.
+
+    The chunk's scores and decays between positions are overwritten.
+    """
     between, scores = chunk.decays.between, chunk.scores
     grad_weights = _per_head(grad_outputs, chunk.fed.mT).mul_(between)
     grad_fed = _per_head(between.mul_(scores).mT, grad_outputs)
@@ -225,7 +228,7 @@ def _carried_backward(
     grad_before = torch.bmm(grad_carried.mT, chunk.queries).view(before.shape)
     # Each head's part of the queries' gradient, times the queries, is that of its from_start too.
     states = before.view(*grad_outputs.shape[:2], *before.shape[2:])
-    by_head = _per_head(grad_outputs * chunk.decays.from_start, states)
+    by_head = _per_head(_by_head(grad_carried, grad_outputs), states)
     grads.queries += by_head.sum(1)
     grads.total += by_head.mul_(chunk.queries.unsqueeze(1)).sum(-1)
     return grad_before
