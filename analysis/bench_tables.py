@@ -90,7 +90,7 @@ def _peers(results: BenchResults) -> pd.DataFrame:
                     "ours s": with_range(ours["generate_s"], 3),
                     "theirs s": with_range(theirs["generate_s"], 3),
                     "ours faster by": f"{_ratio(found):.2f}x",
-                    "after the first token": f"{_decode_ratio(found):.2f}x",
+                    "after the first token": _decode_ratio(found),
                     "equal tokens": f"{found['agreement']:.0%}",
                 }
             )
@@ -101,13 +101,13 @@ def _ratio(found: dict[str, Any]) -> float:
     return found["theirs"]["generate_s"]["median"] / found["ours"]["generate_s"]["median"]
 
 
-def _decode_ratio(found: dict[str, Any]) -> float:
-    """Their seconds over ours for the tokens after the first."""
+def _decode_ratio(found: dict[str, Any]) -> str:
+    """Their seconds over ours for the tokens after the first; none where noise hides either."""
     theirs, ours = (
         found[who]["generate_s"]["median"] - found[who]["first_token_s"]["median"]
         for who in ("theirs", "ours")
     )
-    return theirs / ours
+    return f"{theirs / ours:.2f}x" if theirs > 0 and ours > 0 else "-"
 
 
 def _points(results: BenchResults) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -14,6 +14,7 @@ from analysis.bench_verdicts import compare, holds, published_table, verdicts
 from analysis.results import ResultsError
 from analysis.tables import FORMATS, render
 
+PEERS = "t3: peers in turns with ours, prompt and 256 new tokens"
 LENGTHS = (30, 1024, 4096)
 PROTOCOL = {
     "device": "Abacus",
@@ -166,6 +167,9 @@ def test_tables_show_points_limits_and_peers() -> None:
     assert set(limits["by"]) == {"bytes"}
     assert list(peers["ours faster by"]) == ["2.50x", ""]
     assert list(peers["after the first token"]) == ["4.00x", ""]
+    noisy = results()
+    noisy.models[0]["peers"][0]["ours"]["first_token_s"] = spread(2.5)
+    assert list(dict(bench_tables(noisy))[PEERS]["after the first token"]) == ["-", ""]
     assert peers[""][1] == "mamba-ssm is not installed"
     assert len(claims) == 4
     assert len(paper) == 3
