@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.mixers import Mamba1, Mamba2, MixerState
-from components.mixers.decode_kernels import Conv, linear, selective_step_gated, ssd_step_gated
+from components.mixers.decode import Conv, linear, selective_step_gated, ssd_step_gated
 
 
 class FusedStep:
