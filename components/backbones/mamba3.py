@@ -5,11 +5,12 @@ from __future__ import annotations
 from components.backbones.base import BACKBONES
 from components.backbones.mamba import MixerBackbone
 from components.mixers import Mamba3
+from components.scans.kernels import Kernel
 
 
 @BACKBONES.register("mamba3")
 class Mamba3Backbone(MixerBackbone):
-    """Mamba-3 (ICLR 2026), of one input and output (SISO). The defaults make a tiny model.
+    """Mamba-3 (Lahoti et al., 2026), of one input and output (SISO); the defaults are tiny.
 
     The paper's models have an MLP after every mixer: see ``d_intermediate``.
 
@@ -27,10 +28,13 @@ class Mamba3Backbone(MixerBackbone):
         pad_vocab_size_multiple: what the vocabulary is padded to a multiple of.
         tie_embeddings: whether the head shares the embedding's weights.
         residual_in_fp32: whether the residual stream is float32 whatever the weights are.
+        kernel: what scans a sequence: ``auto`` for mamba-ssm's CUDA kernel where it can be had and
+            the inputs are bfloat16, and the portable path elsewhere, ``cuda`` for the kernel or an
+            error, ``portable``.
 
     Raises:
         ValueError: ``headdim`` does not divide the inner width, ``ngroups`` the heads, or no states
-            would rotate.
+            would rotate; an unknown kernel.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Mamba3Backbone(MixerBackbone):
         pad_vocab_size_multiple: int = 16,
         tie_embeddings: bool = True,
         residual_in_fp32: bool = True,
+        kernel: Kernel = "auto",
     ) -> None:
         mixers = [
             Mamba3(
@@ -59,6 +64,7 @@ class Mamba3Backbone(MixerBackbone):
                 ngroups=ngroups,
                 rope_fraction=rope_fraction,
                 chunk_size=chunk_size,
+                kernel=kernel,
             )
             for _ in range(n_layer)
         ]

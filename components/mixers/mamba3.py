@@ -1,22 +1,24 @@
 """The Mamba-3 mixer of one input and output (SISO), named and initialised as mamba-ssm's.
 
-Mamba-3 (ICLR 2026) over Mamba-2: a trapezoidal discretisation (section 3.1), a state that rotates
-by data-dependent angles (section 3.2: a rotary embedding on B and C whose angle accumulates), a
-decay rate that depends on the input, norms and biases on B and C, and neither a convolution nor a
-norm before the output.
+Mamba-3 (Lahoti et al., 2026, arXiv 2603.15569) over Mamba-2: a trapezoidal discretisation (section
+3.1), a state that rotates by data-dependent angles (section 3.2: a rotary embedding on B and C
+whose angle accumulates), a decay rate that depends on the input, norms and biases on B and C, and
+neither a convolution nor a norm before the output.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.mixers.base import initial_dt_bias, keep_tokens
+from components.scans.kernels import Kernel, known_kernel, mamba3_siso
 from components.scans.trapezoid import exact, trapezoid, trapezoid_step
 
 _LEAST_RATE = 1e-4
@@ -31,22 +33,35 @@ class Mamba3State:
         ssm: the state-space model's state, (B, nheads, headdim, d_state).
         x: the last position's, (B, nheads, headdim).
         B: the last position's, rotated, (B, nheads, d_state).
+        empty: whether nothing has been read, so that all are zero.
     """
 
     angle: Tensor
     ssm: Tensor
     x: Tensor
     B: Tensor
+    empty: bool
+
+    def update(self, angle: Tensor, ssm: Tensor, x: Tensor, B: Tensor) -> None:
+        """Take over what a scan ended with."""
+        held = (self.angle, self.ssm, self.x, self.B)
+        for own, new in zip(held, (angle, ssm, x, B), strict=True):
+            own.copy_(new)
+        self.empty = False
 
 
 class _Inputs(NamedTuple):
-    """What ``in_proj`` gives, (..., H, P), (..., H), (..., H, N) and (..., H, angles)."""
+    """What comes out of ``in_proj``, with H heads of P channels in G groups.
+
+    gate and x: (..., H, P); dt, positive, A, negative, and trap, before its sigmoid: (..., H);
+    B and C, normalised: (..., G, N); turn, before its tanh: (..., angles).
+    """
 
     gate: Tensor
     x: Tensor
     dt: Tensor
-    trap: Tensor
     A: Tensor
+    trap: Tensor
     B: Tensor
     C: Tensor
     turn: Tensor
@@ -66,10 +81,11 @@ class Mamba3(nn.Module):
         ngroups: groups of heads that share B and C before their biases.
         rope_fraction: the share of the states that rotate, 0.5 or 1.
         chunk_size: the longest chunk of the scan.
+        kernel: what scans a sequence, see ``components.scans.kernels``.
 
     Raises:
         ValueError: ``headdim`` does not divide the inner width, ``ngroups`` the heads, or no states
-            would rotate.
+            would rotate; an unknown kernel.
     """
 
     def __init__(
@@ -82,8 +98,10 @@ class Mamba3(nn.Module):
         ngroups: int = 1,
         rope_fraction: float = 0.5,
         chunk_size: int = 64,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
+        self.kernel = known_kernel(kernel)
         self.d_inner = expand * d_model
         if self.d_inner % headdim:
             raise ValueError(
@@ -122,13 +140,14 @@ class Mamba3(nn.Module):
         self, batch: int, dtype: torch.dtype, device: torch.device, max_length: int = 0
     ) -> Mamba3State:
         """The state before the first position, for any length."""
-        sizes = [
-            (self.angles,),
-            (self.headdim, self.d_state),
-            (self.headdim,),
-            (self.d_state,),
-        ]
-        return Mamba3State(*(torch.zeros(batch, self.nheads, *s, device=device) for s in sizes))
+        heads = (batch, self.nheads)
+        return Mamba3State(
+            angle=torch.zeros(*heads, self.angles, device=device),
+            ssm=torch.zeros(*heads, self.headdim, self.d_state, device=device),
+            x=torch.zeros(*heads, self.headdim, device=device),
+            B=torch.zeros(*heads, self.d_state, device=device),
+            empty=True,
+        )
 
     def forward(
         self,
@@ -147,39 +166,24 @@ class Mamba3(nn.Module):
             (B, L, d_model).
         """
         inputs = self._project(hidden)
-        x = keep_tokens(inputs.x, attention_mask)
-        dt = keep_tokens(inputs.dt, attention_mask)
-        angle = (dt.unsqueeze(-1) * inputs.turn).to(exact(dt)).cumsum(1)
-        if state is not None:
-            angle = angle + state.angle.unsqueeze(1)
-        B, C = (_rotate(v, angle) for v in (inputs.B, inputs.C))
-        y, ssm = trapezoid(
-            x,
-            dt,
-            inputs.trap,
-            inputs.A,
-            B,
-            C,
-            self.D,
-            initial=None if state is None else (state.ssm, state.x, state.B),
-            chunk_size=self.chunk_size,
+        inputs = inputs._replace(
+            x=keep_tokens(inputs.x, attention_mask), dt=keep_tokens(inputs.dt, attention_mask)
         )
-        if state is not None:
-            state.angle.copy_(angle[:, -1].remainder(2 * math.pi))
-            state.ssm.copy_(ssm)
-            state.x.copy_(x[:, -1])
-            state.B.copy_(B[:, -1])
-        return self._output(y, inputs.gate)
+        fused = mamba3_siso(inputs.x, self.d_state, self.kernel)
+        if fused is None:
+            return self._scan(inputs, state)
+        return self._scan_fused(fused, inputs, state)
 
     def step(self, hidden: Tensor, state: Mamba3State) -> Tensor:
         """Mix one position: (B, d_model) -> (B, d_model), updating ``state`` in place."""
         inputs = self._project(hidden)
-        state.angle.add_(inputs.dt.unsqueeze(-1) * inputs.turn).remainder_(2 * math.pi)
-        B, C = (_rotate(v, state.angle) for v in (inputs.B, inputs.C))
+        turn = torch.tanh(inputs.turn).unsqueeze(-2) * math.pi
+        state.angle.add_(inputs.dt.unsqueeze(-1) * turn).remainder_(2 * math.pi)
+        B, C = self._rotated(inputs, state.angle)
         y = trapezoid_step(
             inputs.x,
             inputs.dt,
-            inputs.trap,
+            torch.sigmoid(inputs.trap),
             inputs.A,
             B,
             C,
@@ -189,29 +193,87 @@ class Mamba3(nn.Module):
         )
         state.x.copy_(inputs.x)
         state.B.copy_(B)
+        state.empty = False
         return self._output(y, inputs.gate)
 
     def _project(self, hidden: Tensor) -> _Inputs:
         gate, x, B, C, dt, rate, trap, turn = self.in_proj(hidden).split(self.sizes, dim=-1)
         return _Inputs(
-            gate=gate,
+            gate=gate.unflatten(-1, (self.nheads, self.headdim)),
             x=x.unflatten(-1, (self.nheads, self.headdim)),
             dt=F.softplus(dt.float() + self.dt_bias.float()),
-            trap=torch.sigmoid(trap.float()),
             A=-F.softplus(rate.float()).clamp(min=_LEAST_RATE),
-            B=self._by_head(B, self.B_norm, self.B_bias),
-            C=self._by_head(C, self.C_norm, self.C_bias),
-            turn=(torch.tanh(turn.float()) * math.pi).unsqueeze(-2),
+            trap=trap.float(),
+            B=self._normed(B, self.B_norm),
+            C=self._normed(C, self.C_norm),
+            turn=turn.float(),
         )
 
-    def _by_head(self, shared: Tensor, norm: nn.RMSNorm, bias: Tensor) -> Tensor:
-        """Norm (..., ngroups * d_state), add biases: (..., nheads, d_state), float32."""
-        normed = norm(shared.unflatten(-1, (self.ngroups, -1)).to(norm.weight.dtype))
+    def _normed(self, shared: Tensor, norm: nn.RMSNorm) -> Tensor:
+        return norm(shared.unflatten(-1, (self.ngroups, -1)).to(norm.weight.dtype))
+
+    def _scan(self, inputs: _Inputs, state: Mamba3State | None) -> Tensor:
+        """From projection to projection: (B, L, d_model)."""
+        turn = torch.tanh(inputs.turn).unsqueeze(-2) * math.pi
+        angle = (inputs.dt.unsqueeze(-1) * turn).to(exact(turn)).cumsum(1)
+        if state is not None:
+            angle = angle + state.angle.unsqueeze(1)
+        B, C = self._rotated(inputs, angle)
+        y, ssm = trapezoid(
+            inputs.x,
+            inputs.dt,
+            torch.sigmoid(inputs.trap),
+            inputs.A,
+            B,
+            C,
+            self.D,
+            initial=None if state is None or state.empty else (state.ssm, state.x, state.B),
+            chunk_size=self.chunk_size,
+        )
+        if state is not None:
+            state.update(angle[:, -1].remainder(2 * math.pi), ssm, inputs.x[:, -1], B[:, -1])
+        return self._output(y, inputs.gate)
+
+    def _scan_fused(
+        self, fused: Callable[..., Any], inputs: _Inputs, state: Mamba3State | None
+    ) -> Tensor:
+        """``_scan`` by mamba-ssm's kernel, which wants heads before positions."""
+        initial = None
+        if state is not None and not state.empty:
+            initial = (state.angle, state.ssm, state.B, state.x)
+        y = fused(
+            Q=inputs.C,
+            K=inputs.B,
+            V=inputs.x.contiguous(),
+            ADT=(inputs.dt * inputs.A).transpose(1, 2),
+            DT=inputs.dt.transpose(1, 2),
+            Trap=inputs.trap.transpose(1, 2),
+            Q_bias=self.C_bias.squeeze(1),
+            K_bias=self.B_bias.squeeze(1),
+            Angles=inputs.turn.unsqueeze(-2).expand(-1, -1, self.nheads, -1),
+            D=self.D,
+            Z=inputs.gate.contiguous(),
+            chunk_size=self.chunk_size,
+            Input_States=initial,
+            return_final_states=state is not None,
+        )
+        if state is not None:
+            y, angle, ssm, B, x = y
+            state.update(angle, ssm, x, B)
+        return self.out_proj(y.flatten(-2).to(inputs.gate.dtype))
+
+    def _rotated(self, inputs: _Inputs, angle: Tensor) -> tuple[Tensor, Tensor]:
+        """B and C of each head, with its biases, turned: (..., H, N), float32."""
         per_group = self.nheads // self.ngroups
-        return normed.float().repeat_interleave(per_group, dim=-2) + bias.squeeze(1).float()
+        biased = (
+            shared.float().repeat_interleave(per_group, dim=-2) + bias.squeeze(1).float()
+            for shared, bias in ((inputs.B, self.B_bias), (inputs.C, self.C_bias))
+        )
+        B, C = (_rotate(values, angle) for values in biased)
+        return B, C
 
     def _output(self, y: Tensor, gate: Tensor) -> Tensor:
-        gated = y.flatten(-2).float() * F.silu(gate.float())
+        gated = (y.float() * F.silu(gate.float())).flatten(-2)
         return self.out_proj(gated.to(gate.dtype))
 
 

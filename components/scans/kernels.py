@@ -34,6 +34,7 @@ class _Kernels(NamedTuple):
     causal_conv1d: Callable[..., Any]
     selective_scan: Callable[..., Any]
     ssd: Callable[..., Any]
+    mamba3_siso: Callable[..., Any]
 
 
 def known_kernel(kernel: Kernel) -> Kernel:
@@ -167,6 +168,31 @@ def ssd(
     return result if return_state else (result, None)
 
 
+def mamba3_siso(x: Tensor, states: int, kernel: Kernel) -> Callable[..., Any] | None:
+    """mamba-ssm's kernel of all that Mamba-3 does between projections; None for the portable path.
+
+    It computes in bfloat16 whatever it is given, so that ``auto`` leaves other dtypes alone.
+
+    Args:
+        x: (B, L, H, P).
+        states: of a channel, N.
+        kernel: the choice.
+
+    Raises:
+        KernelError: ``kernel`` is "cuda" and cannot be had, or takes no such sizes.
+    """
+    if kernel == "auto" and x.dtype != torch.bfloat16:
+        return None
+    unfit = ""
+    if any(size < 16 or size & (size - 1) for size in (x.shape[-1], states)):
+        unfit = (
+            "its kernel of Mamba-3 takes powers of two from 16, and here headdim is "
+            f"{x.shape[-1]} and d_state is {states}"
+        )
+    kernels = _chosen(kernel, x, unfit)
+    return None if kernels is None else kernels.mamba3_siso
+
+
 def _chosen(kernel: Kernel, x: Tensor, unfit: str = "") -> _Kernels | None:
     """The CUDA kernels if they are to compute on ``x``, None for the portable path.
 
@@ -197,6 +223,7 @@ def _load() -> _Kernels | str:
     try:
         from causal_conv1d import causal_conv1d_fn
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        from mamba_ssm.ops.triton.mamba3.mamba3_siso_combined import mamba3_siso_combined
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
     except ImportError as error:
         missing = (
@@ -205,4 +232,6 @@ def _load() -> _Kernels | str:
         )
         warnings.warn(f"Mamba runs by its slower portable path: {missing}", stacklevel=2)
         return missing
-    return _Kernels(causal_conv1d_fn, selective_scan_fn, mamba_chunk_scan_combined)
+    return _Kernels(
+        causal_conv1d_fn, selective_scan_fn, mamba_chunk_scan_combined, mamba3_siso_combined
+    )

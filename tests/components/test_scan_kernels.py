@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from components.mixers import Mamba1, Mamba2
+from components.mixers import Mamba1, Mamba2, Mamba3
 from components.scans import kernels
 from components.scans.conv import causal_conv1d_silu_reference
 from components.scans.selective import selective_scan_reference
 from components.scans.ssd import ssd_reference
+from components.scans.trapezoid import trapezoid_reference
 
 WIDTH = 16
 LENGTH = 21
@@ -77,6 +78,45 @@ def ssd_stand_in(
     return (y, state) if return_final_states else y
 
 
+def mamba3_stand_in(
+    *,
+    Q: Tensor,
+    K: Tensor,
+    V: Tensor,
+    ADT: Tensor,
+    DT: Tensor,
+    Trap: Tensor,
+    Q_bias: Tensor,
+    K_bias: Tensor,
+    Angles: Tensor,
+    D: Tensor,
+    Z: Tensor,
+    chunk_size: int,
+    Input_States: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+    return_final_states: bool,
+) -> Any:
+    """mamba-ssm's mamba3_siso_combined: steps (B, H, L), Q and K a group, states of angle first."""
+    turn = torch.tanh(Angles) * torch.pi * DT.transpose(1, 2).unsqueeze(-1)
+    angle, before = turn.cumsum(1), None
+    if Input_States is not None:
+        first_angle, ssm, k, v = Input_States
+        angle, before = angle + first_angle.unsqueeze(1), (ssm, v, k)
+
+    def prepared(values: Tensor, bias: Tensor) -> Tensor:
+        each = values.repeat_interleave(len(bias) // values.shape[2], dim=2) + bias
+        pairs = torch.view_as_complex(each[..., : 2 * angle.shape[-1]].unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+        return torch.cat([turned, each[..., 2 * angle.shape[-1] :]], dim=-1)
+
+    dt = DT.transpose(1, 2)
+    A = ADT.transpose(1, 2) / torch.where(dt > 0, dt, 1.0)
+    k = prepared(K, K_bias)
+    trap = torch.sigmoid(Trap.transpose(1, 2))
+    y, ssm = trapezoid_reference(V, dt, trap, A, k, prepared(Q, Q_bias), D, initial=before)
+    y = y * F.silu(Z)
+    return (y, angle[:, -1], ssm, k[:, -1], V[:, -1]) if return_final_states else y
+
+
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Have ``kernel="cuda"`` reach the stand-ins; the names of those called."""
@@ -89,7 +129,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    held = kernels._Kernels(*map(noted, (conv_stand_in, selective_stand_in, ssd_stand_in)))
+    functions = (conv_stand_in, selective_stand_in, ssd_stand_in, mamba3_stand_in)
+    held = kernels._Kernels(*map(noted, functions))
     monkeypatch.setattr(
         kernels, "_chosen", lambda kernel, x, unfit="": held if kernel == "cuda" else None
     )
@@ -98,8 +139,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def pair(name: str) -> tuple[Any, Any]:
     """The same mixer, portable and on the kernels."""
-    sizes: dict[str, Any] = {"d_state": 8, "headdim": 8, "ngroups": 2} if name == "mamba2" else {}
-    kind = Mamba2 if name == "mamba2" else Mamba1
+    sizes: dict[str, Any] = {} if name == "mamba1" else {"d_state": 8, "headdim": 8, "ngroups": 2}
+    kind = {"mamba1": Mamba1, "mamba2": Mamba2, "mamba3": Mamba3}[name]
     torch.manual_seed(0)
     portable = kind(WIDTH, kernel="portable", **sizes)
     cuda = kind(WIDTH, kernel="cuda", **sizes)
@@ -119,16 +160,16 @@ def left_padding() -> Tensor:
     return mask
 
 
-@pytest.mark.parametrize("name", ["mamba1", "mamba2"])
+@pytest.mark.parametrize(("name", "calls"), [("mamba1", 2), ("mamba2", 2), ("mamba3", 1)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_kernels_get_their_layouts(
-    name: str, masked: bool, hidden: Tensor, left_padding: Tensor, stand_ins: list[str]
+    name: str, calls: int, masked: bool, hidden: Tensor, left_padding: Tensor, stand_ins: list[str]
 ) -> None:
     mask = left_padding if masked else None
     keep = left_padding.bool() if masked else torch.ones_like(left_padding).bool()
     portable, cuda = pair(name)
     expected, actual = portable(hidden, mask), cuda(hidden, mask)
-    assert len(stand_ins) == 2
+    assert len(stand_ins) == calls
     torch.testing.assert_close(actual[keep], expected[keep], rtol=1e-4, atol=1e-5)
     expected[keep].square().sum().backward()
     actual[keep].square().sum().backward()
@@ -137,9 +178,10 @@ def test_the_kernels_get_their_layouts(
         torch.testing.assert_close(parameter.grad, grads[key].grad, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mamba1", "mamba2"])
+# Mamba-1's second chunk starts from a state, which its kernel cannot.
+@pytest.mark.parametrize(("name", "calls"), [("mamba1", 3), ("mamba2", 4), ("mamba3", 2)])
 def test_the_kernels_fill_and_continue_a_state(
-    name: str, hidden: Tensor, left_padding: Tensor, stand_ins: list[str]
+    name: str, calls: int, hidden: Tensor, left_padding: Tensor, stand_ins: list[str]
 ) -> None:
     results = []
     with torch.no_grad():
@@ -151,12 +193,11 @@ def test_the_kernels_fill_and_continue_a_state(
                 mixer(hidden[:, 12:20], None, state),
                 mixer.step(hidden[:, 20], state)[:, None],
             ]
-            results.append((torch.cat(outputs, dim=1)[left_padding.bool()], state.conv, state.ssm))
+            held = [v for v in vars(state).values() if isinstance(v, Tensor)]
+            results.append([torch.cat(outputs, dim=1)[left_padding.bool()], *held])
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    # Mamba-1's second chunk starts from a state, which its kernel cannot.
-    scans = 1 if name == "mamba1" else 2
-    assert len(stand_ins) == 2 + scans
+    assert len(stand_ins) == calls
 
 
 def test_a_state_that_needs_a_gradient_is_portable(hidden: Tensor, stand_ins: list[str]) -> None:
@@ -166,7 +207,8 @@ def test_a_state_that_needs_a_gradient_is_portable(hidden: Tensor, stand_ins: li
 
 
 def test_cuda_is_an_error_without_a_device(hidden: Tensor) -> None:
-    for mixer in (Mamba1(WIDTH, kernel="cuda"), Mamba2(WIDTH, headdim=8, kernel="cuda")):
+    sizes: dict[str, Any] = {"headdim": 16, "kernel": "cuda"}
+    for mixer in (Mamba1(WIDTH, kernel="cuda"), Mamba2(WIDTH, **sizes), Mamba3(WIDTH, **sizes)):
         with pytest.raises(
             kernels.KernelError, match="the tensors are on 'cpu'; run on a CUDA device"
         ):
@@ -174,7 +216,7 @@ def test_cuda_is_an_error_without_a_device(hidden: Tensor) -> None:
 
 
 def test_an_unknown_kernel_is_refused() -> None:
-    for kind in (Mamba1, Mamba2):
+    for kind in (Mamba1, Mamba2, Mamba3):
         with pytest.raises(ValueError, match="unknown kernel 'triton'; known: auto"):
             kind(64, kernel="triton")  # type: ignore[arg-type]
 
@@ -198,11 +240,19 @@ def test_without_the_packages_a_cuda_device_is_portable_and_says_so() -> None:
             kernels._chosen("cuda", x.double())
 
 
-def test_sizes_that_the_convolution_lacks() -> None:
+def test_sizes_that_the_kernels_lack() -> None:
     with FakeTensorMode():
         x, weight = torch.empty(2, 3, 12, device="cuda"), torch.empty(12, 5, device="cuda")
         with pytest.raises(kernels.KernelError, match="d_conv is 5 and the channels are 12"):
             kernels.causal_conv1d_silu(x, weight, weight[:, 0], None, "cuda")
+        with pytest.raises(kernels.KernelError, match="headdim is 12 and d_state is 48"):
+            kernels.mamba3_siso(x.unsqueeze(2), 48, "cuda")
+
+
+def test_mamba3s_kernel_is_left_to_bfloat16() -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 4, 16, device="cuda")
+        assert kernels.mamba3_siso(x, 16, "auto") is None
 
 
 def test_planning_needs_no_device() -> None:

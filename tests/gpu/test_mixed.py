@@ -86,8 +86,9 @@ def one_configuration_each() -> None:
 @pytest.mark.usefixtures("one_configuration_each")
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
 @pytest.mark.parametrize("sizes", [{}, {"ngroups": 2, "rope_fraction": 1.0}], ids=["one", "two"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("length", [1, 64, 300])
-def test_mamba3(length: int, sizes: dict[str, Any], dtype: torch.dtype) -> None:
+def test_mamba3(length: int, kernel: str, sizes: dict[str, Any], dtype: torch.dtype) -> None:
     """Output, gradients and final state; its kernels always compute in bfloat16."""
     from mamba_ssm.modules.mamba3 import Mamba3 as Theirs
     from mamba_ssm.utils.generation import InferenceParams
@@ -95,7 +96,7 @@ def test_mamba3(length: int, sizes: dict[str, Any], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     theirs = uneven(Theirs(WIDTH, layer_idx=0, device="cuda", **sizes)).to(dtype)
     with torch.device("cuda"):
-        ours = Mamba3(WIDTH, **sizes)
+        ours = Mamba3(WIDTH, kernel=kernel, **sizes)
     ours = ours.to(dtype)
     ours.load_state_dict(theirs.state_dict())
     tolerance = TOLERANCE[torch.bfloat16]
@@ -119,3 +120,25 @@ def test_mamba3(length: int, sizes: dict[str, Any], dtype: torch.dtype) -> None:
     close(state.ssm, ssm, tolerance)
     close(state.B, keys[:, 0], tolerance)
     close(state.x, values, tolerance)
+
+
+@pytest.mark.usefixtures("one_configuration_each")
+@torch.no_grad()
+def test_mamba3_continues() -> None:
+    """A padded prompt in chunks and then steps, by the kernel and portably, and as a whole."""
+    outputs = []
+    hidden = torch.randn(2, 90, WIDTH, device="cuda").bfloat16()
+    mask = torch.ones(2, 90, dtype=torch.long, device="cuda")
+    mask[0, :17] = 0
+    for kernel in KERNELS:
+        torch.manual_seed(0)
+        with torch.device("cuda"):
+            mixer = uneven(Mamba3(WIDTH, kernel=kernel)).bfloat16()
+        state = mixer.init_state(2, torch.bfloat16, hidden.device)
+        parts = [slice(0, 9), slice(9, 75), slice(75, 80)]
+        found = [mixer(hidden[:, part], mask[:, part], state) for part in parts]
+        found += [mixer.step(hidden[:, t], state).unsqueeze(1) for t in range(80, 90)]
+        outputs.append(torch.cat(found, dim=1)[mask.bool()])
+        outputs.append(mixer(hidden, mask)[mask.bool()])
+    for other in outputs[1:]:
+        close(other, outputs[0], TOLERANCE[torch.bfloat16])
