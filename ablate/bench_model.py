@@ -25,6 +25,7 @@ from ablate.bench_memory import MemoryMeter
 from ablate.bench_peers import PEERS, NoPeerError
 from ablate.bench_timing import ModelTimer
 from ablate.config import COMPONENT_ROLES, RunConfig
+from ablate.errors import CellError
 from ablate.model import VisionLanguageModel, assemble, parameter_counts
 from ablate.throughput import synchronise
 from ablate.training import Reporter
@@ -34,24 +35,26 @@ FOLDER, FILE = "bench", "bench.json"
 
 
 @dataclass(frozen=True)
-class BenchJob:
-    """What a process is given; ``run`` and ``machine`` only where it times a model."""
+class ModelJob:
+    """What the process that times a model is given."""
 
     name: str
+    run: RunConfig
     keys: BenchKeys
-    run: RunConfig | None = None
-    machine: Machine | None = None
+    machine: Machine
 
 
-def bench_machine(job: BenchJob, cache: Path, out: Path, reporter: Reporter) -> None:
+def bench_machine(keys: BenchKeys, cache: Path, out: Path, reporter: Reporter) -> None:
     """Measure the machine's rates; they are left as JSON in ``out``."""
-    _leave(asdict(measure_machine(device_at_hand(), dtype_of(job.keys))), out)
+    _leave(asdict(measure_machine(device_at_hand(), dtype_of(keys))), out)
 
 
-def bench_model(job: BenchJob, cache: Path, out: Path, reporter: Reporter) -> None:
-    """Time one model at every batch size and prompt length; one JSON document in ``out``."""
-    assert job.run is not None
-    assert job.machine is not None
+def bench_model(job: ModelJob, cache: Path, out: Path, reporter: Reporter) -> None:
+    """Time one model at every batch size and prompt length; one JSON document in ``out``.
+
+    Raises:
+        CellError: no point of the bench fits in the GPU's memory.
+    """
     keys, device = job.keys, device_at_hand()
     meter = MemoryMeter(device)
     started = time.perf_counter()
@@ -66,18 +69,28 @@ def bench_model(job: BenchJob, cache: Path, out: Path, reporter: Reporter) -> No
         "build_s": time.perf_counter() - started,
     }
     timer = ModelTimer(model, job.run, keys, meter)
-    places = _grid(keys, "all", reporter, "ours")
-    points = [_or_too_large(timer.point, batch, prompt) for batch, prompt in places]
+    grid = [(batch, prompt) for batch in keys.batch_sizes for prompt in keys.prompt_tokens]
+    peer_grid = grid if keys.peer_points == "all" else grid[:1]
+    steps = len(grid) + len(keys.peers) * len(peer_grid)
+    points: list[dict[str, Any]] = []
+    for batch, prompt in grid:
+        reporter.progress("ours", len(points) / steps)
+        points.append(_or_too_large(timer.point, batch, prompt))
+    if all("error" in point for point in points):
+        raise CellError("its smallest batch and shortest prompt do not fit in the GPU's memory")
     # After the points, whose first calls it would spare their tuning.
     work = count_work(model.backbone)
     points = [p if "error" in p else p | floors(p, work, job.machine, keys) for p in points]
+    found: list[dict[str, Any]] = []
+    for done, peer in enumerate(keys.peers):
+        reporter.progress(peer, (len(grid) + done * len(peer_grid)) / steps)
+        found += _peer(peer, timer, peer_grid)
     result |= {"work": asdict(work), "machine": asdict(job.machine), "points": points}
-    result["peers"] = [found for peer in keys.peers for found in _peer(peer, timer, reporter)]
     reporter.metrics({"build_s": result["build_s"]})
     for point in points:
         if "error" not in point:
             reporter.metrics(metrics(point), point["context"])
-    _leave(result, out)
+    _leave(result | {"peers": found}, out)
 
 
 def device_at_hand() -> torch.device:
@@ -150,15 +163,6 @@ def metrics(point: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _grid(keys: BenchKeys, which: str, reporter: Reporter, phase: str) -> Iterator[tuple[int, int]]:
-    """Batch sizes and prompt lengths, reporting how far it has come."""
-    grid = [(batch, prompt) for batch in keys.batch_sizes for prompt in keys.prompt_tokens]
-    grid = grid if which == "all" else grid[:1]
-    for done, pair in enumerate(grid):
-        reporter.progress(phase, done / len(grid))
-        yield pair
-
-
 def _or_too_large(measure: Callable[..., dict[str, Any]], *at: Any) -> dict[str, Any]:
     """What ``measure`` gives, or that the GPU's memory did not hold it: the next may need less."""
     try:
@@ -168,11 +172,11 @@ def _or_too_large(measure: Callable[..., dict[str, Any]], *at: Any) -> dict[str,
         return {"batch": batch, "prompt_tokens": prompt, "error": "out of memory"}
 
 
-def _peer(name: str, timer: ModelTimer, reporter: Reporter) -> Iterator[dict[str, Any]]:
+def _peer(name: str, timer: ModelTimer, grid: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     """A peer's results, or why there are none: it is others' code and must not cost us ours."""
     try:
         peer = PEERS[name](timer.model.backbone)
-        for batch, prompt in _grid(timer.keys, timer.keys.peer_points, reporter, name):
+        for batch, prompt in grid:
             yield {"peer": name, **_or_too_large(timer.turns, peer, batch, prompt)}
     except NoPeerError as error:
         yield {"peer": name, "error": str(error)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ablate.bench import BenchPlan
 from ablate.bench_floor import Machine
-from ablate.bench_model import FILE, FOLDER, BenchJob
+from ablate.bench_model import FILE, FOLDER, ModelJob
 from ablate.errors import CellError, ConfigError
 from ablate.executors import Message, Task, execute
 from ablate.progress import Display
@@ -50,6 +50,20 @@ def check_models(plan: BenchPlan) -> None:
     count_parameters(plan.as_sweep(), vocabularies)
 
 
+def check_path(path: Path) -> None:
+    """See to it that the results can be written, before hours are spent on them.
+
+    Raises:
+        ConfigError: the path is not that of a JSON file, or its folder cannot be made.
+    """
+    if path.suffix != ".json" or path.is_dir():
+        raise ConfigError("command line", "--json", f"is the path of a .json file, not {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("command line", "--json", f"{path.parent}: {error.strerror}") from error
+
+
 def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> None:
     """Write a bench's results as one JSON document, and as a plot beside it; log both to MLflow.
 
@@ -66,7 +80,6 @@ def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> None:
         "claims": verdicts(results).to_dict("records"),
         "published_and_here": published_table(results).to_dict("records"),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1))
     picture = path.with_suffix(".png")
     plot(results, picture)
@@ -120,21 +133,21 @@ class BenchRun:
         keys, out = self.plan.keys, folder / "machine"
         threads = keys.threads or os.cpu_count() or 1
         out.mkdir()
-        yield Task(MACHINE, "machine", BenchJob(MACHINE, keys), folder, out, threads)
-        # Asked for only when the process before it has ended, so that the rates are known.
+        yield Task(MACHINE, "machine", keys, folder, out, threads)
         for number, (name, run) in enumerate(self.plan.models.items()):
+            # Asked for only when the process before it has ended.
+            assert self._machine is not None
             out = folder / str(number)
             out.mkdir()
-            job = BenchJob(name, keys, run, self._machine)
+            job = ModelJob(name, run, keys, self._machine)
             yield Task(name, "bench", job, folder, out, threads)
 
     def _handle(self, task: Task, message: Message, recorder: Recorder) -> None:
         if task.kind == "machine":
             self._measured(task, message)
             return
-        job: BenchJob = task.config
+        job: ModelJob = task.config
         if message[0] == "started":
-            assert job.run is not None
             recorder.start(job.name, job.run)
         recorder.record(job.name, task, message)
         if message[0] == "failed":

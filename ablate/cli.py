@@ -130,16 +130,17 @@ def bench(
 
     plan = plan_bench(file, overrides, peer)
     warm_up()
-    from ablate.bench_run import BenchRun, check_models
+    from ablate.bench_run import BenchRun, check_models, check_path
     from ablate.progress import Display
     from ablate.tracking import Tracker
     from analysis.bench_results import load_bench
     from analysis.bench_tables import bench_tables
     from analysis.tables import render
 
+    path = json or Path(f"bench-{plan.keys.name}.json")
+    check_path(path)
     check_models(plan)
     console, tracker = terminal(), Tracker()
-    path = json or Path(f"bench-{plan.keys.name}.json")
     with Display(console) as display:
         outcome = BenchRun(plan, tracker, path, display).run()
     if outcome.finished:

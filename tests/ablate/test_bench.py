@@ -229,6 +229,8 @@ def test_an_unknown_model_is_refused(house: Path, capsys: pytest.CaptureFixture[
     ("word", "expected"),
     [
         (("--peer", "vlm"), "command line: --peer: no peer 'vlm'; known: hf, mamba-ssm"),
+        (("--json", "x.txt"), "command line: --json: is the path of a .json file, not x.txt"),
+        (("--json", "base.yaml/x.json"), "command line: --json: base.yaml: "),
         (("repeats=0",), "command line: repeats: must be 1 or more, not 0"),
         (("models=3",), "command line: models: is a list, models=[a, b], not 3"),
     ],

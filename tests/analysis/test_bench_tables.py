@@ -141,6 +141,7 @@ def test_the_papers_table_3_disagrees_with_its_own_formula() -> None:
         "mobilevlm-v2": "yes, rounded",
         "ml-mamba": "no",
     }
+    assert table["prompt here"]["ml-mamba"] == "batch 1, 100 + 30"
     assert table["tokens/s here"].to_dict() == {
         "tinyllava": "128.0",
         "mobilevlm-v2": "-",
