@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from components.registry import nearest
 from data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
@@ -167,12 +169,28 @@ def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | No
     Returns:
         (B', 3, H, W), or a dict of such tensors, of B' images; None if there is no image.
     """
-    pixels: list[Any] = [transform(s.image) for s in samples if s.image is not None]
-    if not pixels:
-        return None
-    if isinstance(pixels[0], dict):
-        return {key: torch.stack([p[key] for p in pixels]) for key in pixels[0]}
-    return torch.stack(pixels)
+    images = [sample.image for sample in samples if sample.image is not None]
+    batch: dict[str, Tensor] = {}
+    for place, image in enumerate(images):
+        pixels = transform(image)
+        for key, value in pixels.items() if isinstance(pixels, dict) else [("", pixels)]:
+            if place == 0:
+                batch[key] = _room(len(images), value)
+            batch[key][place] = value  # at once, as fresh memory for all of them costs more
+    return batch.get("", batch) if batch else None
+
+
+def _room(count: int, like: Tensor) -> Tensor:
+    """An empty batch of such tensors; in a data worker, in memory that the other process can map.
+
+    A batch elsewhere would be copied there when it is sent (torch's ``default_collate`` does the
+    same).
+    """
+    shape = (count, *like.shape)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=like.dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())
+    return torch.empty(0, dtype=like.dtype).set_(storage).view(shape)
 
 
 def has_image(samples: Sequence[Sample]) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
+from PIL import Image
 
 from data.base import Sample, Turn
+from data.loading import SeededSampler, make_loader
 from data.text import (
     IGNORE_INDEX,
     TEMPLATES,
@@ -17,13 +20,15 @@ from data.text import (
     Tokenizer,
     TooLongError,
     TrainCollator,
+    Transform,
     encode_answer,
     encode_conversation,
     encode_prompt,
     get_template,
+    stack_pixels,
     train_tokenizer,
 )
-from tests.data.support import image, to_tensor
+from tests.data.support import Numbers, image, to_tensor
 
 TEXTS = ["what color is the shape?", "red", "Is there a circle?", "yes", "no", "user: assistant:"]
 TURNS = [Turn("what color is the shape?", "red"), Turn("is there a circle?", "yes")]
@@ -214,6 +219,32 @@ def test_dict_of_pixels(tokenizer: Tokenizer) -> None:
         "x": (2, 3, 4, 4),
         "y": (2, 3, 2, 2),
     }
+
+
+class Both:
+    """An encoder's transform to two kinds of pixels."""
+
+    def __call__(self, picture: Image.Image) -> dict[str, torch.Tensor]:
+        pixels = to_tensor(picture)
+        return {"half": pixels[:, ::2].half(), "whole": pixels}
+
+
+@pytest.mark.parametrize("transform", [to_tensor, Both()])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_are_stacked_alike_in_workers(transform: Transform, workers: int) -> None:
+    numbers = Numbers(7)
+    collate = partial(stack_pixels, transform=transform)
+    found = list(
+        make_loader(numbers, collate, 3, sampler=SeededSampler(7, 0, False), num_workers=workers)
+    )
+    for batch, indices in zip(found, ([0, 1, 2], [3, 4, 5], [6]), strict=True):
+        pixels = [transform(numbers[i].image) for i in indices]
+        if isinstance(pixels[0], dict):
+            for key in pixels[0]:
+                assert torch.equal(batch[key], torch.stack([p[key] for p in pixels]))
+        else:
+            assert torch.equal(batch, torch.stack(pixels))
+            assert batch.is_shared() == (workers > 0)
 
 
 def test_too_long_rows_raise_or_are_skipped(
