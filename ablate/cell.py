@@ -59,8 +59,7 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     start = time.perf_counter()
     dataset = data_set(config)
     model = assemble(config, dataset.tokenizer(cache).vocab_size)
-    if config.encoder.pretrain is not None:
-        reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
+    reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
     if config.start_from is not None:
         start_from(components_of(model), config, Path(config.start_from))
     features = folder(config, model.encoder, cache) if applies(config) else None
@@ -106,8 +105,7 @@ def pretrain_encoder(config: RunConfig, cache: Path, out: Path, reporter: Report
 def store_features(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
     """The features of the run's frozen encoder, into the cache."""
     encoder = build_component(config, "encoder")
-    if config.encoder.pretrain is not None:
-        load_pretrained(encoder, config.encoder, cache)
+    load_pretrained(encoder, config.encoder, cache)
     if config.start_from is not None:
         start_from({"encoder": encoder}, config, Path(config.start_from))
     make_features(config, encoder, data_set(config), cache, reporter)

@@ -73,12 +73,15 @@ class PretrainConfig:
 class EncoderConfig(ComponentConfig):
     """An encoder, and how it is pretrained here (None: it is not).
 
+    ``pretrain_parts`` is for ``fused``: one stage 0 for each of its encoders, in their order.
+
     With ``policy: freeze``, its features of each image are computed once for all cells, unless
     ``cache_features`` is off; the results are the same. ``feature_precision: bfloat16`` halves the
     room they take by rounding them, which changes results (also those without the cache).
     """
 
     pretrain: PretrainConfig | None = None
+    pretrain_parts: list[PretrainConfig] | None = field(default=None, metadata=IN_IDENTITY_IF_SET)
     cache_features: bool = field(default=True, metadata=NOT_IN_IDENTITY)
     feature_precision: Literal["exact", "bfloat16"] = field(
         default="exact", metadata=IN_IDENTITY_IF_SET
@@ -265,10 +268,9 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         "train.validate_every": t.validate_every,
         "evaluate.limit": e.limit,
     }
-    if config.encoder.pretrain is not None:
-        p = config.encoder.pretrain
+    for key, settings in stages_of(config.encoder):
         names = ("steps", "batch_size", "lr", "threads")
-        positive |= {f"encoder.pretrain.{name}": getattr(p, name) for name in names}
+        positive |= {f"{key}.{name}": getattr(settings, name) for name in names}
     positive |= {k: v for k, v in optional.items() if v is not None}
     found = [(k, f"must be above 0, not {v}") for k, v in positive.items() if not v > 0]
     if not 0 <= t.warmup < 1:
@@ -290,12 +292,33 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
     if t.accumulate > 0 and t.batch_size % t.accumulate:
         message = f"must divide train.batch_size ({t.batch_size}), which {t.accumulate} does not"
         found.append(("train.accumulate", message))
+    found += _pretrain_problems(config.encoder)
     if config.encoder.feature_precision != "exact" and config.encoder.policy is not Policy.freeze:
         message = "rounds the features of a frozen encoder; set encoder.policy: freeze"
         found.append(("encoder.feature_precision", message))
     for role in COMPONENT_ROLES:
         found += _lora_problems(role, getattr(config, role))
     return found
+
+
+def stages_of(encoder: EncoderConfig) -> list[tuple[str, PretrainConfig]]:
+    """The settings of each stage 0 of an encoder, and their key in the config."""
+    whole = [] if encoder.pretrain is None else [("encoder.pretrain", encoder.pretrain)]
+    return whole + [("encoder.pretrain_parts", p) for p in encoder.pretrain_parts or []]
+
+
+def _pretrain_problems(encoder: EncoderConfig) -> list[tuple[str, str]]:
+    if encoder.pretrain_parts is None:
+        return []
+    key, stages = "encoder.pretrain_parts", len(encoder.pretrain_parts)
+    if encoder.pretrain is not None:
+        return [(key, "stands beside encoder.pretrain; the whole is pretrained, or its parts are")]
+    parts = encoder.args.get("encoders")
+    if parts is None:
+        return [(key, f"is for an encoder made of others; for {encoder.name} set encoder.pretrain")]
+    if len(parts) != stages:
+        return [(key, f"has {stages} stages for {len(parts)} encoders; give one for each")]
+    return []
 
 
 def _lora_problems(role: str, component: ComponentConfig) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablate.config import Policy, RunConfig, digest, to_dict
+from ablate.config import Policy, RunConfig, digest, stages_of, to_dict
 from ablate.errors import CellError, ConfigError
 from ablate.evaluation import benchmark_named, device_here, to_device
 from ablate.training import Reporter, precision, samples_seen, validation_samples
@@ -230,6 +230,6 @@ def _data_key(config: RunConfig) -> str:
 def _key(config: RunConfig) -> str:
     """Equal for runs whose encoders are equal, as far as can be told without building them."""
     # Weights may be drawn from the seed, unless stage 0 gives them.
-    seed = config.seed if config.encoder.pretrain is None else None
+    seed = None if stages_of(config.encoder) else config.seed
     parts = [to_dict(config.encoder), precision(config.train), seed, config.start_from]
     return digest([_data_key(config), *parts])

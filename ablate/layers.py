@@ -19,11 +19,13 @@ from omegaconf import MISSING as OMEGACONF_MISSING
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from ablate.config import ROLES, SECTIONS, DataConfig, Policy, RunConfig, problems
+from ablate.config import ROLES, SECTIONS, DataConfig, Policy, RunConfig, problems, stages_of
 from ablate.errors import ConfigError
 from components.registry import Registry, UnknownComponentError, arguments, nearest
 
-OF_COMPONENT = ("args", "pretrain", "lora")
+NAMED_BY = {**dict.fromkeys(ROLES, "name"), "pretrain": "data"}
+"""The key that says which component a section is about."""
+OF_COMPONENT = ("args", "pretrain", "pretrain_parts", "lora")
 """Keys of a role that belong to the component named there, not to the role."""
 
 
@@ -79,12 +81,13 @@ def expand(values: dict[Any, Any], source: str) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``. A role that is given another component starts from its defaults."""
+    """``above`` over ``below``. A section given another component starts from its defaults."""
     result = copy.deepcopy(below)
     for key, value in above.items():
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
-            renamed = key in ROLES and value.get("name", old.get("name")) != old.get("name")
+            name = NAMED_BY.get(key)
+            renamed = name and value.get(name, old.get(name)) != old.get(name)
             kept = {k: v for k, v in old.items() if k not in OF_COMPONENT} if renamed else old
             result[key] = merge(kept, value)
         else:
@@ -179,9 +182,8 @@ def compose(layers: list[Layer]) -> RunConfig:
     assert isinstance(config, RunConfig)
     for key, message in problems(config):
         raise ConfigError(source_of(layers, key), key, message)
-    stage = config.encoder.pretrain
-    if stage is not None:
-        keys = "encoder.pretrain.data", "encoder.pretrain.args"
+    for key, stage in stages_of(config.encoder):
+        keys = f"{key}.data", f"{key}.args"
         stage.args = _arguments("data", stage.data, stage.args, layers, keys)
     for benchmark in config.evaluate.benchmarks:
         _lookup("benchmark", benchmark, layers, "evaluate.benchmarks")

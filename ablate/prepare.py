@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from ablate.cell import benchmark_named, data_set
@@ -11,7 +12,7 @@ from ablate.config import RunConfig
 from ablate.errors import CellError
 from ablate.executors import Kind, Message, Task, execute
 from ablate.features import requests
-from ablate.pretrain import folder
+from ablate.pretrain import folder, stages
 from ablate.progress import Display
 
 
@@ -30,8 +31,12 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
 
 
 def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
-    stages = {folder(c.encoder, cache): c for c in configs if c.encoder.pretrain is not None}
-    missing = [config for path, config in stages.items() if not path.exists()]
+    wanted = {
+        folder(stage, cache): replace(config, encoder=stage)
+        for config in configs
+        for stage in stages(config.encoder)
+    }
+    missing = [config for path, config in wanted.items() if not path.exists()]
     threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
     _execute("pretrain", missing, threads, cache, display)
 

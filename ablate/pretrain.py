@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from ablate.config import EncoderConfig, PretrainConfig, digest, to_dict
-from ablate.layers import registry
+from ablate.layers import filled_arguments, registry
 from ablate.seeding import derive, stream
 from ablate.training import Reporter, learning_rate_factor, parameter_groups
 from components.encoders import Encoder
@@ -42,6 +42,24 @@ def folder(config: EncoderConfig, cache: Path) -> Path:
     """Where the pretrained encoder is kept."""
     key = digest([config.name, to_dict(config.args), to_dict(config.pretrain)])
     return cache / "encoders" / key
+
+
+def stages(config: EncoderConfig) -> list[EncoderConfig]:
+    """What stage 0 pretrains for an encoder: itself, each part of a fused one, or nothing.
+
+    A part is as it would be alone, with every argument filled in, so that both share one stage 0.
+    """
+    if config.pretrain is not None:
+        return [config]
+    if config.pretrain_parts is None:
+        return []
+    found = []
+    for settings, given in zip(config.pretrain_parts, config.args["encoders"], strict=True):
+        part = {"name": given} if isinstance(given, str) else given
+        cls: type = registry("encoder").get(part["name"])
+        args = filled_arguments(cls, json.dumps(part.get("args") or {}))
+        found.append(EncoderConfig(part["name"], args, pretrain=settings))
+    return found
 
 
 def pretrain(config: EncoderConfig, cache: Path, reporter: Reporter) -> None:
@@ -63,15 +81,21 @@ def pretrain(config: EncoderConfig, cache: Path, reporter: Reporter) -> None:
 
 
 def load_pretrained(encoder: Encoder, config: EncoderConfig, cache: Path) -> dict[str, float]:
-    """Load stage 0's weights into the encoder.
+    """Load the weights of stage 0, if there is one, into the encoder or its parts.
 
     Returns:
-        Held-out accuracy by attribute, as metrics.
+        Held-out accuracy by attribute, as metrics; those of a part are numbered by it.
     """
-    path = folder(config, cache)
-    encoder.load_state_dict(load_file(path / WEIGHTS))
-    scores: dict[str, float] = json.loads((path / SCORES).read_text())
-    return {f"pretrain/accuracy/{attribute}": score for attribute, score in scores.items()}
+    whole = config.pretrain is not None
+    parts = [encoder] if whole else list(getattr(encoder, "parts", []))
+    metrics: dict[str, float] = {}
+    for number, stage in enumerate(stages(config)):
+        path = folder(stage, cache)
+        parts[number].load_state_dict(load_file(path / WEIGHTS))
+        prefix = "pretrain/accuracy" if whole else f"pretrain/{number}/accuracy"
+        scores: dict[str, float] = json.loads((path / SCORES).read_text())
+        metrics |= {f"{prefix}/{attribute}": score for attribute, score in scores.items()}
+    return metrics
 
 
 class Collator:

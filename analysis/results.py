@@ -53,8 +53,10 @@ class SweepResults:
     def chance(self, score: str) -> float | None:
         """The score to expect of guesses; None where it is not known."""
         metric = f"chance/{score.split('/')[0]}"
-        known = self.frame[metric].dropna() if metric in self.frame.columns else []
-        return float(known.iloc[0]) if len(known) and score == self._headline(score) else None
+        if metric not in self.frame.columns or score != self._headline(score):
+            return None
+        known = self.frame[metric].dropna()
+        return None if known.empty else float(known.iloc[0])
 
 
 def load_sweep(tracking_uri: str, name: str) -> SweepResults:

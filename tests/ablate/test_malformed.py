@@ -24,6 +24,21 @@ MALFORMED = {
         GOOD | {"axes": {"connector": [{"deep": {"name": "mlp", "args": {"dept": 3}}}]}},
         ["connector.args.dept", "no such argument", "'depth'"],
     ),
+    "stages for parts that are not there": (
+        GOOD | {"encoder": {"pretrain_parts": [{"data": "easy-vqa"}]}},
+        ["encoder.pretrain_parts", "made of others", "encoder.pretrain"],
+    ),
+    "a stage too few": (
+        GOOD
+        | {
+            "encoder": {
+                "name": "fused",
+                "args": {"encoders": ["convnet", "convnet"]},
+                "pretrain_parts": [{"data": "easy-vqa"}],
+            }
+        },
+        ["encoder.pretrain_parts", "1 stages for 2 encoders"],
+    ),
     "unknown benchmark": (
         GOOD | {"evaluate": {"benchmarks": ["easy-vqb"]}},
         ["evaluate.benchmarks", "easy-vqb", "'easy-vqa'"],
