@@ -56,6 +56,16 @@ def _shift(channel, live, taps_ptr, bias_ptr, window_ptr, CHANNELS, TAPS: tl.con
 
 
 @triton.jit
+def _tile(weights, live, k, start, COLS: tl.constexpr):
+    return tl.load(weights + start, live[:, None] & (k < COLS - start)[None, :], 0.0)
+
+
+@triton.jit
+def _part(vector_ptr, k, start, COLS: tl.constexpr):
+    return tl.load(vector_ptr + start + k, k < COLS - start, 0.0).to(tl.float32)
+
+
+@triton.jit
 def linear_row_kernel(
     x_ptr, norm_ptr, weight_ptr, out_ptr, taps_ptr, bias_ptr, window_ptr, n_rows, eps, conv_start,
     CHANNELS: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr,
@@ -65,13 +75,12 @@ def linear_row_kernel(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     live = n < n_rows
-    in_first, in_second = k < COLS, k < COLS - BLOCK_K
     weights = weight_ptr + n.to(tl.int64)[:, None] * COLS + k[None, :]
-    w_first = tl.load(weights, live[:, None] & in_first[None, :], 0.0)
-    w_second = tl.load(weights + BLOCK_K, live[:, None] & in_second[None, :], 0.0)
+    w_first = _tile(weights, live, k, 0, COLS)
+    w_second = _tile(weights, live, k, BLOCK_K, COLS)
     if NORM:
-        norm_first = tl.load(norm_ptr + k, in_first, 0.0)
-        norm_second = tl.load(norm_ptr + BLOCK_K + k, in_second, 0.0)
+        norm_first = _part(norm_ptr, k, 0, COLS)
+        norm_second = _part(norm_ptr, k, BLOCK_K, COLS)
     if TAPS > 0:
         channel = n - conv_start
         filtered = (channel >= 0) & (channel < CHANNELS)
@@ -82,22 +91,21 @@ def linear_row_kernel(
     if ADD:
         before = tl.load(out_ptr + n, live, 0.0).to(tl.float32)
     for start in tl.static_range(0, COLS, BLOCK_K):
-        inside = k < COLS - start
-        x = tl.load(x_ptr + start + k, inside, 0.0).to(tl.float32)
+        x = _part(x_ptr, k, start, COLS)
         if start == 0:
             w = w_first
         elif start == BLOCK_K:
             w = w_second
         else:
-            w = tl.load(weights + start, live[:, None] & inside[None, :], 0.0)
+            w = _tile(weights, live, k, start, COLS)
         if NORM:
             squares += x * x
             if start == 0:
-                x *= norm_first.to(tl.float32)
+                x *= norm_first
             elif start == BLOCK_K:
-                x *= norm_second.to(tl.float32)
+                x *= norm_second
             else:
-                x *= tl.load(norm_ptr + start + k, inside, 0.0).to(tl.float32)
+                x *= _part(norm_ptr, k, start, COLS)
         total += w.to(tl.float32) * x[None, :]
     value = tl.sum(total, 1)
     if NORM:
