@@ -33,8 +33,8 @@ BATCH_SIZE = 16
 """Images that are encoded at a time: few, as a small batch stays in a CPU's caches."""
 
 
-class MissingFeaturesError(LookupError):
-    """An image whose features a table does not have."""
+class FeaturesError(RuntimeError):
+    """A table that cannot be read, or that does not have an image's features."""
 
 
 class FeatureTable:
@@ -44,15 +44,24 @@ class FeatureTable:
 
     Args:
         directory: where ``write_features`` wrote.
+
+    Raises:
+        FeaturesError: a file is missing, damaged or cut short.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        table = json.loads((directory / TABLE).read_text())
-        self._shape: list[int] = table["shape"]
-        self._stored, self._dtype = (getattr(torch, table[k]) for k in ("stored", "dtype"))
-        self._rows = np.load(directory / ROWS, mmap_mode="r")
-        keys = np.load(directory / KEYS)
+        try:
+            table = json.loads((directory / TABLE).read_text())
+            self._shape: list[int] = table["shape"]
+            self._stored, self._dtype = (getattr(torch, table[k]) for k in ("stored", "dtype"))
+            self._rows = np.load(directory / ROWS, mmap_mode="r")
+            keys = np.load(directory / KEYS)
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise FeaturesError(
+                f"the stored features in {directory} cannot be read ({error}); "
+                "delete that folder and run again"
+            ) from error
         self._places = {key.tobytes(): place for place, key in enumerate(keys)}
 
     def __reduce__(self) -> tuple[type[FeatureTable], tuple[Path]]:
@@ -65,11 +74,11 @@ class FeatureTable:
         """The image's features, in the type that the encoder gave them.
 
         Raises:
-            MissingFeaturesError: the table does not have this image.
+            FeaturesError: the table does not have this image.
         """
         place = self._places.get(image_key(image))
         if place is None:
-            raise MissingFeaturesError(
+            raise FeaturesError(
                 f"no features in {self.directory} of an image of {image.width} x {image.height} "
                 "pixels: the data have changed since; delete that folder and run again"
             )

@@ -40,6 +40,8 @@ class Encoder(pl.LightningModule, ABC):
     def transform(self) -> Callable[[Any], Pixels]:
         """A picklable callable, independent of this module: PIL image -> pixels of one image.
 
+        Always the same for the same image: a frozen encoder's features are computed once.
+
         The result is a (3, H, W) float tensor, or a dict of them for an encoder made of several.
         """
 

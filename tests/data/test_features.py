@@ -18,8 +18,8 @@ from data.conversations import Conversations
 from data.features import (
     BATCH_SIZE,
     FEATURES,
+    FeaturesError,
     FeatureTable,
-    MissingFeaturesError,
     image_transform,
     table_of,
     write_features,
@@ -109,8 +109,24 @@ def test_rounding_halves_the_file(samples: list[Sample], tmp_path: Path) -> None
 
 def test_an_image_that_is_not_there_is_named(samples: list[Sample], tmp_path: Path) -> None:
     write_features(tmp_path, samples, [0, 1], transform, Encode())
-    with pytest.raises(MissingFeaturesError, match=f"{SIZE} x {SIZE} pixels.*delete that folder"):
+    with pytest.raises(FeaturesError, match=f"{SIZE} x {SIZE} pixels.*delete that folder"):
         FeatureTable(tmp_path)(image(5))
+
+
+@pytest.mark.parametrize("name", ["features.npy", "keys.npy", "table.json"])
+@pytest.mark.parametrize("keep", [None, 0, 0.5])
+def test_a_damaged_table_says_so(
+    name: str, keep: float | None, samples: list[Sample], tmp_path: Path
+) -> None:
+    write_features(tmp_path, samples, [0, 1], transform, Encode())
+    file = tmp_path / name
+    if keep is None:
+        file.unlink()
+    else:
+        data = file.read_bytes()
+        file.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(FeaturesError, match=f"{tmp_path} cannot be read.*delete that folder"):
+        FeatureTable(tmp_path)
 
 
 def test_pixels_where_nothing_is_stored(samples: list[Sample], tmp_path: Path) -> None:
