@@ -1,8 +1,8 @@
 """A whole vision-language model on disk: safetensors a component, and the run that made it.
 
-A directory holds ``config.json`` (the run's config and the tokenizer's size), written last, and
-``encoder.safetensors``, ``connector.safetensors`` and ``backbone.safetensors``. Adapters are merged
-into the weights that they change.
+A directory holds ``encoder.safetensors``, ``connector.safetensors`` and ``backbone.safetensors``,
+with adapters merged into the weights that they change, and ``config.json``, written last: the run's
+config, the tokenizer's size, and how to build a backbone that was read from files without them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ def save(model: VisionLanguageModel, config: RunConfig, folder: Path) -> None:
     (folder / CONFIG).unlink(missing_ok=True)
     for role, component in components_of(model).items():
         save_file(merged(component), _weights(folder, role))
-    values = {"format": FORMAT, "vocab_size": model.vocab_size, "run": to_dict(config)}
+    values = {
+        "format": FORMAT,
+        "vocab_size": model.vocab_size,
+        "run": to_dict(config),
+        "backbone": model.backbone.blueprint(),
+    }
     unfinished = folder / f"{CONFIG}.part"
     unfinished.write_text(json.dumps(values, indent=2))
     unfinished.replace(folder / CONFIG)
@@ -58,6 +63,14 @@ def load(folder: Path) -> tuple[VisionLanguageModel, RunConfig]:
     """
     config, vocab_size = saved_run(folder)
     blank = _without_weights(config)
+    blueprint = read_json(folder / CONFIG).get("backbone")
+    if blueprint is not None:
+        if not isinstance(blueprint, list) or list(map(type, blueprint)) != [str, dict]:
+            raise CheckpointError(
+                folder / CONFIG,
+                "backbone must be null or a name and its arguments; save the model again",
+            )
+        blank.backbone.name, blank.backbone.args = blueprint
     try:
         model = assemble(blank, vocab_size)
         _load(components_of(model), folder)

@@ -83,5 +83,14 @@ class Backbone(pl.LightningModule, ABC):
         """
         return lambda ids: self.step(self.embed(ids[:, None])[:, 0], state)
 
+    def blueprint(self) -> tuple[str, dict[str, Any]] | None:
+        """What builds this backbone again, its weights aside, without the files it was read from.
+
+        Returns:
+            A registered name and arguments; None where the backbone's own do, with ``weights`` at
+            ``none``.
+        """
+        return None
+
 
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone)  # type: ignore[type-abstract]

@@ -22,6 +22,9 @@ _TINY_LLAMA = {
     "num_attention_heads": 4,
 }
 
+# What a configuration says of itself, beside settings.
+_NO_SETTINGS = ("model_type", "transformers_version", "architectures", "dtype")
+
 # Settings by which an architecture changes its logits after the head, outside what ``head`` calls.
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -169,6 +172,12 @@ class TransformerBackbone(Backbone):
 
         key = (batch, fast.room(cache), cache.layers[0].keys.dtype)
         return kept_step(self, key, make).start(state)
+
+    def blueprint(self) -> tuple[str, dict[str, Any]]:
+        """Its configuration, all settings of which may come from a directory."""
+        settings = self.model.config.to_diff_dict()
+        config = {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
+        return "transformer", {"architecture": self.model.config.model_type, "config": config}
 
     def _run(
         self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any
