@@ -21,6 +21,7 @@ from ablate.errors import ConfigError
 from ablate.layers import Layer, compose, registry
 from ablate.lora import merged
 from ablate.model import IncompatibleError, VisionLanguageModel, apply_policies, assemble
+from components.backbones import Backbone
 from components.checkpoints import (
     CheckpointError,
     copy,
@@ -63,13 +64,8 @@ def load(folder: Path) -> tuple[VisionLanguageModel, RunConfig]:
     """
     config, vocab_size = saved_run(folder)
     blank = _without_weights(config)
-    blueprint = read_json(folder / CONFIG).get("backbone")
+    blueprint = _saved_blueprint(folder)
     if blueprint is not None:
-        if not isinstance(blueprint, list) or list(map(type, blueprint)) != [str, dict]:
-            raise CheckpointError(
-                folder / CONFIG,
-                "backbone must be null or a name and its arguments; save the model again",
-            )
         blank.backbone.name, blank.backbone.args = blueprint
     try:
         model = assemble(blank, vocab_size)
@@ -111,6 +107,8 @@ def start_from(components: Mapping[str, nn.Module], config: RunConfig, path: Pat
                 f"run.{role}.name is {old!r} and this run's {role} is {new!r}; choose the same "
                 f"{role}, or start from other weights",
             )
+    if "backbone" in components:
+        _check_settings(components["backbone"], path)
     _load(components, path)
 
 
@@ -139,6 +137,50 @@ def saved_run(folder: Path) -> tuple[RunConfig, int]:
 
 def _weights(folder: Path, role: str) -> Path:
     return folder / f"{role}.safetensors"
+
+
+def _saved_blueprint(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """See ``Backbone.blueprint``."""
+    blueprint = read_json(folder / CONFIG).get("backbone")
+    if blueprint is None:
+        return None
+    if not isinstance(blueprint, list) or list(map(type, blueprint)) != [str, dict]:
+        raise CheckpointError(
+            folder / CONFIG,
+            "backbone must be null or a name and its arguments; save the model again",
+        )
+    return blueprint[0], blueprint[1]
+
+
+def _check_settings(backbone: nn.Module, folder: Path) -> None:
+    """Refuse a backbone of other settings, some of which leave no trace in the weights."""
+    assert isinstance(backbone, Backbone)
+    saved, own = _saved_blueprint(folder), backbone.blueprint()
+    if saved is None or own is None:
+        return
+    there, here = _flat(saved[1]), _flat(json.loads(json.dumps(own[1])))
+    differences = [
+        f"{key} is {there[key]!r} and this run's {here[key]!r}"
+        for key in sorted(there.keys() & here.keys())  # versions of a library may add some
+        if there[key] != here[key]
+    ]
+    if differences:
+        raise CheckpointError(
+            folder / CONFIG,
+            f"the backbone's {'; '.join(differences)}. Nothing was loaded; give this run the "
+            "arguments of the saved one (weights or path, config), or start from other weights",
+        )
+
+
+def _flat(args: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested arguments by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in args.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _load(components: Mapping[str, nn.Module], folder: Path) -> None:

@@ -165,6 +165,21 @@ def test_start_from_another_component_changes_nothing(tmp_path: Path) -> None:
     assert same(weights(model, "connector"), before)
 
 
+def test_start_from_a_backbone_of_other_settings(tmp_path: Path) -> None:
+    """Rotary embeddings and epsilons are in no weight."""
+
+    def run(**changes: object) -> RunConfig:
+        sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, **changes}
+        return config(backbone={"name": "transformer", "args": {"config": sizes}})
+
+    first, second = run(), run(rms_norm_eps=0.5, rope_parameters={"rope_theta": 5.0})
+    save(build_model(first, VOCAB), first, tmp_path)
+    start_from(components_of(build_model(first, VOCAB)), first, tmp_path)
+    message = r"config\.rms_norm_eps is 1e-06 and this run's 0\.5; .*rope_theta is 10000\.0 and"
+    with pytest.raises(CheckpointError, match=message):
+        start_from(components_of(build_model(second, VOCAB)), second, tmp_path)
+
+
 def test_start_from_a_release_reads_the_file(tmp_path: Path) -> None:
     run = config(connector=CODE)
     torch.save({"model": {"projector": {}}}, tmp_path / "release.pt")
