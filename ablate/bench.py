@@ -34,7 +34,7 @@ class BenchKeys:
         warmup: calls before the timed ones; what the first costs more is reported apart.
         repeats: timed calls.
         peers: other implementations to time beside ours on the same weights, see ``PEERS``.
-        peer_points: whether peers are timed at every batch size and length or at the first alone.
+        peer_points: where peers are timed, each [batch size, text tokens]; everywhere if empty.
         peer_repeats: timed calls of a peer, in turns with ours.
         faster: claims to judge: model -> those that it is said to generate faster than.
         compare: the published table to print beside the results.
@@ -51,7 +51,7 @@ class BenchKeys:
     warmup: int = 1
     repeats: int = 5
     peers: list[str] = field(default_factory=list)
-    peer_points: Literal["all", "first"] = "all"
+    peer_points: list[list[int]] = field(default_factory=list)
     peer_repeats: int = 5
     faster: dict[str, list[str]] = field(default_factory=dict)
     compare: str | None = None
@@ -141,6 +141,9 @@ def _problems(keys: BenchKeys) -> Iterator[tuple[str, str]]:
     for peer in keys.peers:
         if peer not in PEERS:
             yield "peers", _no_peer(peer)
+    for pair in keys.peer_points:
+        if len(pair) != 2 or min(pair) < 1:
+            yield "peer_points", f"a point is [batch size, text tokens], not {pair}"
     for fast, others in keys.faster.items():
         for model in (fast, *others):
             if model not in keys.models:

@@ -70,7 +70,7 @@ def bench_model(job: ModelJob, cache: Path, out: Path, reporter: Reporter) -> No
     }
     timer = ModelTimer(model, job.run, keys, meter)
     grid = [(batch, prompt) for batch in keys.batch_sizes for prompt in keys.prompt_tokens]
-    peer_grid = grid if keys.peer_points == "all" else grid[:1]
+    peer_grid = [(batch, prompt) for batch, prompt in keys.peer_points] or grid
     steps = len(grid) + len(keys.peers) * len(peer_grid)
     points: list[dict[str, Any]] = []
     for batch, prompt in grid:

@@ -45,7 +45,7 @@ SMALL = {
     "new_tokens": 4,
     "repeats": 2,
     "peers": ["hf"],
-    "peer_points": "first",
+    "peer_points": [[1, 4]],
     "peer_repeats": 1,
     "faster": {"mamba": ["llama"]},
     "compare": "ml_mamba/table3",
@@ -197,6 +197,10 @@ MALFORMED = {
     "no threads": (SMALL | {"threads": 0}, ["threads", "1 or more, not 0"]),
     "an unknown dtype": (SMALL | {"dtype": "float8"}, ["dtype", "float8"]),
     "an unknown peer": (SMALL | {"peers": ["vlm"]}, ["peers", "'vlm'", "mamba-ssm"]),
+    "a peer's point without a length": (
+        SMALL | {"peer_points": [[1]]},
+        ["peer_points", "[batch size, text tokens], not [1]"],
+    ),
     "a claim about no model": (SMALL | {"faster": {"mamba": ["lama"]}}, ["faster", "'llama'"]),
     "an unknown published table": (SMALL | {"compare": "ml_mamba/table9"}, ["compare", "table3"]),
     "components that do not fit": (
