@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ablate.cell import benchmark_named, data_set
 from ablate.config import RunConfig
-from ablate.errors import CellError
+from ablate.errors import CellError, DataError
 from ablate.executors import Kind, Message, Task, execute
 from ablate.features import requests
 from ablate.pretrain import folder, stages
@@ -20,12 +20,16 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
     """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
 
     Raises:
+        DataError: a benchmark's files are not there, or are damaged.
         CellError: a stage 0 failed.
     """
     for config in {str((c.data, c.evaluate)): c for c in configs}.values():
         data_set(config).prepare(cache)
         for name in config.evaluate.benchmarks:
-            benchmark_named(name).samples(cache, config.evaluate.split, 1)
+            try:
+                benchmark_named(name).samples(cache, config.evaluate.split, 1)
+            except (ValueError, OSError) as error:
+                raise DataError("evaluate.benchmarks", name, str(error)) from error
     _pretrain(configs, cache, display)
     _store_features(configs, cache, display)
 

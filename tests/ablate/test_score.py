@@ -11,14 +11,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from ablate.cell import data_set, train_and_evaluate
 from ablate.cli import main
 from ablate.config import RunConfig
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, DataError
 from ablate.evaluation import benchmark_named, evaluate
 from ablate.layers import Layer, compose, expand, merge
 from ablate.model import build_model
+from ablate.prepare import prepare
+from ablate.progress import Display
 from ablate.score import rescore
 from tests.ablate.conftest import BASE
 from tests.data.benchmarks.test_official_benchmarks import EXPECTED
@@ -198,6 +201,14 @@ def test_scores_do_not_change_with_the_batch_size(data: Path, backbone: str) -> 
         results.append(records)
     assert results[0] == results[1] == results[2]
     assert len({prediction for _, prediction, _ in results[0]["easy-vqa"]}) > 1
+
+
+@pytest.mark.parametrize("name", ["vsr", "vizwiz"])
+def test_a_run_needs_its_benchmarks_files(name: str, data: Path) -> None:
+    run = config(evaluate={"benchmarks": [name]})
+    root = data / "benchmarks" / name
+    with pytest.raises(DataError, match=f"{name}: no file at {root}"):
+        prepare([run], data, Display(Console()))
 
 
 IDS = """
