@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from ablate.cell import data_set
 from ablate.config import COMPONENT_ROLES, RunConfig, seedless_identity
 from ablate.errors import DataError
-from ablate.features import GIB, LIMIT, applies, bytes_an_image, limit, requests
+from ablate.features import GIB, LIMIT, Request, applies, bytes_an_image, limit, requests
 from ablate.model import build_component, build_model
 from ablate.plan import Plan
 from ablate.sweep import count_parameters, default_jobs, vocabulary_sizes
@@ -56,23 +57,27 @@ def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Pat
 
 
 def print_features(console: Console, configs: list[RunConfig], cache: Path) -> None:
-    """What these runs' frozen encoders will store, a line for each encoder."""
+    """What these runs' frozen encoders will store, a line for those that take as much."""
     try:
         wanted = [r for r in requests(configs, cache, data_set) if r.is_worthwhile]
     except OSError as error:
         console.print(f"features to store: not known ({error})", markup=False, highlight=False)
         return
-    for request in wanted:
-        with torch.device("meta"):
-            encoder = build_component(request.config, "encoder")
-        size = request.images * bytes_an_image(request.config, encoder)
-        fate = "computed once" if size <= limit() else "too large to be stored"
-        console.print(
-            f"features of frozen encoder {request.config.encoder.name}: {request.images:,} images, "
-            f"{size / GIB:.3g} GiB, {fate} (limit of all: {limit() / GIB:g} GiB, {LIMIT})",
-            markup=False,
-            highlight=False,
-        )
+    for line, count in Counter(map(_features_line, wanted)).items():
+        # Cells of several seeds share weights that are read from a file.
+        times = f", for each of at most {count} encoders" if count > 1 else ""
+        console.print(line + times, markup=False, highlight=False)
+
+
+def _features_line(request: Request) -> str:
+    with torch.device("meta"):
+        encoder = build_component(request.config, "encoder")
+    size = request.images * bytes_an_image(request.config, encoder)
+    fate = "computed once" if size <= limit() else "too large to be stored"
+    return (
+        f"features of frozen encoder {request.config.encoder.name}: {request.images:,} images, "
+        f"{size / GIB:.3g} GiB, {fate} (limit of all: {limit() / GIB:g} GiB, {LIMIT})"
+    )
 
 
 def print_memory(console: Console, counts: dict[str, dict[str, int]]) -> None:

@@ -273,8 +273,10 @@ def test_a_sweep_stores_them(
     assert line in capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setenv(LIMIT, "0.0001")
-        assert ablate("sweep", "s.yaml", "--dry-run") == 0
-    assert "too large to be stored (limit of all: 0.0001 GiB" in capsys.readouterr().out
+        assert ablate("sweep", "s.yaml", "--dry-run", "seeds=[0,1]") == 0
+    printed = capsys.readouterr().out
+    assert "for each of at most 2 encoders" in printed
+    assert "too large to be stored (limit of all: 0.0001 GiB" in printed
 
     assert ablate("sweep", "s.yaml") == 0
     printed = " ".join(capsys.readouterr().out.split())
