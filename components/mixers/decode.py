@@ -206,9 +206,9 @@ def selective_step_gated(
 
 # Rows, columns and warps of one program's tile, by the product's shape: the fastest of those tried
 # on an H100, in mamba2-2.7b and mamba-2.8b.
-_MANY_ROWS = (16, 512, 4)
+_MANY_ROWS = (16, 256, 4)
 _MANY_COLUMNS_NORMED = (16, 1024, 4)
-_MANY_COLUMNS = (2, 2048, 4)
+_MANY_COLUMNS = (4, 2048, 4)
 _FEW_ROWS = (1, 1024, 4)
 
 
