@@ -56,6 +56,9 @@ def test_another_component_starts_from_its_own_defaults() -> None:
     assert above == {"encoder": {"name": "blind", "policy": "freeze"}}
     same = merge(below, {"encoder": {"args": {"resize": "crop"}}})
     assert same["encoder"]["args"] == {"block": 1, "resize": "crop"}
+    below = {"encoder": {"pretrain": {"data": "mixture", "args": {"parts": {}}, "steps": 7}}}
+    above = merge(below, {"encoder": {"pretrain": {"data": "proxy-gqa"}}})
+    assert above["encoder"]["pretrain"] == {"data": "proxy-gqa", "steps": 7}
 
 
 def test_overrides_win_over_axes(house: Path) -> None:
