@@ -94,8 +94,11 @@ def describe(summary: Summary, out: Path, seconds: float) -> list[str]:
     parts = ", ".join(f"{count} {split}" for split, count in summary.samples.items())
     lines = [
         f"{out}: {samples} samples ({parts}) in {summary.shards} shards, "
-        f"{summary.bytes / 1e6:.1f} MB; {seconds:.1f} s, {samples / seconds:.0f} samples/s"
+        f"{summary.bytes / 1e6:.1f} MB; {seconds:.1f} s, "
+        f"{summary.converted / seconds:.0f} samples/s"
     ]
+    if summary.converted < samples:
+        lines.append(f"{samples - summary.converted} of them were converted before")
     if summary.skipped:
         lines.append(f"left out, as asked: {summary.skipped} conversations without an image")
     if summary.problems:

@@ -95,12 +95,14 @@ class Summary:
 
     Attributes:
         samples: conversations in the shards, by split.
+        converted: how many of them by this call, not by an earlier one that was killed or whole.
         bytes: of the shards.
         skipped: conversations without an image that were left out, as asked.
         problems: the bad records, in order.
     """
 
     samples: dict[str, int]
+    converted: int
     shards: int
     bytes: int
     skipped: int
@@ -120,11 +122,15 @@ class Chunk:
 
 @dataclass
 class ChunkResult:
-    """A written shard. ``problems`` are without their lines, which a chunk does not know."""
+    """A written shard. ``problems`` are without their lines, which a chunk does not know.
+
+    ``resumed``: it was written by an earlier call, which was killed.
+    """
 
     shard: ShardInfo
     skipped: int
     problems: list[Problem]
+    resumed: bool
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,9 @@ class Conversion:
         Raises:
             ValueError: a file or the image folder is not there.
         """
+        given = self._given_tokenizer()
         stats = []
-        for path in [self.json_file, *self._given_tokenizer()]:
+        for path in [self.json_file] if given is None else [self.json_file, given]:
             if not path.is_file():
                 raise ValueError(f"no file at {path}")
             stats.append((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns))
@@ -157,9 +164,8 @@ class Conversion:
         key = json.dumps([stats, str(self.images.resolve()), asdict(self.options)])
         return hashlib.sha256(key.encode()).hexdigest()
 
-    def _given_tokenizer(self) -> list[Path]:
-        given = self.options.tokenizer
-        return [Path(given).expanduser()] if given else []
+    def _given_tokenizer(self) -> Path | None:
+        return Path(self.options.tokenizer).expanduser() if self.options.tokenizer else None
 
     def run(
         self, directory: Path, workers: int | None = None, progress: Progress | None = None
@@ -178,19 +184,25 @@ class Conversion:
         """
         key = self.key()
         _make_way(directory, key)
+        converted = 0
 
         def convert(partial: Path) -> None:
+            nonlocal converted
             _start_or_resume(partial, key)
             try:
-                self._convert(partial, workers, progress)
+                converted = self._convert(partial, workers, progress)
             except ValueError:
                 shutil.rmtree(partial)
                 raise
 
         prepare_once(directory, convert, resume=True)
-        return _read_summary(directory)
+        return _read_summary(directory, converted)
 
-    def _convert(self, directory: Path, workers: int | None, progress: Progress | None) -> None:
+    def _convert(self, directory: Path, workers: int | None, progress: Progress | None) -> int:
+        """Fill the directory; how many samples were not there."""
+        given = self._given_tokenizer()
+        if given is not None:
+            Tokenizer.load(given)  # says at once if it is none
         records = read_records(self.json_file)
         results: dict[tuple[Split, int], ChunkResult] = {}
         done = 0
@@ -219,6 +231,7 @@ class Conversion:
             (directory / split).mkdir(exist_ok=True)
             shards = [results[key].shard for key in sorted(results) if key[0] == split]
             write_index(directory / split, shards)
+        return sum(result.shard.samples for result in ordered if not result.resumed)
 
     def _chunks(self, records: Sequence[Any]) -> Iterator[Chunk]:
         for split in SPLITS:
@@ -237,11 +250,13 @@ class Conversion:
     def _refusal(self, problems: Sequence[Problem]) -> BadRecordError:
         listed = "; ".join(str(problem) for problem in self._located(problems)[:10])
         return BadRecordError(
-            f"{self.json_file}, {listed}; mend them, or leave such records out with bad: skip"
+            f"{self.json_file}, {listed}; "
+            "mend them, or leave such records out (bad: skip; --on-error skip)"
         )
 
     def _write_tokenizer(self, directory: Path, records: Sequence[Any]) -> None:
-        for given in self._given_tokenizer():
+        given = self._given_tokenizer()
+        if given is not None:
             Tokenizer.load(given).save(directory / TOKENIZER)
             return
 
@@ -290,12 +305,13 @@ def _told(directory: Path) -> dict[str, Any]:
         return {}
 
 
-def _read_summary(directory: Path) -> Summary:
+def _read_summary(directory: Path, converted: int) -> Summary:
     indices = {split: read_index(directory / split) for split in SPLITS}
     shards = [shard for index in indices.values() for shard in index["shards"]]
     lines = (directory / PROBLEMS).read_text().splitlines()
     return Summary(
         samples={split: index["samples"] for split, index in indices.items()},
+        converted=converted,
         shards=len(shards),
         bytes=sum(shard["bytes"] for shard in shards),
         skipped=_told(directory)["skipped"],
@@ -346,7 +362,7 @@ def convert_chunk(directory: Path, chunk: Chunk) -> ChunkResult:
 
     (directory / chunk.split).mkdir(exist_ok=True)
     shard = write_shard(directory / chunk.split, chunk.number, records())
-    result = ChunkResult(shard, skipped, problems)
+    result = ChunkResult(shard, skipped, problems, resumed=False)
     partial = note.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(result)))
     partial.replace(note)
@@ -355,7 +371,7 @@ def convert_chunk(directory: Path, chunk: Chunk) -> ChunkResult:
 
 def _from_json(values: dict[str, Any]) -> ChunkResult:
     problems = [Problem(**problem) for problem in values["problems"]]
-    return ChunkResult(ShardInfo(**values["shard"]), values["skipped"], problems)
+    return ChunkResult(ShardInfo(**values["shard"]), values["skipped"], problems, resumed=True)
 
 
 def read_record(index: int, record: Any, chunk: Chunk) -> Record | None:

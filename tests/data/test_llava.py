@@ -125,7 +125,7 @@ def test_bad_records_can_be_refused(tmp_path: Path) -> None:
     llava = LLaVA(**arguments, bad="refuse", vocab_size=300)
     with pytest.raises(
         BadRecordError,
-        match=r"data\.json, line 1: record 1 \('r99'\) image 'sub/99\.jpg'.*bad: skip",
+        match=r"data\.json, line 1: record 1 \('r99'\) image 'sub/99\.jpg'.*bad: skip;",
     ):
         llava.prepare(tmp_path / "cache")
     assert not llava.directory(tmp_path / "cache").exists()
@@ -211,6 +211,14 @@ def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     second.prepare(tmp_path / "cache")
     own = second.directory(tmp_path / "cache") / "tokenizer.json"
     assert json.loads(own.read_text()) == json.loads(path.read_text())
+    (tmp_path / "none.json").write_text("{}")
+    third = LLaVA(
+        json_file=str(tmp_path / "source" / "data.json"),
+        images=str(tmp_path / "source" / "images"),
+        tokenizer=str(tmp_path / "none.json"),
+    )
+    with pytest.raises(ValueError, match=r"none\.json is not a tokenizer\.json"):
+        third.prepare(tmp_path / "cache")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
