@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -197,20 +198,26 @@ class _MambaBackbone(MixerBackbone):
 
     def _capture(self, batch: int) -> CapturedStep:
         from components.backbones.captured import CapturedStep
-        from components.backbones.mamba_decode import FusedStep, fusable
 
         state = self.init_state(batch, 0)
-        step: Callable[[Tensor], Tensor] = super().decoder(state)
+        return CapturedStep(self._fused(state) or super().decoder(state), _tensors(state), batch)
+
+    def _fused(self, state: list[MixerState]) -> Callable[[Tensor], Tensor] | None:
+        """The step in fused kernels, if the layers and the installation have them."""
+        if find_spec("triton") is None:
+            return None
+        from components.backbones.mamba_decode import FusedStep, fusable
+
         stack = self.backbone
         blocks = [
             (block.norm, block.mixer)
             for block in stack.blocks()
             if isinstance(block.mixer, Mamba1 | Mamba2)
         ]
-        if fusable(blocks):
-            dtype = self._residual(self.lm_head.weight[:0]).dtype
-            step = FusedStep(stack.embedding, blocks, stack.norm_f, self.lm_head, state, dtype)
-        return CapturedStep(step, _tensors(state), batch)
+        if not fusable(blocks):
+            return None
+        dtype = self._residual(self.lm_head.weight[:0]).dtype
+        return FusedStep(stack.embedding, blocks, stack.norm_f, self.lm_head, state, dtype)
 
 
 def _tensors(state: list[MixerState]) -> list[Tensor]:

@@ -111,19 +111,21 @@ class FusedStep:
 
 
 def fusable(blocks: Sequence[tuple[nn.RMSNorm, nn.Module]]) -> bool:
-    """Whether ``FusedStep`` knows these layers: plain ones of one kind, not under autocast."""
+    """Whether ``FusedStep`` may take these layers: plain ones of one kind, not under autocast."""
     alike = len({type(mixer) for _, mixer in blocks}) == 1
     plain = all(_plain(mixer) for _, mixer in blocks)
     return alike and plain and not torch.is_autocast_enabled("cuda")
 
 
 def _plain(mixer: nn.Module) -> bool:
-    """A mixer of this project with no adapter in it, and one group of heads for its norm."""
+    """A mixer with no adapter in it, whose norm has one group, and which may leave torch."""
     if type(mixer) is Mamba2:
-        return mixer.ngroups == 1 and _linear(mixer.in_proj, mixer.out_proj)
-    if type(mixer) is Mamba1:
-        return _linear(mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
-    return False
+        one_group, layers = mixer.ngroups == 1, [mixer.in_proj, mixer.out_proj]
+    elif type(mixer) is Mamba1:
+        one_group, layers = True, [mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj]
+    else:
+        return False
+    return one_group and mixer.kernel != "portable" and _linear(*layers)
 
 
 def _linear(*layers: nn.Module) -> bool:
