@@ -19,11 +19,12 @@ from ablate.throughput import synchronise
 from components.backbones import Backbone
 
 MIB = 2**20
-SIZES = {"cpu": [MIB, 4 * MIB, 16 * MIB, 64 * MIB, 512 * MIB], "cuda": [3072 * MIB]}
+SIZES = {"cpu": [MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB], "cuda": [3072 * MIB]}
 """Bytes of the buffers that are read: small ones fit in a CPU's caches, as small models do."""
 
-SIDES = {"cpu": (1024, 2048), "cuda": (8192,)}
-"""Sides of the square matrices that are multiplied."""
+SIDES = {"cpu": (512, 1024), "cuda": (8192,)}
+"""Sides of the square matrices that are multiplied; a CPU's are so small that a product fits
+between two interruptions by other processes."""
 
 LENGTHS = (256, 768)
 """Positions that a state is measured at."""

@@ -16,6 +16,7 @@ from mlflow.entities import Run
 from analysis.results import ResultsError, parents, search
 
 RESULT, PLAN = "bench/bench.json", "plan.json"
+SHARES = ("decode_fraction", "prefill_fraction")
 PAPERS = Path(__file__).parent / "papers"
 
 
@@ -88,13 +89,20 @@ def load_bench(tracking_uri: str, name: str) -> BenchResults:
         for label in plan["models"]
         if label in documents and documents[label]["protocol"] == protocol
     ]
-    notes = _notes(plan["models"], documents, comparable)
+    notes = reading_notes(plan["models"], documents, comparable)
     return BenchResults(name, plan, comparable, published(plan["compare"]), notes)
 
 
-def _notes(
+def reading_notes(
     models: list[str], documents: dict[str, Any], comparable: list[dict[str, Any]]
 ) -> list[str]:
+    """What a reader of the results must know.
+
+    Args:
+        models: the names of all models of the bench.
+        documents: the newest result of each that was measured.
+        comparable: those of them that are shown.
+    """
     shown = {document["model"] for document in comparable}
     missing = [m for m in models if m not in documents]
     other = [m for m in models if m in documents and m not in shown]
@@ -103,6 +111,13 @@ def _notes(
         notes.append(
             f"measured under other conditions than the newest, and not shown: {', '.join(other)}; "
             "run the bench again for them"
+        )
+    points = [point for document in comparable for point in document["points"]]
+    shares = [p[key] for p in points for key in SHARES if "error" not in p]
+    if max(shares) > 1:
+        notes.append(
+            f"{max(shares):.0%} of a limit was reached: the machine was busier when its rates were "
+            "measured than later; run the bench again while nothing else runs"
         )
     return notes
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from analysis.bench_plots import PANELS, plot
-from analysis.bench_results import BenchResults, published
+from analysis.bench_results import BenchResults, published, reading_notes
 from analysis.bench_tables import bench_tables
 from analysis.bench_verdicts import compare, holds, published_table, verdicts
 from analysis.results import ResultsError
@@ -155,6 +155,18 @@ def test_published_tables_are_known_by_name() -> None:
         published("ml_mamba/table33")
     with pytest.raises(ResultsError, match="known: ml_mamba/table3"):
         published("mamba/table3")
+
+
+def test_notes_name_what_is_missing_and_limits_that_were_passed() -> None:
+    models = results().models
+    known = {m["model"]: m for m in models}
+    names = ["tinyllava", "ml-mamba", "cobra"]
+    assert reading_notes(names, known, models) == ["not measured yet: cobra"]
+    models[0]["points"][0]["prefill_fraction"] = 1.25
+    _, busy = reading_notes(names, known, models)
+    assert busy.startswith("125% of a limit was reached")
+    (apart,) = reading_notes(names[:2], known, models[1:])
+    assert "not shown: tinyllava;" in apart
 
 
 def test_tables_show_points_limits_and_peers() -> None:
