@@ -191,11 +191,8 @@ class OfficialBenchmark(Benchmark):
     def check(self, cache_dir: Path) -> list[Finding]:
         """What is there of the files and images, and whether it is good; reads some images."""
         root = self.folder(cache_dir)
-        missing = [f for f in self.files if not (root / f.path).is_file()]
-        findings = [Finding(root / f.path, False, f"missing; it is {f.origin}") for f in missing]
-        if missing:
-            there = [f for f in self.files if f not in missing]
-            return findings + [Finding(root / f.path, True, "there") for f in there]
+        if not all((root / file.path).is_file() for file in self.files):
+            return [self._presence(root, file) for file in (*self.files, self.images)]
         try:
             items = self.items(cache_dir)
         except ValueError as error:
@@ -203,6 +200,11 @@ class OfficialBenchmark(Benchmark):
         read = [Finding(root / f.path, True, "read") for f in self.files]
         total = Finding(root, True, f"{len(items)} questions")
         return [*read, total, self._check_images(root, items)]
+
+    def _presence(self, root: Path, file: OfficialFile) -> Finding:
+        path = root / file.path
+        there = path.is_dir() if file is self.images else path.is_file()
+        return Finding(path, there, "there" if there else f"missing; it is {file.origin}")
 
     def _check_images(self, root: Path, items: Sequence[Item]) -> Finding:
         folder = root / self.images.path

@@ -140,7 +140,8 @@ def test_check_says_what_is_there(name: str, tmp_path: Path) -> None:
     benchmark = BENCHMARKS.get(name)()
     root = benchmark.folder(tmp_path)
     root.mkdir(parents=True)
-    for finding, file in zip(benchmark.check(tmp_path), benchmark.files, strict=True):
+    expected = (*benchmark.files, benchmark.images)
+    for finding, file in zip(benchmark.check(tmp_path), expected, strict=True):
         assert (finding.path, finding.good) == (root / file.path, False)
         assert f"missing; it is {file.origin}" in finding.text
     images = EXPECTED[name][0](root)
