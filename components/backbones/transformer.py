@@ -94,6 +94,7 @@ class TransformerBackbone(Backbone):
             self.model = read_causal_lm(Path(path), resolved)
         accepted = inspect.signature(self.model.base_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
+        self._is_llama = self.model.config.model_type == "llama"
 
     @property
     def d_model(self) -> int:
@@ -150,7 +151,8 @@ class TransformerBackbone(Backbone):
     def step(self, embeds: Tensor, state: TransformerState) -> Tensor:
         if state.mask is not None:
             state.mask = torch.cat([state.mask, state.mask.new_ones(len(embeds), 1)], dim=1)
-        hidden = self._run(embeds.unsqueeze(1), state.mask, state.positions, state.cache)
+        run = self._run_layers if self._is_llama else self._run
+        hidden = run(embeds.unsqueeze(1), state.mask, state.positions, state.cache)
         state.positions += 1
         return self.head(hidden[:, 0])
 
@@ -191,6 +193,26 @@ class TransformerBackbone(Backbone):
             **placed,
         )
         return output.last_hidden_state
+
+    def _run_layers(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any
+    ) -> Tensor:
+        """``_run`` of one position of a Llama, without what the library does around its layers.
+
+        On a CPU that is a fifth of a small model's step.
+        """
+        base = self.model.base_model
+        seen = None if mask is None else mask[:, None, None].bool()
+        rotation = base.rotary_emb(embeds, positions)
+        hidden = embeds
+        for layer in base.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=seen,
+                position_embeddings=rotation,
+                past_key_values=cache,
+            )
+        return base.norm(hidden)
 
 
 def _configuration(vocab_size: int, architecture: str, config: dict | None) -> Any:
