@@ -22,7 +22,7 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
 
     Args:
         x: (..., width).
-        gate: (..., width).
+        gate: (..., width), or what broadcasts to it.
         weight: (width,).
         groups: a divisor of the width.
         eps: added to the mean square.
@@ -34,7 +34,8 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, groups: int, eps: fl
     if x.device.type != "cpu" or x.numel() <= 4 * _CPU_BLOCK_ELEMENTS:
         return gated_rms_norm_reference(x, gate, weight, groups, eps)
     work = torch.promote_types(x.dtype, torch.float32)
-    return _norm(x.to(work), gate.to(work), weight.to(work), groups, eps).to(x.dtype)
+    gate = gate.to(work).expand(x.shape)
+    return _norm(x.to(work), gate, weight.to(work), groups, eps).to(x.dtype)
 
 
 def gated_rms_norm_reference(

@@ -44,6 +44,15 @@ def test_equals_the_reference(
     assert max(worst_errors(norm, reference, inputs(*rows), dtype)) < bound
 
 
+def test_a_gate_that_several_sequences_share() -> None:
+    """As a connector's scan directions share it."""
+    x, _, weight = inputs(2, 3, 5)
+    gate = inputs(2, 1, 5)[1]
+    tensors = [x, gate, weight]
+    norm, reference = (grouped(f, 1) for f in (gated_rms_norm, gated_rms_norm_reference))
+    assert max(worst_errors(norm, reference, tensors, torch.float32)) < 1e-6
+
+
 def test_the_definition() -> None:
     x, gate, weight = inputs(5)
     gated = x * F.silu(gate)
