@@ -274,7 +274,7 @@ def test_a_sweep_stores_them(
     with monkeypatch.context() as patch:
         patch.setenv(LIMIT, "0.0001")
         assert ablate("sweep", "s.yaml", "--dry-run", "seeds=[0,1]") == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "for each of at most 2 encoders" in printed
     assert "too large to be stored (limit of all: 0.0001 GiB" in printed
 

@@ -96,7 +96,7 @@ def test_tables_hold_the_papers_rows(number: int) -> None:
         figures = counts(number)[cell.combination]
         assert figures["trainable"] == sum(figures[role] for role in BOTH)
         assert cell.config.evaluate.benchmarks == BENCHMARKS
-        assert cell.config.backbone.args == {"weights": "pretrained"}
+        assert cell.config.backbone.args["weights"] == "pretrained"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -156,7 +156,7 @@ def test_a_run_without_its_data_says_what_is_missing(
 ) -> None:
     assert ablate("sweep", str(table(7))) == 2
     error = capsys.readouterr().err
-    assert "data: llava: no file at llava/finetune/llava_v1_5_mix665k.json" in error
+    assert "data: no file at llava/finetune/llava_v1_5_mix665k.json" in error
     assert error.count("\n") == 1
 
 
