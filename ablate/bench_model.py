@@ -26,6 +26,7 @@ from ablate.bench_peers import PEERS, NoPeerError
 from ablate.bench_timing import ModelTimer
 from ablate.config import COMPONENT_ROLES, RunConfig
 from ablate.errors import CellError
+from ablate.evaluation import device_here
 from ablate.model import VisionLanguageModel, assemble, parameter_counts
 from ablate.throughput import synchronise
 from ablate.training import Reporter
@@ -46,7 +47,7 @@ class ModelJob:
 
 def bench_machine(keys: BenchKeys, cache: Path, out: Path, reporter: Reporter) -> None:
     """Measure the machine's rates; they are left as JSON in ``out``."""
-    _leave(asdict(measure_machine(device_at_hand(), dtype_of(keys))), out)
+    _leave(asdict(measure_machine(device_here(), dtype_of(keys))), out)
 
 
 def bench_model(job: ModelJob, cache: Path, out: Path, reporter: Reporter) -> None:
@@ -55,7 +56,7 @@ def bench_model(job: ModelJob, cache: Path, out: Path, reporter: Reporter) -> No
     Raises:
         CellError: no point of the bench fits in the GPU's memory.
     """
-    keys, device = job.keys, device_at_hand()
+    keys, device = job.keys, device_here()
     meter = MemoryMeter(device)
     started = time.perf_counter()
     model = build(job.run, keys, device)
@@ -91,11 +92,6 @@ def bench_model(job: ModelJob, cache: Path, out: Path, reporter: Reporter) -> No
         if "error" not in point:
             reporter.metrics(metrics(point), point["context"])
     _leave(result | {"peers": found}, out)
-
-
-def device_at_hand() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def dtype_of(keys: BenchKeys) -> torch.dtype:

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 from ablate.config import RunConfig
-from ablate.evaluation import to_device
+from ablate.evaluation import device_here, to_device
 from ablate.model import VisionLanguageModel
 from ablate.training import VisionLanguageTraining, precision
 
 
 def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
     """The measurements that the run asks for, as metrics ``speed/<name>``."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     model.to(device)
     measures = {"train": measure_training, "prefill": measure_prefill, "decode": measure_decoding}
     found: dict[str, float] = {}
