@@ -77,7 +77,7 @@ class ModelTimer:
         totals = [a["total_s"] for a in timed]
         context, model = self.context(prompt), self.model
         features = model.encoder(pixels)
-        embeds = self._embeds(pixels, ids)
+        embeds, _ = model.sequence(pixels, ids)
         prefills = self._milliseconds(lambda: self._prefill(embeds))
         rates = [a["decode_tokens_s"] for a in timed]
         return {
@@ -153,10 +153,6 @@ class ModelTimer:
             return {k: v.to(self.dtype) for k, v in pixels.items()}, made["input_ids"]
         return pixels.to(self.dtype), made["input_ids"]
 
-    def _embeds(self, pixels: Any, ids: Tensor) -> Tensor:
-        image = self.model.image_tokens(pixels)
-        return torch.cat([image, self.model.backbone.embed(ids).to(image.dtype)], dim=1)
-
     def _answer(self, pixels: Any, ids: Tensor) -> dict[str, float]:
         """One answer: seconds in all, to make the decoder ready, and tokens/s after that."""
         marks: list[float] = []
@@ -169,7 +165,7 @@ class ModelTimer:
 
         synchronise(self.device)
         start = time.perf_counter()
-        embeds = self._embeds(pixels, ids)
+        embeds, _ = self.model.sequence(pixels, ids)
         new = self.keys.new_tokens
         generate(self.model.backbone, embeds, max_new_tokens=new, on_tokens=mark)
         synchronise(self.device)
