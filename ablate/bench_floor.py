@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ablate.throughput import synchronise
+from ablate.throughput import seconds_of
 from components.backbones import Backbone
 
 MIB = 2**20
@@ -92,11 +92,7 @@ def _best(work: Callable[[], Any], device: torch.device, seconds: float = 0.2) -
     work()
     best, end, calls = float("inf"), time.perf_counter() + seconds, 0
     while calls < 3 or time.perf_counter() < end:
-        synchronise(device)
-        start = time.perf_counter()
-        work()
-        synchronise(device)
-        best, calls = min(best, time.perf_counter() - start), calls + 1
+        best, calls = min(best, seconds_of(work, device)), calls + 1
     return best
 
 

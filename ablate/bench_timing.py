@@ -9,6 +9,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ablate.bench_peers import Peer
 from ablate.config import RunConfig
 from ablate.generation import generate
 from ablate.model import VisionLanguageModel
-from ablate.throughput import synchronise, synthetic
+from ablate.throughput import seconds_of, synchronise, synthetic
 
 
 def spread(values: list[float]) -> dict[str, Any]:
@@ -122,7 +123,7 @@ class ModelTimer:
         for _ in range(self.keys.peer_repeats):
             for count in (new, 1):
                 for who, work in (("ours", ours), ("theirs", theirs)):
-                    taken = self._seconds(lambda work=work, count=count: work(count))  # type: ignore[misc]
+                    taken = seconds_of(partial(work, count), self.device)
                     seconds.setdefault(f"{who}/{count}", []).append(taken)
         found = {
             who: {
@@ -184,11 +185,4 @@ class ModelTimer:
     def _milliseconds(self, work: Callable[[], Any]) -> list[float]:
         """Of the timed calls, after those to warm up."""
         count = self.keys.warmup + self.keys.repeats
-        return [1e3 * self._seconds(work) for _ in range(count)][self.keys.warmup :]
-
-    def _seconds(self, work: Callable[[], Any]) -> float:
-        synchronise(self.device)
-        start = time.perf_counter()
-        work()
-        synchronise(self.device)
-        return time.perf_counter() - start
+        return [1e3 * seconds_of(work, self.device) for _ in range(count)][self.keys.warmup :]

@@ -125,18 +125,21 @@ def synthetic(
 
 def median_seconds(work: Callable[[], Any], config: RunConfig, device: torch.device) -> float:
     """Median wall time of ``work`` over the repeats that follow the warm-up."""
-    seconds = []
-    for _ in _repeats(config):
-        synchronise(device)
-        start = time.perf_counter()
-        work()
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
+    seconds = [seconds_of(work, device) for _ in _repeats(config)]
     return statistics.median(seconds[config.measure.warmup :])
 
 
 def _repeats(config: RunConfig) -> range:
     return range(config.measure.warmup + config.measure.repeats)
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    """Wall time of one call of ``work``, with all that it queues on the device."""
+    synchronise(device)
+    start = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - start
 
 
 def synchronise(device: torch.device) -> None:
