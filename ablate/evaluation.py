@@ -10,7 +10,7 @@ import torch
 from ablate.config import RunConfig
 from ablate.layers import registry
 from ablate.model import VisionLanguageModel
-from ablate.training import Reporter, precision
+from ablate.training import Reporter, autocast
 from data.base import DataSet
 from data.benchmarks.base import Benchmark
 from data.features import image_transform
@@ -48,9 +48,8 @@ def evaluate(
     model.to(device).eval()
     choices = {c: encode_answer(c, dataset.template, tokenizer)[0] for c in benchmark.choices or ()}
     records: list[dict[str, Any]] = []
-    bf16 = precision(config.train) == "bf16-mixed"
     for batch in loader:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(config.train, device):
             records += answer(model, batch, benchmark, tokenizer, choices, device)
         reporter.progress("evaluate", len(records) / len(samples))
     return records

@@ -24,7 +24,7 @@ from torch import Tensor
 from ablate.config import Policy, RunConfig, digest, stages_of, to_dict
 from ablate.errors import CellError, ConfigError
 from ablate.evaluation import benchmark_named, device_here, to_device
-from ablate.training import Reporter, precision, samples_seen, validation_samples
+from ablate.training import Reporter, autocast, precision, samples_seen, validation_samples
 from components.encoders import Encoder
 from data.base import DataSet, Samples
 from data.features import table_of, write_features
@@ -126,11 +126,9 @@ def _report(reporter: Reporter, before: int, count: int, images: int, fraction: 
 
 
 def _encode(config: RunConfig, encoder: Encoder, device: torch.device) -> Callable[[Any], Tensor]:
-    bf16 = precision(config.train) == "bf16-mixed"
-
     @torch.inference_mode()
     def encode(pixels: Any) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(config.train, device):
             return encoder(to_device(pixels, device))
 
     return encode

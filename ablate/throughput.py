@@ -18,7 +18,7 @@ from PIL import Image
 from ablate.config import RunConfig
 from ablate.evaluation import device_here, to_device
 from ablate.model import VisionLanguageModel
-from ablate.training import VisionLanguageTraining, precision
+from ablate.training import VisionLanguageTraining, autocast
 
 
 def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
@@ -27,9 +27,8 @@ def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
     model.to(device)
     measures = {"train": measure_training, "prefill": measure_prefill, "decode": measure_decoding}
     found: dict[str, float] = {}
-    bf16 = precision(config.train) == "bf16-mixed"
     for what in config.measure.what:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(config.train, device):
             found |= measures[what](config, model, device)
     return {f"speed/{name}": value for name, value in found.items()}
 

@@ -188,6 +188,12 @@ def precision(config: TrainConfig) -> Any:
     return "bf16-mixed" if bf16 else "32-true"
 
 
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """A context in which a model runs in the precision that it is trained in."""
+    enabled = precision(config) == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
 def total_steps(config: TrainConfig, samples: int) -> int:
     """Optimiser steps of a training over ``samples`` a epoch; the last, smaller batch counts."""
     steps = config.epochs * math.ceil(samples / config.batch_size)
