@@ -20,7 +20,7 @@ from ablate.recorder import Recorder
 from ablate.sweep import count_parameters
 from ablate.tracking import Tracker
 from analysis.bench_plots import plot
-from analysis.bench_results import load_bench, published
+from analysis.bench_results import BenchResults, load_bench, published
 from analysis.bench_verdicts import published_table, verdicts
 from analysis.results import ResultsError
 
@@ -29,9 +29,15 @@ MACHINE = "machine"
 
 @dataclass
 class BenchOutcome:
-    """How a bench ended: the models measured, and the reason of each failure."""
+    """How a bench ended.
 
-    finished: list[str] = field(default_factory=list)
+    Attributes:
+        results: as they were written last, with those of earlier calls; None if no model was
+            measured.
+        failed: the reason of each failure.
+    """
+
+    results: BenchResults | None = None
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,7 +70,7 @@ def check_path(path: Path) -> None:
         raise ConfigError("command line", "--json", f"{path.parent}: {error.strerror}") from error
 
 
-def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> None:
+def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> BenchResults:
     """Write a bench's results as one JSON document, and as a plot beside it; log both to MLflow.
 
     Models that were measured in an earlier call of the same bench are in them too.
@@ -74,6 +80,9 @@ def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> None:
         parent: the bench's run there.
         name: the bench's.
         path: of the document.
+
+    Returns:
+        What was written.
     """
     results = load_bench(tracker.uri, name)
     document = dataclasses.asdict(results) | {
@@ -85,6 +94,7 @@ def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> None:
     plot(results, picture)
     for file in (path, picture):
         tracker.client.log_artifact(parent, str(file), FOLDER)
+    return results
 
 
 class BenchRun:
@@ -153,11 +163,11 @@ class BenchRun:
         if message[0] == "failed":
             self.outcome.failed[job.name] = message[1]
         elif message[0] == "done":
-            self.outcome.finished.append(job.name)
             conditions = json.loads((task.out / FOLDER / FILE).read_text())["protocol"]
             tags = {key: str(value) for key, value in conditions.items()}
             self.tracker.tag(recorder.run_ids[job.name], **tags)
-            write_results(self.tracker, recorder.parent, self.plan.keys.name, self.path)
+            name = self.plan.keys.name
+            self.outcome.results = write_results(self.tracker, recorder.parent, name, self.path)
 
     def _measured(self, task: Task, message: Message) -> None:
         match message:

@@ -133,18 +133,16 @@ def bench(
     from ablate.bench_run import BenchRun, check_models, check_path
     from ablate.progress import Display
     from ablate.tracking import Tracker
-    from analysis.bench_results import load_bench
     from analysis.bench_tables import bench_tables
     from analysis.tables import render
 
     path = json or Path(f"bench-{plan.keys.name}.json")
     check_path(path)
     check_models(plan)
-    console, tracker = terminal(), Tracker()
+    console = terminal()
     with Display(console) as display:
-        outcome = BenchRun(plan, tracker, path, display).run()
-    if outcome.finished:
-        results = load_bench(tracker.uri, plan.keys.name)
+        outcome = BenchRun(plan, Tracker(), path, display).run()
+    if (results := outcome.results) is not None:
         typer.echo(render(bench_tables(results), "md"))
         for line in [*results.notes, f"results in {path} and {path.with_suffix('.png')}"]:
             typer.echo(line, err=True)
