@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ablate.throughput import seconds_of
+from ablate.units import MIB
 from components.backbones import Backbone
 
-MIB = 2**20
 SIZES = {"cpu": [MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB], "cuda": [3072 * MIB]}
 """Bytes of the buffers that are read: small ones fit in a CPU's caches, as small models do."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-MIB = 2**20
+from ablate.units import MIB
 
 
 class MemoryMeter:

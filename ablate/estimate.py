@@ -17,11 +17,12 @@ from rich.table import Table
 from ablate.cell import data_set
 from ablate.config import COMPONENT_ROLES, RunConfig, seedless_identity
 from ablate.errors import DataError
-from ablate.features import GIB, LIMIT, Request, applies, bytes_an_image, limit, requests
+from ablate.features import LIMIT, Request, applies, bytes_an_image, limit, requests
 from ablate.model import build_component, build_model
 from ablate.plan import Plan
 from ablate.sweep import count_parameters, default_jobs, vocabulary_sizes
 from ablate.training import total_steps, training_loader
+from ablate.units import GIB
 from components.scans.kernels import KernelError
 from data.features import FEATURES
 
@@ -89,7 +90,7 @@ def print_memory(console: Console, counts: dict[str, dict[str, int]]) -> None:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for combination, numbers in counts.items():
-        sizes = [numbers[f"memory/{column}"] / 2**30 for column in columns]
+        sizes = [numbers[f"memory/{column}"] / GIB for column in columns]
         table.add_row(combination, *[f"{size:.3g}" for size in sizes])
     console.print(table)
 

@@ -25,6 +25,7 @@ from ablate.config import Policy, RunConfig, digest, stages_of, to_dict
 from ablate.errors import CellError, ConfigError
 from ablate.evaluation import benchmark_named, device_here, to_device
 from ablate.training import Reporter, autocast, precision, samples_seen, validation_samples
+from ablate.units import GIB
 from components.encoders import Encoder
 from data.base import DataSet, Samples
 from data.features import table_of, write_features
@@ -34,7 +35,6 @@ from data.prepared import prepare_once
 VERSION = 1  # of what is stored: a new number for any change of it
 FOLDER = "features"
 LIMIT, DEFAULT_LIMIT = "ABLATE_FEATURES_GIB", 16.0
-GIB = 2**30
 
 
 def limit() -> float:

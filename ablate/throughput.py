@@ -19,6 +19,7 @@ from ablate.config import RunConfig
 from ablate.evaluation import device_here, to_device
 from ablate.model import VisionLanguageModel
 from ablate.training import VisionLanguageTraining, autocast
+from ablate.units import MIB
 
 
 def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
@@ -56,7 +57,7 @@ def measure_training(
     return {
         "train_samples_s": size / seconds,
         "train_tokens_s": tokens / seconds,
-        "train_peak_mib": (memory(device) - before) / 2**20,
+        "train_peak_mib": (memory(device) - before) / MIB,
     }
 
 

@@ -13,13 +13,14 @@ import torch
 
 from ablate.bench import plan_bench
 from ablate.bench_floor import Machine, count_work, decode_floor, prefill_floor
-from ablate.bench_memory import MIB, MemoryMeter
+from ablate.bench_memory import MemoryMeter
 from ablate.bench_peers import MambaSsmPeer, NoPeerError, TransformersPeer
 from ablate.bench_run import check_models
 from ablate.cli import main
 from ablate.generation import generate
 from ablate.sweep import count_parameters
 from ablate.tracking import Tracker
+from ablate.units import MIB
 from components.backbones import BACKBONES, Backbone
 from components.connectors import Connector
 from tests.ablate.conftest import BASE, SWEEPS, write
