@@ -8,13 +8,6 @@
 # The JSON document and the plot are left in $OUT, or in the working folder without it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-if compgen -G '.whl/*.whl' > /dev/null; then
-  site=$(mktemp -d)
-  trap 'rm -rf "$site"' EXIT
-  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
-    --target "$site" .whl/*.whl
-  PYTHONPATH="$PYTHONPATH:$site"
-fi
+source tests/gpu/paths.sh
 python3 -c 'from ablate.cli import main; main()' bench "${BENCH:-sweeps/ml_mamba/table3.yaml}" \
   --json "${OUT:-.}/bench.json" "$@"

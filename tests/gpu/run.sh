@@ -7,15 +7,8 @@
 # Arguments go to pytest: tests/gpu/run.sh -k decoding
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+source tests/gpu/paths.sh
 # One block size for each of mamba-ssm's Triton kernels: to compile all of them and choose takes
 # minutes, and their results differ by rounding alone.
 export MAMBA_DETERMINISTIC="${MAMBA_DETERMINISTIC:-1}"
-if compgen -G '.whl/*.whl' > /dev/null; then
-  site=$(mktemp -d)
-  trap 'rm -rf "$site"' EXIT
-  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
-    --target "$site" .whl/*.whl
-  PYTHONPATH="$PYTHONPATH:$site"
-fi
 python3 -m pytest -m gpu -rA -p no:cacheprovider tests/gpu "$@"
