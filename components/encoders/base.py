@@ -62,4 +62,19 @@ class Encoder(pl.LightningModule, ABC):
         """
 
 
+def square_pixels(pixels: Pixels, size: int) -> Tensor:
+    """Check the pixels of an encoder that takes one tensor of square images, and return them.
+
+    Raises:
+        ValueError: they are not (B, 3, size, size).
+    """
+    if isinstance(pixels, dict) or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
+        found = "a dict" if isinstance(pixels, dict) else tuple(pixels.shape)
+        raise ValueError(
+            f"the encoder takes pixels of shape (B, 3, {size}, {size}) and was given {found}; "
+            "prepare images with its transform, or set image_size"
+        )
+    return pixels
+
+
 ENCODERS: Registry[Encoder] = Registry("encoder", Encoder)  # type: ignore[type-abstract]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.encoders.base import ENCODERS, Encoder, Pixels
+from components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
 from components.encoders.image_transform import ImageTransform
 
 STEM_STRIDE = 4
@@ -106,14 +106,7 @@ class ConvNet(Encoder):
         Raises:
             ValueError: the pixels are not (B, 3, image_size, image_size).
         """
-        size = self.image_size
-        if isinstance(pixels, dict) or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
-            found = "a dict" if isinstance(pixels, dict) else tuple(pixels.shape)
-            raise ValueError(
-                f"the encoder takes pixels of shape (B, 3, {size}, {size}) and was given {found}; "
-                "prepare images with its transform, or set image_size"
-            )
-        patches = self.stem(pixels)
+        patches = self.stem(square_pixels(pixels, self.image_size))
         places = sine_cosine(*self.grid, self.embed_dim, patches.device).to(patches.dtype)
         return self.blocks(patches + places).flatten(2).transpose(1, 2)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.checkpoints import load_timm
-from components.encoders.base import ENCODERS, Encoder, Pixels
+from components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
 from components.encoders.image_transform import ImageTransform, Resize
 from components.registry import nearest
 
@@ -93,14 +93,8 @@ class TimmViT(Encoder):
         Raises:
             ValueError: the pixels are not (B, 3, image_size, image_size).
         """
-        size = self.image_size
-        if isinstance(pixels, dict) or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
-            found = "a dict" if isinstance(pixels, dict) else tuple(pixels.shape)
-            raise ValueError(
-                f"the encoder takes pixels of shape (B, 3, {size}, {size}) and was given {found}; "
-                "prepare images with its transform, or set image_size"
-            )
-        return self.vit.forward_features(pixels)[:, self.vit.num_prefix_tokens :]
+        square = square_pixels(pixels, self.image_size)
+        return self.vit.forward_features(square)[:, self.vit.num_prefix_tokens :]
 
 
 def _create(model: str, image_size: int | None, weights: str, model_args: dict[str, Any]) -> Any:
