@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from components.mixers.base import no_room
+
 
 class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values: transformers' ``DynamicLayer`` without its copy at every token.
@@ -44,7 +46,7 @@ class PreallocatedLayer(DynamicLayer):
         seen = self.get_seq_length()
         end = seen + key_states.shape[2]
         if end > self.max_length:
-            raise no_room(self.max_length)
+            raise no_room(self.max_length, end)
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer.narrow(2, seen, end - seen).copy_(new)
         self.keys, self.values = (buffer.narrow(2, 0, end) for buffer in self.buffers)
@@ -90,11 +92,3 @@ class FixedLayer(DynamicLayer):
 def preallocated_cache(layers: int, max_length: int) -> Cache:
     """An empty cache of ``layers`` layers for ``max_length`` positions."""
     return Cache(layers=[PreallocatedLayer(max_length) for _ in range(layers)])
-
-
-def no_room(max_length: int) -> ValueError:
-    """The error of a state that is full."""
-    return ValueError(
-        f"a decoding state for {max_length} positions cannot take position {max_length + 1}; "
-        "give init_state a larger max_length"
-    )

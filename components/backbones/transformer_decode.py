@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import Cache
 
 from components.backbones.captured import CapturedStep
-from components.backbones.kv_cache import FixedLayer, PreallocatedLayer, no_room
+from components.backbones.kv_cache import FixedLayer, PreallocatedLayer
+from components.mixers.base import no_room
 
 # A graph holds for one number of positions; rounded up, prompts of like lengths share one.
 _ROOM = 256
@@ -85,7 +86,7 @@ class CapturedTransformerStep(CapturedStep):
 
     def __call__(self, ids: Tensor) -> Tensor:
         if not self.left:
-            raise no_room(self.max_length)
+            raise no_room(self.max_length, self.max_length + 1)
         self.left -= 1
         return super().__call__(ids)
 

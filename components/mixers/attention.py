@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers.base import keep_tokens
+from components.mixers.base import keep_tokens, no_room
 from components.scans.conv import last_inputs
 
 _ROTARY_BASE = 10000.0
@@ -223,10 +223,7 @@ def _remember(
     end = state.seen + keys.shape[2]
     room = state.keys.shape[2]
     if end > room:
-        raise ValueError(
-            f"a decoding state for {room} positions cannot take position {end}; give init_state a "
-            "larger max_length"
-        )
+        raise no_room(room, end)
     state.keys[:, :, state.seen : end] = keys
     state.values[:, :, state.seen : end] = values
     if mask is not None:

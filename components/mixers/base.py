@@ -1,4 +1,4 @@
-"""What the two Mamba mixers share: the decoding state and the step size's initialisation."""
+"""What mixers share: masking, the error of a full state, and the Mambas' state and step size."""
 
 from __future__ import annotations
 
@@ -80,3 +80,11 @@ def keep_tokens(values: Tensor, attention_mask: Tensor | None) -> Tensor:
         return values
     shape = attention_mask.shape + (1,) * (values.dim() - 2)
     return values * attention_mask.reshape(shape).to(values.dtype)
+
+
+def no_room(max_length: int, position: int) -> ValueError:
+    """The error of a decoding state that has no room for a position, counted from 1."""
+    return ValueError(
+        f"a decoding state for {max_length} positions cannot take position {position}; give "
+        "init_state a larger max_length"
+    )

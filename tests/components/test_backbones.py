@@ -144,6 +144,8 @@ def test_transformer_refuses_more_positions_than_its_state_has() -> None:
     backbone.prefill(embeds, state)
     with pytest.raises(ValueError, match="for 4 positions cannot take position 5"):
         backbone.step(embeds[:, 0], state)
+    with pytest.raises(ValueError, match="for 2 positions cannot take position 4"):
+        backbone.prefill(embeds, backbone.init_state(1, 2))
 
 
 def test_transformer_loads_a_directory(tmp_path) -> None:
