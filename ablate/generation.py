@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ablate.seeding import derive
-from components.backbones import Backbone
+from components.backbones import Backbone, Likeliest
 
 
 @dataclass(frozen=True)
@@ -97,27 +97,31 @@ def generate(
         raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
     batch, length = embeds.shape[:2]
     state = backbone.init_state(batch, length + max_new_tokens)
-    logits = first = backbone.prefill(embeds, state, attention_mask)[:, :vocab_size].float()
+    first = backbone.prefill(embeds, state, attention_mask)[:, :vocab_size].float()
     stops = torch.tensor(list(stop_ids), dtype=torch.long, device=embeds.device)
     noise = _noise(sampling, batch, max_new_tokens).to(embeds.device)
     ended = torch.zeros(batch, dtype=torch.bool, device=embeds.device)
     look_every = _look_every(embeds.device)
+    greedy = Likeliest(vocab_size) if sampling.temperature == 0 else None
     tokens: list[Tensor] = []
     decode = None
+    ids = _choose(first, noise[:, 0], sampling)
     while True:
-        ids = _choose(logits, noise[:, len(tokens)], sampling)
         if len(stops):
             ids = torch.where(ended, tokens[-1] if tokens else ids, ids)
             ended = _is_stop(ids, stops)
-        tokens.append(ids)
+        tokens.append(ids.clone())  # the decoder may write over those that it gave
         if on_tokens is not None:
-            on_tokens(ids)
+            on_tokens(tokens[-1])
         look = len(stops) > 0 and len(tokens) % look_every == 0
         if len(tokens) == max_new_tokens or (look and bool(ended.all())):
             return _trimmed(torch.stack(tokens, dim=1), stops, first)
         # Made only now: a decoder may cost much to prepare, and one token needs none.
-        decode = decode or backbone.decoder(state)
-        logits = decode(ids)[:, :vocab_size].float()
+        decode = decode or backbone.decoder(state, greedy)
+        output = decode(ids)
+        ids = output
+        if greedy is None:
+            ids = _choose(output[:, :vocab_size].float(), noise[:, len(tokens)], sampling)
 
 
 def _look_every(device: torch.device) -> int:

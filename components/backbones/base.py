@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from components.registry import Registry
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """The choice of the likeliest token: logits (B, V) -> ids (B,).
+
+    Args:
+        vocab_size: the tokenizer's size; later rows of the head are padding and never chosen.
+            None: there are none.
+    """
+
+    vocab_size: int | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits[:, : self.vocab_size].argmax(-1)
 
 
 class Backbone(pl.LightningModule, ABC):
@@ -71,17 +87,23 @@ class Backbone(pl.LightningModule, ABC):
     def step(self, embeds: Tensor, state: Any) -> Tensor:
         """Decode one token: embeddings (B, d_model) -> logits (B, vocab_size)."""
 
-    def decoder(self, state: Any) -> Callable[[Tensor], Tensor]:
+    def decoder(self, state: Any, choose: Likeliest | None = None) -> Callable[[Tensor], Tensor]:
         """``step`` for many tokens, made as fast as the state's device allows.
 
         Args:
             state: from ``init_state``, already prefilled. Only the decoder may use it from here.
+            choose: part of each step, if given.
 
         Returns:
-            A function of token ids (B,) that gives logits (B, vocab_size); the next call may
-            write over them.
+            A function of token ids (B,) that gives logits (B, vocab_size), or the ids (B,) that
+            ``choose`` takes. The next call may write over them.
         """
-        return lambda ids: self.step(self.embed(ids[:, None])[:, 0], state)
+
+        def decode(ids: Tensor) -> Tensor:
+            logits = self.step(self.embed(ids[:, None])[:, 0], state)
+            return logits if choose is None else choose(logits)
+
+        return decode
 
     def blueprint(self) -> tuple[str, dict[str, Any]] | None:
         """What builds this backbone again, its weights aside, without the files it was read from.

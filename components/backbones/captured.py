@@ -13,15 +13,20 @@ Captured = TypeVar("Captured", bound="CapturedStep")
 
 
 class CapturedStep:
-    """A step replayed from a graph: ids (B,) -> logits (B, vocab_size), overwritten by each call.
+    """A step replayed from a graph: ids (B,) -> logits or next ids, overwritten by each call.
 
     Args:
-        step: token ids (B,) -> logits; all that it remembers is in ``state``, updated in place.
+        step: token ids (B,) -> logits (B, vocab_size); all that it remembers is in ``state``,
+            updated in place.
         state: tensors on a CUDA device. Capturing leaves their values as they were.
         batch: B.
+        choose: logits -> the next ids (B,), which are then what a call gives. They are where the
+            step reads its ids, so that given back as they are they need not move.
     """
 
-    def __init__(self, step: Step, state: Sequence[Tensor], batch: int) -> None:
+    def __init__(
+        self, step: Step, state: Sequence[Tensor], batch: int, choose: Step | None = None
+    ) -> None:
         self.step = step  # its buffers are the graph's: they must live as long
         self.state = list(state)
         device = self.state[0].device
@@ -37,16 +42,18 @@ class CapturedStep:
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.logits = step(self.ids)
+            logits = step(self.ids)
+            self.output = logits if choose is None else self.ids.copy_(choose(logits))
 
     def load(self, values: Sequence[Tensor]) -> None:
         """Go on from a state of the same shapes."""
         _copy(values, self.state)
 
     def __call__(self, ids: Tensor) -> Tensor:
-        self.ids.copy_(ids)
+        if ids is not self.ids:
+            self.ids.copy_(ids)
         self.graph.replay()
-        return self.logits
+        return self.output
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A graph belongs to its process and its weights: a copy of its owner captures its own."""

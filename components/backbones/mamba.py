@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.backbones.base import BACKBONES, Backbone
+from components.backbones.base import BACKBONES, Backbone, Likeliest
 from components.mixers import Mamba1, Mamba2, Mixer, MixerState
 from components.scans.kernels import Kernel
 
@@ -185,22 +185,25 @@ class _MambaBackbone(MixerBackbone):
     """Language models of Mamba-1 or Mamba-2 alone, whose states have a constant size."""
 
     @torch.inference_mode()
-    def decoder(self, state: list[MixerState]) -> Callable[[Tensor], Tensor]:
+    def decoder(
+        self, state: list[MixerState], choose: Likeliest | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """On a CUDA device, one captured graph; where the layers allow it, of fused kernels."""
         batch = len(state[0].ssm)
         if not state[0].ssm.is_cuda:
-            return super().decoder(state)
+            return super().decoder(state, choose)
         from components.backbones.captured import kept_step
 
-        captured = kept_step(self, batch, lambda: self._capture(batch))
+        captured = kept_step(self, (batch, choose), lambda: self._capture(batch, choose))
         captured.load(_tensors(state))
         return captured
 
-    def _capture(self, batch: int) -> CapturedStep:
+    def _capture(self, batch: int, choose: Likeliest | None) -> CapturedStep:
         from components.backbones.captured import CapturedStep
 
         state = self.init_state(batch, 0)
-        return CapturedStep(self._fused(state) or super().decoder(state), _tensors(state), batch)
+        step = self._fused(state) or super().decoder(state)
+        return CapturedStep(step, _tensors(state), batch, choose)
 
     def _fused(self, state: list[MixerState]) -> Callable[[Tensor], Tensor] | None:
         """The step in fused kernels, if the layers and the installation have them."""

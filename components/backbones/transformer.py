@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.backbones.base import BACKBONES, Backbone
+from components.backbones.base import BACKBONES, Backbone, Likeliest
 from components.checkpoints import read_causal_lm
 from components.registry import nearest
 
@@ -157,22 +157,24 @@ class TransformerBackbone(Backbone):
         return self.head(hidden[:, 0])
 
     @torch.inference_mode()
-    def decoder(self, state: TransformerState) -> Callable[[Tensor], Tensor]:
+    def decoder(
+        self, state: TransformerState, choose: Likeliest | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """On a CUDA device, one captured graph, where the architecture allows it."""
         if not state.positions.is_cuda:
-            return super().decoder(state)
+            return super().decoder(state, choose)
         from components.backbones import transformer_decode as fast
         from components.backbones.captured import kept_step
 
         if not (self._takes_positions and fast.capturable(self.model.config.get_text_config())):
-            return super().decoder(state)
+            return super().decoder(state, choose)
         cache, batch = state.cache, len(state.positions)
 
         def make() -> fast.CapturedTransformerStep:
             step = fast.FixedStep(self._run, self.embed, self.head, cache, batch)
-            return fast.CapturedTransformerStep(step, batch)
+            return fast.CapturedTransformerStep(step, batch, choose)
 
-        key = (batch, fast.room(cache), cache.layers[0].keys.dtype)
+        key = (batch, fast.room(cache), cache.layers[0].keys.dtype, choose)
         return kept_step(self, key, make).start(state)
 
     def blueprint(self) -> tuple[str, dict[str, Any]]:

@@ -71,10 +71,12 @@ class FixedStep:
 class CapturedTransformerStep(CapturedStep):
     """A ``FixedStep`` as a graph, and the room that is left in its state."""
 
-    def __init__(self, step: FixedStep, batch: int) -> None:
+    def __init__(
+        self, step: FixedStep, batch: int, choose: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.fixed = step
         # Keys and values need not be restored: ``load`` writes them, and the mask hides the rest.
-        super().__init__(step, [step.mask, step.positions, step.place], batch)
+        super().__init__(step, [step.mask, step.positions, step.place], batch, choose)
 
     def start(self, state: Any) -> CapturedTransformerStep:
         """Go on from ``state``, whose cache is given up for the step's own."""

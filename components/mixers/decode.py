@@ -184,7 +184,8 @@ def selective_step_gated(
     """
     batch, states, channels = state.shape
     rank = dt_weight.shape[1]
-    block = min(32, triton.next_power_of_2(channels))
+    block_d, warps = _SELECTIVE
+    block = min(block_d, triton.next_power_of_2(channels))
     selective_step_kernel[(triton.cdiv(channels, block), batch)](
         inner,
         low,
@@ -200,16 +201,18 @@ def selective_step_gated(
         BLOCK_D=block,
         BLOCK_S=triton.next_power_of_2(states),
         BLOCK_R=triton.next_power_of_2(rank),
+        num_warps=warps,
         **_dependent(inner.device),
     )
 
 
 # Rows, columns and warps of one program's tile, by the product's shape: the fastest of those tried
 # on an H100, in mamba2-2.7b and mamba-2.8b.
-_MANY_ROWS = (16, 256, 4)
+_MANY_ROWS = (8, 512, 2)
 _MANY_COLUMNS_NORMED = (16, 1024, 4)
 _MANY_COLUMNS = (4, 2048, 4)
-_FEW_ROWS = (1, 1024, 4)
+_FEW_ROWS = (1, 4096, 4)
+_SELECTIVE = (32, 8)  # channels and warps of one program's part of the selective scan
 
 
 def _tile(rows: int, cols: int, normed: bool) -> dict[str, int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.backbones import Backbone
+from components.backbones import Backbone, Likeliest
 
 VOCAB = 50
 ATOL = 2e-5
@@ -108,6 +108,21 @@ class BackboneContract:
             expected = backbone(whole.unsqueeze(0))[0, length - 1 :]
             actual = torch.stack([logits[row] for logits in decoded])
             torch.testing.assert_close(actual, expected, atol=ATOL, rtol=0)
+
+    @torch.inference_mode()
+    def test_the_decoder_equals_step(self, backbone: Backbone) -> None:
+        """With and without the choice of the next token as part of it, which skips padding."""
+        choose, ids = Likeliest(VOCAB), torch.tensor([3, 1, 2])
+        states = [backbone.init_state(3, 8) for _ in range(3)]
+        for state in states:
+            backbone.prefill(backbone.embed(ids[:, None]), state)
+        plain, logits, chosen = states
+        decode, decode_ids = backbone.decoder(logits), backbone.decoder(chosen, choose)
+        for _ in range(5):
+            expected = backbone.step(backbone.embed(ids[:, None])[:, 0], plain)
+            torch.testing.assert_close(decode(ids), expected, atol=ATOL, rtol=0)
+            ids, given = expected[:, :VOCAB].argmax(-1), decode_ids(ids)
+            assert torch.equal(given, ids)
 
     @pytest.mark.parametrize("lengths", [(21, 21, 21), (21, 13, 1)])
     @pytest.mark.parametrize("cuts", [(1, 2, 9), (5, 20), tuple(range(1, 21))])

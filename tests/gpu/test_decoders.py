@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.backbones import BACKBONES, Backbone
+from components.backbones import BACKBONES, Backbone, Likeliest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,6 +74,26 @@ def test_decoder_equals_step(name: str, dtype: torch.dtype, batch: int) -> None:
     first = compare(model, tokens(batch, 1), None, TOLERANCE[dtype])
     # The second prompt takes the graph that the first one made, and must see nothing of the first.
     assert compare(model, tokens(batch, 2), mask, TOLERANCE[dtype]) is first
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_ids_chosen_in_the_graph_are_the_likeliest(name: str, batch: int) -> None:
+    """Given back as they are, and ids from elsewhere in between."""
+    model = build(name, torch.float32)
+    ids, choose = tokens(batch, 1), Likeliest(VOCABULARY)
+    plain, fast = (model.init_state(batch, PROMPT + NEW) for _ in range(2))
+    for state in (plain, fast):
+        logits = model.prefill(model.embed(ids[:, :PROMPT]), state)
+    decode = model.decoder(fast, choose)
+    given = expected = choose(logits)
+    for t in range(NEW):
+        if t == NEW // 2:
+            given = expected = ids[:, t]
+        expected = choose(model.step(model.embed(expected[:, None])[:, 0], plain))
+        given = decode(given)
+        assert torch.equal(given, expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
