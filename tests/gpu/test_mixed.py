@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from components.backbones import BACKBONES
 from components.mixers import Mamba3
