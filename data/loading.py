@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
 from data.base import Samples
 
 T = TypeVar("T")
+
+IMAGE_BLOCKS = 8
+"""Blocks of freed images, of at most 16 MB each, that Pillow keeps for the next ones."""
 
 
 class SeededSampler(Sampler[int]):
@@ -160,6 +164,7 @@ def make_loader(
         raise ValueError(f"the sampler has {sampler.length} samples, the data set {len(dataset)}")
     generator = torch.Generator()
     generator.manual_seed(sampler.seed)
+    keep_image_memory()
     return ResumableLoader(
         dataset,
         sampler,
@@ -169,5 +174,11 @@ def make_loader(
         drop_last=drop_last,
         persistent_workers=num_workers > 0,
         generator=generator,
+        worker_init_fn=keep_image_memory,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def keep_image_memory(worker: int = 0) -> None:
+    """Let Pillow take an image's memory again in this process; by default it frees all at once."""
+    Image.core.set_blocks_max(max(IMAGE_BLOCKS, Image.core.get_blocks_max()))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from components.registry import nearest
+from data.batch_memory import empty
 from data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
@@ -40,6 +39,16 @@ IGNORE_INDEX = -100  # torch.nn.functional.cross_entropy leaves out targets of t
 
 Pixels = Tensor | dict[str, Tensor]
 Transform = Callable[[Image.Image], Pixels]
+
+
+@runtime_checkable
+class WritesPixels(Protocol):
+    """A transform that can also write its tensor to where it is wanted, a copy less."""
+
+    def __call__(self, image: Image.Image, /) -> Tensor: ...
+
+    def write(self, image: Image.Image, pixels: Tensor, /) -> None: ...
+
 
 logger = logging.getLogger(__name__)
 
@@ -172,25 +181,15 @@ def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | No
     images = [sample.image for sample in samples if sample.image is not None]
     batch: dict[str, Tensor] = {}
     for place, image in enumerate(images):
+        if place and isinstance(transform, WritesPixels):
+            transform.write(image, batch[""][place])
+            continue
         pixels = transform(image)
         for key, value in pixels.items() if isinstance(pixels, dict) else [("", pixels)]:
             if place == 0:
-                batch[key] = _room(len(images), value)
+                batch[key] = empty((len(images), *value.shape), value.dtype)
             batch[key][place] = value  # at once, as fresh memory for all of them costs more
     return batch.get("", batch) if batch else None
-
-
-def _room(count: int, like: Tensor) -> Tensor:
-    """An empty batch of such tensors; in a data worker, in memory that the other process can map.
-
-    A batch elsewhere would be copied there when it is sent (torch's ``default_collate`` does the
-    same).
-    """
-    shape = (count, *like.shape)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=like.dtype)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())
-    return torch.empty(0, dtype=like.dtype).set_(storage).view(shape)
 
 
 def has_image(samples: Sequence[Sample]) -> Tensor:

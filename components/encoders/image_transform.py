@@ -59,15 +59,20 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image of any size and mode -> (3, size, size) float tensor."""
+        pixels = torch.empty(3, self.size, self.size)
+        self.write(image, pixels)
+        return pixels
+
+    def write(self, image: Image.Image, pixels: Tensor) -> None:
+        """Put what a call would give into a (3, size, size) float tensor: a batch's, say."""
         resized = self._resized(image if image.mode == "RGB" else image.convert("RGB"))
-        bands = b"".join(band.tobytes() for band in resized.split())
-        pixels = np.frombuffer(bands, np.uint8).reshape(3, self.size, self.size).astype(np.float32)
-        pixels /= np.float32(255)
-        # A channel at a time stays in the processor's caches.
-        for channel, mean, std in zip(pixels, self.mean, self.std, strict=True):
-            channel -= np.float32(mean)
-            channel /= np.float32(std)
-        return torch.from_numpy(pixels)
+        bands = zip(resized.split(), pixels.numpy(), self.mean, self.std, strict=True)
+        # A channel at a time stays in the processor's caches until it is done.
+        for band, out, mean, std in bands:
+            values = np.frombuffer(band.tobytes(), np.uint8).reshape(out.shape).astype(np.float32)
+            values /= np.float32(255)
+            values -= np.float32(mean)
+            np.divide(values, np.float32(std), out=out)
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self.resize == "crop":

@@ -22,8 +22,13 @@ def test_normalises_as_torch_would(statistics: tuple[Triple, Triple], mode: str,
     pixels = np.arange(size * size * 3, dtype=np.uint32).reshape(size, size, 3) % 256
     image = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
     mean, std = statistics
-    found = ImageTransform(size, "naive", mean, std)(image)
+    transform = ImageTransform(size, "naive", mean, std)
+    found = transform(image)
     plain = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
     plain = (plain - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     assert found.is_contiguous()
     assert torch.equal(found, plain)
+    batch = torch.full((3, 3, size, size), -1.0)
+    transform.write(image, batch[1])
+    assert torch.equal(batch[1], plain)
+    assert (batch[::2] == -1).all()

@@ -244,7 +244,6 @@ def test_pixels_are_stacked_alike_in_workers(transform: Transform, workers: int)
                 assert torch.equal(batch[key], torch.stack([p[key] for p in pixels]))
         else:
             assert torch.equal(batch, torch.stack(pixels))
-            assert batch.is_shared() == (workers > 0)
 
 
 def test_too_long_rows_raise_or_are_skipped(
