@@ -30,7 +30,7 @@ from data.proxies.scene import LEVELS, Level
 from data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
 from data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
 
-VERSION = 3  # of what is rendered: a new number for any change of it
+VERSION = 4  # of what is rendered: a new number for any change of it
 EVAL_SAMPLES: dict[Split, int] = {"validation": 1000, "test": 3000}
 PER_SHARD = 1000
 Difficulty = Literal["mixed", "easy", "medium", "hard"]

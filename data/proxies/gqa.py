@@ -15,6 +15,7 @@ from data.proxies.scene import (
     Level,
     Scene,
     Thing,
+    either_side,
     opposed_cells,
     related_cells,
 )
@@ -120,8 +121,8 @@ class ProxyGQA(Proxy):
         for thing, cell in zip((target, anchor), cells, strict=True):
             scene.place(thing, cell)
         scene.fill(lambda thing: thing not in (target, anchor))
-        question, answer = _either_side(target, relation, anchor)
-        return ProxyItem(scene, question, answer, "choose/rel", target.held_out)
+        turn = either_side(target, relation, anchor)
+        return ProxyItem(scene, turn.question, turn.answer, "choose/rel", target.held_out)
 
     @staticmethod
     def _compare(scene: Scene, pool: tuple[Thing, ...]) -> ProxyItem:
@@ -205,15 +206,9 @@ def _more_choose(scene: Scene) -> Turn | None:
     return Turn(f"is the {target.shape} {first} or {second}?", target.color)
 
 
-def _either_side(target: Thing, relation: str, anchor: Thing) -> tuple[str, str]:
-    """Which of two opposite relations: the question and its answer."""
-    options = "above or below" if relation in ("above", "below") else "left or right of"
-    return f"is the {target.name} {options} the {anchor.name}?", relation.removesuffix(" of")
-
-
 def _more_relate(scene: Scene) -> Turn | None:
     found = scene.related(scene.rng.choice(list(RELATIONS)))
-    return Turn(*_either_side(*found)) if found else None
+    return either_side(*found) if found else None
 
 
 def _more_compare(scene: Scene) -> Turn | None:

@@ -12,12 +12,14 @@ from typing import Literal
 
 from PIL import ImageDraw
 
+from data.base import Turn
 from data.proxies.picture import COLORS, IMAGE_SIZE, SHAPES, Ink, Mark, Picture
 
 Level = Literal["easy", "medium", "hard"]
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 GRID: dict[Level, int] = {"easy": 2, "medium": 3, "hard": 4}
 COUNT: dict[Level, int] = {"easy": 2, "medium": 4, "hard": 7}
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")  # thirds of the picture
 
 HELD_OUT_EVERY = 6
 
@@ -84,13 +86,17 @@ class Scene:
 
     def related(self, relation: str) -> tuple[Thing, str, Thing] | None:
         """A random (thing, relation, thing) of things that are there once each; None without."""
-        counts = Counter(self.things.values())
-        single = {cell: thing for cell, thing in self.things.items() if counts[thing] == 1}
+        single = self.single()
         pairs = [(a, b) for a in single for b in single if RELATIONS[relation](a, b)]
         if not pairs:
             return None
         first, second = self.rng.choice(pairs)
         return single[first], relation, single[second]
+
+    def single(self) -> dict[Cell, Thing]:
+        """The things that are there once each, by their cells."""
+        counts = Counter(self.things.values())
+        return {cell: thing for cell, thing in self.things.items() if counts[thing] == 1}
 
     def absent(self) -> list[Thing]:
         """The seen things that are not in the scene."""
@@ -148,6 +154,13 @@ def _outline(shape: str) -> tuple[tuple[float, float], ...]:
     radii = (1.0, 0.4) * 5  # a star of five points
     angles = [pi * i / 5 - pi / 2 for i in range(10)]
     return tuple((r * cos(a), r * sin(a)) for r, a in zip(radii, angles, strict=True))
+
+
+def either_side(first: Thing, relation: str, second: Thing) -> Turn:
+    """Which of two opposite relations one thing has to another."""
+    options = "above or below" if relation in ("above", "below") else "left or right of"
+    question = f"is the {first.name} {options} the {second.name}?"
+    return Turn(question, relation.removesuffix(" of"))
 
 
 @lru_cache

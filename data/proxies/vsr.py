@@ -6,14 +6,28 @@ from random import Random
 
 from data.base import DATASETS, Split, Turn
 from data.proxies.base import Proxy, ProxyItem
-from data.proxies.scene import ALL, OPPOSITE, RELATIONS, SEEN, Level, Scene, Thing, related_cells
+from data.proxies.scene import (
+    ALL,
+    COLUMNS,
+    OPPOSITE,
+    RELATIONS,
+    ROWS,
+    SEEN,
+    Level,
+    Scene,
+    Thing,
+    either_side,
+    related_cells,
+)
 
 
 @DATASETS.register("proxy-vsr")
 class ProxyVSR(Proxy):
     """One statement an image, true as often as false; its category is the relation.
 
-    Where it is false, the opposite is true.
+    Where it is false, the opposite is true. The further questions about a training image also ask
+    for the place of one thing, as LLaVA-1.5's mixture does (RefCOCO), and which of two relations
+    holds: what a statement takes to be judged.
     """
 
     name = "proxy-vsr"
@@ -35,13 +49,31 @@ class ProxyVSR(Proxy):
     def further(self, item: ProxyItem) -> Turn | None:
         scene = item.scene
         assert isinstance(scene, Scene)
-        relation = scene.rng.choice(list(RELATIONS))
-        true = scene.rng.random() < 0.5
-        found = scene.related(relation if true else OPPOSITE[relation])
-        if found is None:
-            return None
-        subject, _, anchor = found
-        return Turn(_statement(subject, relation, anchor), str(true))
+        return scene.rng.choice((_more_statement, _more_place, _more_relation))(scene)
+
+
+def _more_statement(scene: Scene) -> Turn | None:
+    relation = scene.rng.choice(list(RELATIONS))
+    true = scene.rng.random() < 0.5
+    found = scene.related(relation if true else OPPOSITE[relation])
+    if found is None:
+        return None
+    subject, _, anchor = found
+    return Turn(_statement(subject, relation, anchor), str(true))
+
+
+def _more_place(scene: Scene) -> Turn | None:
+    single = scene.single()
+    if not single:
+        return None
+    cell, thing = scene.rng.choice(list(single.items()))
+    row, column = (int(3 * (index + 0.5) / scene.size) for index in cell)
+    return Turn(f"where is the {thing.name}?", f"{ROWS[row]} {COLUMNS[column]}")
+
+
+def _more_relation(scene: Scene) -> Turn | None:
+    found = scene.related(scene.rng.choice(list(RELATIONS)))
+    return either_side(*found) if found else None
 
 
 def _statement(subject: Thing, relation: str, anchor: Thing) -> str:

@@ -92,6 +92,11 @@ def read_answer(scene: Scene, question: str) -> str:
     pattern = rf"true or false\? the (\w+ \w+) is ({relation}) the (\w+ \w+)\."
     if found := re.fullmatch(pattern, question):
         return str(the(scene, found[1], found[2], found[3]) is not None)
+    if found := re.fullmatch(r"where is the (\w+ \w+)\?", question):
+        (cell,) = find(scene, found[1])
+        down, along = ((index + 0.5) / scene.size for index in cell)
+        row = "top" if down < 1 / 3 else "bottom" if down > 2 / 3 else "middle"
+        return f"{row} {'left' if along < 1 / 3 else 'right' if along > 2 / 3 else 'center'}"
     pattern = rf"what (color|shape) is the (\w+(?: object)?)(?: ({relation}) the (\w+ \w+))?\?"
     found = re.fullmatch(pattern, question)
     assert found, question
