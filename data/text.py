@@ -179,10 +179,11 @@ def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | No
         (B', 3, H, W), or a dict of such tensors, of B' images; None if there is no image.
     """
     images = [sample.image for sample in samples if sample.image is not None]
+    write = transform.write if isinstance(transform, WritesPixels) else None
     batch: dict[str, Tensor] = {}
     for place, image in enumerate(images):
-        if place and isinstance(transform, WritesPixels):
-            transform.write(image, batch[""][place])
+        if write is not None and place > 0:  # the first one tells the shape
+            write(image, batch[""][place])
             continue
         pixels = transform(image)
         for key, value in pixels.items() if isinstance(pixels, dict) else [("", pixels)]:
