@@ -1,0 +1,105 @@
+"""A plan's time: what cells share is counted once, and not again in each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate import cell, estimate
+from ablate.config import RunConfig
+from ablate.estimate import Once, estimated_seconds, prepared_once
+from ablate.features import LIMIT, requests
+from ablate.layers import Layer, compose, expand, merge
+from ablate.plan import plan_sweep
+from ablate.pretrain import pretrain
+from ablate.sweep import count_parameters, vocabulary_sizes
+from tests.ablate.conftest import write
+from tests.ablate.test_features import FROZEN, Told, distinct_images
+from tests.ablate.test_sweep import ablate
+
+STAGE = {"data": "easy-vqa", "steps": 2, "batch_size": 8, "threads": 1, "seed": 77}
+STAGED = merge(FROZEN, {"encoder": {"pretrain": STAGE}})
+
+
+def config(**sections: Any) -> RunConfig:
+    return compose([Layer("test", merge(STAGED, expand(sections, "test")))])
+
+
+@pytest.fixture(autouse=True)
+def _no_limit_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIMIT, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "TIMED_SECONDS", 0.0)
+
+
+def test_what_cells_share_is_counted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = [config(seed=0), config(seed=1), config(connector="mlp")]
+    cell.data_set(seeds[0]).prepare(cache)
+    stored, images = requests(seeds, cache, cell.data_set), distinct_images(seeds[0], cache)
+    assert prepared_once(seeds, [], cache).seconds > 0  # type: ignore[operator]
+
+    def two_seconds(config: RunConfig, batch: int, threads: int, *, learns: bool) -> float:
+        assert batch == (8 if learns else 16)
+        return 2.0
+
+    monkeypatch.setattr(estimate, "_encoder_seconds", two_seconds)
+    assert prepared_once(seeds, [], cache) == Once(1, 0, 2 * 2.0)
+    assert prepared_once(seeds, stored, cache) == Once(1, images, 2 * 2.0 + images / 16 * 2.0)
+    pretrain(seeds[0].encoder, cache, Told())
+    assert prepared_once(seeds, stored, cache) == Once(0, images, images / 16 * 2.0)
+    cell.store_features(seeds[0], cache, cache, Told())
+    assert prepared_once(seeds, stored, cache) == Once(0, 0, 0)
+    other = [config(encoder={"pretrain": {"seed": 78}})]
+    assert prepared_once([*seeds, *other], stored, cache) == Once(1, 0, 2 * 2.0)
+
+
+def test_cells_do_not_pay_for_stored_features(
+    house: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(house / "base.yaml", FROZEN)
+    deep = {"encoder.args.model_args.depth": 8}
+    trained = {"encoder.policy": "train"}
+    axes = {"variant": [{"flat": {}}, {"deep": deep}, {"trained": trained | deep}]}
+    plan = plan_sweep(write(house / "s.yaml", {"base": "base.yaml", "axes": axes}))
+    counts = count_parameters(plan, vocabulary_sizes(plan, cache))
+    stored = requests([c.config for c in plan.cells], cache, cell.data_set)
+    assert len(stored) == 2
+    monkeypatch.setattr(estimate, "_step_seconds", lambda config, cache, *, encodes: 1.0)
+    seconds = estimated_seconds(plan, counts, {}, stored, cache)
+    assert seconds is not None
+    assert seconds["flat"] == seconds["deep"] == 10  # steps of a second
+    sizes = counts["deep"]
+    rest = sizes["connector"] + sizes["backbone"]
+    assert seconds["trained"] == pytest.approx(10 * (sizes["encoder"] + rest) / rest)
+    every_time = estimated_seconds(plan, counts, {}, [], cache)
+    assert every_time is not None
+    assert every_time["deep"] == every_time["trained"] > every_time["flat"] == 10
+
+
+def test_a_dry_run_tells_what_comes_before(
+    house: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(house / "base.yaml", merge(STAGED, {"encoder": {"pretrain": {"seed": 79}}}))
+    write(house / "s.yaml", {"base": "base.yaml", "seeds": [0, 1]})
+    assert ablate("sweep", "s.yaml", "--dry-run") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    images = distinct_images(config(), cache)
+    before = f"before the first cell: stage 0 of 1 encoders, features of {images} images: about"
+    assert before in printed
+    assert "(in all about" in printed
+    monkeypatch.setattr(estimate, "TIMED_PARAMETERS", 10)
+    assert ablate("sweep", "s.yaml", "--dry-run") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"features of {images} images: time not estimated" in printed
+    monkeypatch.setenv(LIMIT, "0.0001")
+    assert ablate("sweep", "s.yaml", "--dry-run") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "stage 0 of 1 encoders, features of 0 images" in printed
