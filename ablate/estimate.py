@@ -26,7 +26,16 @@ from ablate.cell import data_set
 from ablate.checkpoints import start_from
 from ablate.config import COMPONENT_ROLES, RunConfig, seedless_identity
 from ablate.errors import DataError
-from ablate.features import LIMIT, Request, bytes_an_image, distinct, limit, requests, sources
+from ablate.features import (
+    LIMIT,
+    Request,
+    applies,
+    bytes_an_image,
+    distinct,
+    limit,
+    requests,
+    sources,
+)
 from ablate.features import folder as features_folder
 from ablate.model import build_component, build_model
 from ablate.plan import Plan
@@ -211,7 +220,9 @@ def estimated_seconds(
     steps = _steps(plan, cache)
     work: dict[str, float] = {}
     for cell in plan.cells:
-        encodes = not _is_stored(cell.config, stored)
+        # Finished cells are not asked what they will store; if they could, most likely they have.
+        finished = cell.identity in done and applies(cell.config)
+        encodes = not (finished or _is_stored(cell.config, stored))
         amount = operations(cell.config, counts[cell.combination], encodes=encodes)
         work.setdefault(cell.combination, amount * steps[cell.combination])
     first = plan.cells[0]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from ablate import cell, estimate
-from ablate.config import RunConfig
+from ablate.config import RunConfig, seedless_identity
 from ablate.estimate import Once, estimated_seconds, prepared_once
 from ablate.features import LIMIT, requests
 from ablate.layers import Layer, compose, expand, merge
@@ -79,6 +80,15 @@ def test_cells_do_not_pay_for_stored_features(
     every_time = estimated_seconds(plan, counts, {}, [], cache)
     assert every_time is not None
     assert every_time["deep"] == every_time["trained"] > every_time["flat"] == 10
+
+    (flat, deep_cell, _) = plan.cells
+    run = Mock()
+    run.data.tags = {"ablate.combination": seedless_identity(deep_cell.config)}
+    run.data.metrics = {"seconds/train": 30.0, "seconds/evaluate": 12.0}
+    todo = requests([flat.config], cache, cell.data_set)
+    after_deep = estimated_seconds(plan, counts, {deep_cell.identity: run}, todo, cache)
+    assert after_deep is not None
+    assert after_deep["deep"] == after_deep["flat"] == 42
 
 
 def test_a_dry_run_tells_what_comes_before(
