@@ -44,6 +44,7 @@ from ablate.pretrain import load_pretrained, stages
 from ablate.sweep import count_parameters, default_jobs, vocabulary_sizes
 from ablate.training import total_steps, training_loader
 from ablate.units import GIB
+from components.checkpoints import CheckpointError
 from components.encoders import Encoder
 from components.scans.kernels import KernelError
 from data.features import BATCH_SIZE, FEATURES, table_of
@@ -318,7 +319,7 @@ def prepared_once(configs: list[RunConfig], stored: list[Request], cache: Path) 
 
 
 def _images_to_encode(request: Request, cache: Path) -> int:
-    """Of an encoder too large to be built here, or not yet trained: all."""
+    """Of an encoder too large to be built here, or whose weights are not there yet: all."""
     config = request.config
     trained = all(stage_folder(stage, cache).exists() for stage in stages(config.encoder))
     if not trained or _is_large(config):
@@ -326,7 +327,10 @@ def _images_to_encode(request: Request, cache: Path) -> int:
     encoder = build_component(config, "encoder")
     load_pretrained(encoder, config.encoder, cache)
     if config.start_from is not None:
-        start_from({"encoder": encoder}, config, Path(config.start_from))
+        try:
+            start_from({"encoder": encoder}, config, Path(config.start_from))
+        except CheckpointError:
+            return request.images
     place = features_folder(config, encoder, cache)
     names = map(image_names, sources(config, data_set(config), cache).values())
     tables = {place / table_of(each): len(distinct(each)) for each in names}

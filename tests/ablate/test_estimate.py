@@ -55,6 +55,8 @@ def test_what_cells_share_is_counted_once(cache: Path, monkeypatch: pytest.Monke
     assert prepared_once(seeds, stored, cache) == Once(0, images, images / 16 * 2.0)
     cell.store_features(seeds[0], cache, cache, Told())
     assert prepared_once(seeds, stored, cache) == Once(0, 0, 0)
+    later = requests([config(start_from="not-there-yet")], cache, cell.data_set)
+    assert prepared_once(seeds, later, cache) == Once(0, images, images / 16 * 2.0)
     other = [config(encoder={"pretrain": {"seed": 78}})]
     assert prepared_once([*seeds, *other], stored, cache) == Once(1, 0, 2 * 2.0)
 
