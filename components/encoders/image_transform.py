@@ -66,10 +66,11 @@ class ImageTransform:
     def write(self, image: Image.Image, pixels: Tensor) -> None:
         """Put what a call would give into a (3, size, size) float tensor: a batch's, say."""
         resized = self._resized(image if image.mode == "RGB" else image.convert("RGB"))
-        bands = zip(resized.split(), pixels.numpy(), self.mean, self.std, strict=True)
-        # A channel at a time stays in the processor's caches until it is done.
-        for band, out, mean, std in bands:
-            values = np.frombuffer(band.tobytes(), np.uint8).reshape(out.shape).astype(np.float32)
+        channels = zip("RGB", pixels.numpy(), self.mean, self.std, strict=True)
+        # One at a time, which stays in the processor's caches until it is done.
+        for band, out, mean, std in channels:
+            raw = np.frombuffer(resized.tobytes("raw", band), np.uint8)
+            values = raw.reshape(out.shape).astype(np.float32)
             values /= np.float32(255)
             values -= np.float32(mean)
             np.divide(values, np.float32(std), out=out)
