@@ -7,11 +7,14 @@ in a moment, with clean generators and memory. They report through a pipe and ne
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal, cast
+
+from ablate.interrupts import let_through
 
 Kind = Literal["pretrain", "features", "train", "measure", "machine", "bench"]
 
@@ -38,6 +41,9 @@ Message = tuple[Any, ...]
 Handler = Callable[[Task, Message], Any]
 """Called for each message; what it returns answers ``validated`` (True: go on)."""
 
+_POLL_SECONDS = 0.3
+"""How long a signal that is held back waits at most while no cell has anything to say."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["ablate.cell", "timm", "transformers"])
 
@@ -52,19 +58,22 @@ def execute(tasks: Iterable[Task], jobs: int, handle: Handler) -> None:
     """Run the tasks in order, ``jobs`` at a time, until all have ended.
 
     Each task ends with one ``done`` or ``failed``, also when its process dies without a word.
-    On any exception (Ctrl-C too) the running processes are ended and the exception goes on.
+    On any exception (Ctrl-C too) the running processes are ended and the exception goes on. Where
+    signals are held back (``ablate.interrupts``), they are let through between two messages.
     """
     pending = iter(tasks)
     running: dict[Connection, tuple[Task, Any]] = {}
     try:
         while True:
+            let_through()
             while len(running) < jobs and (task := next(pending, None)) is not None:
                 connection, process = _start(task)
                 running[connection] = (task, process)
                 handle(task, ("started",))
             if not running:
                 return
-            for ready in wait(list(running)):
+            for ready in wait(list(running), _POLL_SECONDS):
+                let_through()  # before the message of a cell's death, which may be the signal's
                 connection = cast(Connection, ready)
                 _receive(connection, running, handle)
     finally:
@@ -82,6 +91,7 @@ def _start(task: Task) -> tuple[Connection, Any]:
 
 
 def _run(connection: Connection, task: Task) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C; the sweep ends its cells
     from ablate.cell import main  # the forkserver has it; this process must not import torch for it
 
     main(connection, task.kind, task.config, task.cache, task.out, task.threads)

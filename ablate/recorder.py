@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import TracebackType
 
 from ablate.config import RunConfig
 from ablate.executors import Message, Task
+from ablate.interrupts import held
 from ablate.progress import Display
 from ablate.tracking import Tracker, environment, git_state
 
 
 class Recorder:
-    """Keeps the child runs of one sweep or study; on leaving, none of them is left RUNNING.
+    """Keeps the child runs of one sweep, study or bench; none is left RUNNING on leaving.
+
+    Ctrl-C and SIGTERM are held back from entering to leaving; ``execute`` lets them through.
 
     Args:
         tracker: the MLflow store.
         display: shows progress.
-        kind: kind of the parent run, "sweep" or "study".
+        kind: kind of the parent run, "sweep", "study" or "bench".
         name: its name.
-        child_kind: kind of the child runs, "cell" or "trial".
+        child_kind: kind of the child runs, "cell", "trial" or "bench-model".
+
+    Attributes:
+        parent: the parent run's id, once entered.
+        run_ids: the child runs' ids by name.
+        status: what the parent run ends with.
     """
+
+    parent: str
 
     def __init__(
         self, tracker: Tracker, display: Display, kind: str, name: str, child_kind: str
     ) -> None:
         self.tracker = tracker
         self.display = display
+        self.kind = kind
+        self.name = name
         self.child_kind = child_kind
-        self.parent = tracker.parent(kind, name)
         self.run_ids: dict[str, str] = {}
         self.status = "KILLED"
         self._open: set[str] = set()
+        self._closing = ExitStack()
         self._environment = environment()
         self._git = git_state()
-        tracker.client.log_dict(self.parent, self._environment, "environment.json")
 
     def __enter__(self) -> Recorder:
+        with ExitStack() as closing:
+            closing.enter_context(held())
+            self.parent = self.tracker.parent(self.kind, self.name)
+            closing.callback(lambda: self.tracker.end(self.parent, self.status))
+            closing.callback(self._kill_open)
+            self.tracker.client.log_dict(self.parent, self._environment, "environment.json")
+            self._closing = closing.pop_all()
         return self
 
     def __exit__(
@@ -44,9 +63,12 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for name in self._open:
-            self.tracker.end(self.run_ids[name], "KILLED")
-        self.tracker.end(self.parent, self.status)
+        self._closing.__exit__(kind, error, trace)
+
+    def _kill_open(self) -> None:
+        with ExitStack() as each:  # all are ended, also when the store refuses one
+            for name in self._open:
+                each.callback(self.tracker.end, self.run_ids[name], "KILLED")
 
     def start(self, name: str, config: RunConfig, **tags: str) -> None:
         """Open a child run."""
@@ -80,6 +102,6 @@ class Recorder:
     def _end(self, name: str, status: str, reason: str = "") -> None:
         """End the child run, unless it had ended before (a finished cell that is measured)."""
         if name in self._open:
-            self._open.discard(name)
             self.tracker.end(self.run_ids[name], status)
+            self._open.discard(name)
         self.display.ended(name, reason)

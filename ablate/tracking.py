@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from ablate.config import RunConfig, flatten, to_dict
+from ablate.units import GIB
 
 SQLITE = "sqlite:///"
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
@@ -122,10 +123,14 @@ class Tracker:
         experiment = self.client.get_run(parent).info.experiment_id
         all_tags = {KIND: kind, NAME: name, PROCESS: this_process(), PARENT: parent}
         all_tags |= {f"ablate.{key}": value for key, value in tags.items()}
-        run = self.client.create_run(experiment, tags=all_tags, run_name=name)
-        self.client.log_batch(run.info.run_id, params=parameters(config))
-        self.client.log_dict(run.info.run_id, to_dict(config), "config.yaml")
-        return run.info.run_id
+        run_id = self.client.create_run(experiment, tags=all_tags, run_name=name).info.run_id
+        try:
+            self.client.log_batch(run_id, params=parameters(config))
+            self.client.log_dict(run_id, to_dict(config), "config.yaml")
+        except Exception:
+            self.end(run_id, "FAILED")
+            raise
+        return run_id
 
     def metrics(self, run_id: str, values: dict[str, float], step: int | None = None) -> None:
         """Log numbers of a run at a step (0 for a result)."""
@@ -170,17 +175,20 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
         "gpus": gpus,
         "packages": dict(sorted(packages.items())),
     }
 
 
 def git_state() -> dict[str, str]:
-    """Commit, status and diff of the working folder's repository; empty outside one."""
+    """Commit, status and diff of the working folder's repository; empty without one or git."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return ""
         return done.stdout if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD").strip()

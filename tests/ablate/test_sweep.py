@@ -142,7 +142,9 @@ def start(house: Path, *arguments: str) -> subprocess.Popen[bytes]:
     quiet = subprocess.DEVNULL  # not a pipe, which an orphan would keep open
     # A test run in a shell's background ignores Ctrl-C, and so would what it starts.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=house, stdout=quiet, stderr=quiet, preexec_fn=heed)
+    return subprocess.Popen(
+        command, cwd=house, stdout=quiet, stderr=quiet, preexec_fn=heed, start_new_session=True
+    )
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:
@@ -168,7 +170,10 @@ def test_an_interrupted_sweep_goes_on(
     try:
         wait_for(second_is_running)
         family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(sign)
+        if sign is signal.SIGINT:  # a terminal sends it to the cells, too
+            os.killpg(process.pid, sign)
+        else:
+            process.send_signal(sign)
         process.wait(timeout=30)
     finally:
         process.kill()
