@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-
 from ablate.bench_peers import PEERS
-from ablate.config import SECTIONS, DataConfig, RunConfig
+from ablate.config import DataConfig, RunConfig
 from ablate.errors import ConfigError
-from ablate.layers import Layer, compose, expand, overrides, read_yaml, typed, with_bases
-from ablate.plan import Cell, Plan, split_keys
+from ablate.files import read_file
+from ablate.layers import Layer, compose, expand
+from ablate.plan import Cell, Plan
 from components.registry import nearest
 
 
@@ -57,9 +56,6 @@ class BenchKeys:
     compare: str | None = None
 
 
-BENCH_KEYS = tuple(f.name for f in dataclasses.fields(BenchKeys))
-
-
 @dataclass(frozen=True)
 class BenchPlan:
     """A bench, ready to run: ``models`` are those chosen, ``keys`` what the file says of all."""
@@ -87,37 +83,23 @@ def plan_bench(
     Raises:
         ConfigError: any mistake in the file, its bases or the overrides.
     """
-    source = str(path)
-    override = overrides(items or [], (*SECTIONS, *BENCH_KEYS))
-    own, run = split_keys(read_yaml(path), BENCH_KEYS, source)
-    own_overrides, run_overrides = split_keys(override.values, BENCH_KEYS, override.source)
-    chosen = own_overrides.pop("models", None)
-    typed(BenchKeys, Layer(override.source, own_overrides))
-    values = typed(BenchKeys, Layer(source, own | own_overrides))
-    keys = BenchKeys(**{name: _plain(values[name]) for name in BENCH_KEYS})
-    keys.name = keys.name or path.stem
+    every = [f.name for f in dataclasses.fields(BenchKeys)]
+    file = read_file(path, items or [], BenchKeys, every, aside=["models"])
+    keys, source = file.keys, file.source
     for key, message in _problems(keys):
-        raise ConfigError(override.source if key in own_overrides else source, key, message)
+        raise ConfigError(file.source_of(key), key, message)
     for peer in peers or []:
         if peer not in PEERS:
-            raise ConfigError(override.source, "--peer", _no_peer(peer))
+            raise ConfigError(file.override, "--peer", _no_peer(peer))
     keys.peers = list(dict.fromkeys([*keys.peers, *(peers or [])]))
-    layers = with_bases(path, run)
     # A bench reads no data, and need not have what a base's data set asks for.
-    top = [
-        Layer(override.source, run_overrides),
-        Layer(source, {"data": {"name": DataConfig.name}}),
-    ]
+    top = [*file.top, Layer(source, {"data": {"name": DataConfig.name}})]
     models = {}
-    for name in _chosen(chosen, list(keys.models)):
+    for name in _chosen(file.aside.get("models"), list(keys.models)):
         place = f"{source} (models.{name})"
         diff = expand(keys.models[name], place)
-        models[name] = compose([*layers, Layer(place, diff), *top])
+        models[name] = compose([*file.layers, Layer(place, diff), *top])
     return BenchPlan(source, keys, models)
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _problems(keys: BenchKeys) -> Iterator[tuple[str, str]]:

@@ -9,10 +9,12 @@ import copy
 import dataclasses
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from omegaconf import MISSING as OMEGACONF_MISSING
@@ -22,6 +24,11 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from ablate.config import ROLES, SECTIONS, DataConfig, Policy, RunConfig, problems, stages_of
 from ablate.errors import ConfigError
 from components.registry import Registry, UnknownComponentError, arguments, nearest
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Schema = TypeVar("Schema", bound="DataclassInstance")
 
 NAMED_BY = {**dict.fromkeys(ROLES, "name"), "pretrain": "data"}
 """The key that says which component a section is about."""
@@ -141,14 +148,34 @@ def _defaults(schema: type) -> Any:
     return OmegaConf.structured(schema)
 
 
-def typed(schema: type, layer: Layer) -> Any:
+def typed(schema: type[Schema], layer: Layer) -> Schema:
     """A layer's values over the defaults of a structured config.
+
+    Raises:
+        ConfigError: as ``check`` says, a value that is missing, or a reference (``${...}``) to
+            nothing.
+    """
+    with _mistakes_in(layer, schema):
+        found = OmegaConf.to_object(OmegaConf.merge(_defaults(schema), layer.values))
+    assert isinstance(found, schema)
+    return found
+
+
+def check(schema: type[Schema], layer: Layer) -> None:
+    """Check part of a structured config.
 
     Raises:
         ConfigError: a key that the schema does not have, or a value of another type.
     """
+    with _mistakes_in(layer, schema):
+        OmegaConf.merge(_defaults(schema), layer.values)
+
+
+@contextmanager
+def _mistakes_in(layer: Layer, schema: type[Schema]) -> Iterator[None]:
+    """What OmegaConf raises, as a ConfigError that names the layer and the key."""
     try:
-        return OmegaConf.merge(_defaults(schema), layer.values)
+        yield
     except ConfigKeyError as error:
         parent, _, key = (error.full_key or "").rpartition(".")
         known = [f.name for f in dataclasses.fields(error.object_type or schema)]
@@ -160,8 +187,8 @@ def typed(schema: type, layer: Layer) -> Any:
 
 
 @cache
-def _check(layer: Layer) -> None:
-    typed(RunConfig, layer)
+def _check_run(layer: Layer) -> None:
+    check(RunConfig, layer)
 
 
 def compose(layers: list[Layer]) -> RunConfig:
@@ -172,14 +199,13 @@ def compose(layers: list[Layer]) -> RunConfig:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        _check(layer)
+        _check_run(layer)
         merged = merge(merged, layer.values)
     for role in ROLES:
         merged[role] = _component(role, merged.get(role, {}), layers)
         if merged[role].get("policy") == Policy.lora.name:
             merged[role]["lora"] = merged[role].get("lora") or {}
-    config = OmegaConf.to_object(typed(RunConfig, Layer(layers[-1].source, merged)))
-    assert isinstance(config, RunConfig)
+    config = typed(RunConfig, Layer(layers[-1].source, merged))
     for key, message in problems(config):
         raise ConfigError(source_of(layers, key), key, message)
     for key, stage in stages_of(config.encoder):

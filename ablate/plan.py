@@ -10,7 +10,8 @@ from typing import Any
 
 from ablate.config import SECTIONS, RunConfig, identity
 from ablate.errors import ConfigError
-from ablate.layers import Layer, compose, expand, overrides, read_yaml, typed, with_bases
+from ablate.files import read_file
+from ablate.layers import Layer, compose, expand
 from components.registry import nearest
 
 VARIANT = "variant"
@@ -31,9 +32,6 @@ class SweepKeys:
     seeds: list[int] = field(default_factory=lambda: [0])
     exclude: list[dict[str, Any]] = field(default_factory=list)
     compare: str | None = None
-
-
-SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(SweepKeys))
 
 
 @dataclass(frozen=True)
@@ -71,51 +69,34 @@ class Plan:
     compare: str | None = None
 
 
-def split_keys(values: dict[str, Any], keys: tuple[str, ...], source: str) -> tuple[dict, dict]:
-    """A file's own keys (``keys``) and its sections of a run; anything else is an error."""
-    unknown = [k for k in values if k not in keys and k not in (*SECTIONS, "base")]
-    if unknown:
-        known = [*keys, "base", *SECTIONS]
-        raise ConfigError(source, unknown[0], f"unknown key; {nearest(unknown[0], known)}")
-    own = {k: v for k, v in values.items() if k in keys}
-    return own, {k: v for k, v in values.items() if k not in keys}
-
-
 def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     """Read a sweep file, with ``key=value`` overrides, into its cells.
 
     Raises:
         ConfigError: any mistake in the file, its bases or the overrides.
     """
-    source = str(path)
-    override = overrides(items or [], (*SECTIONS, "name", "seeds"))
-    own, run = split_keys(read_yaml(path), SWEEP_KEYS, source)
-    own_overrides, run_overrides = split_keys(override.values, SWEEP_KEYS, override.source)
-    typed(SweepKeys, Layer(override.source, own_overrides))
-    # Not merged key by key: axis names hold dots, and an axis is replaced as a whole.
-    keys: SweepKeys = typed(SweepKeys, Layer(source, own | own_overrides))
-    seeds = _seeds(list(keys.seeds), override.source if "seeds" in own_overrides else source)
-    axes = {axis: _values(axis, values, source) for axis, values in _axes(own, source).items()}
+    file = read_file(path, items or [], SweepKeys, ("name", "seeds"))
+    keys, source = file.keys, file.source
+    seeds = _seeds(keys.seeds, file.source_of("seeds"))
+    axes = {axis: _values(axis, values, source) for axis, values in _axes(keys, source).items()}
     diffs = {
         (axis, label): Layer(f"{source} ({axis}={label})", diff)
         for axis, values in axes.items()
         for label, diff in values
     }
-    layers = with_bases(path, run)
-    top = [Layer(override.source, run_overrides)] if run_overrides else []
-    excluded = _exclusions(list(keys.exclude), axes, source)
+    excluded = _exclusions(keys.exclude, axes, source)
     names = {axis: [label for label, _ in values] for axis, values in axes.items()}
     cells = []
     for combination in itertools.product(*names.values()):
         labels = dict(zip(names, combination, strict=True))
         if any(e.items() <= labels.items() for e in excluded):
             continue
-        config = compose([*layers, *[diffs[pair] for pair in labels.items()], *top])
+        config = compose([*file.layers, *[diffs[pair] for pair in labels.items()], *file.top])
         cells += [Cell(labels, dataclasses.replace(config, seed=s), source) for s in seeds]
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
-    return Plan(keys.name or path.stem, source, names, cells, keys.compare)
+    return Plan(keys.name, source, names, cells, keys.compare)
 
 
 def _seeds(seeds: list[int], source: str) -> list[int]:
@@ -129,7 +110,7 @@ def _seeds(seeds: list[int], source: str) -> list[int]:
     return seeds
 
 
-def _axes(own: dict[str, Any], source: str) -> dict[str, Any]:
+def _axes(keys: SweepKeys, source: str) -> dict[str, Any]:
     """The axes by dotted path: ``expand`` has nested those written with dots."""
     axes: dict[str, Any] = {}
 
@@ -140,7 +121,7 @@ def _axes(own: dict[str, Any], source: str) -> dict[str, Any]:
         else:
             axes[prefix] = node
 
-    collect("", own.get("axes") or {})
+    collect("", keys.axes)
     axes.pop("", None)
     for axis in axes:
         if axis.split(".")[0] not in (*SECTIONS, VARIANT):

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ablate.config import SECTIONS, RunConfig, digest, flatten, identity, to_dict
+from ablate.config import RunConfig, digest, flatten, identity, to_dict
 from ablate.errors import ConfigError
 from ablate.executors import Message, Task, execute
-from ablate.layers import Layer, compose, expand, merge, overrides, read_yaml, typed, with_bases
-from ablate.plan import split_keys
+from ablate.files import read_file
+from ablate.layers import Layer, compose, expand, typed
 from ablate.prepare import prepare
 from ablate.progress import Display
 from ablate.recorder import Recorder
@@ -64,9 +64,6 @@ class StudyKeys:
     sampler_seed: int = 0
 
 
-STUDY_KEYS = tuple(f.name for f in dataclasses.fields(StudyKeys))
-
-
 @dataclass(frozen=True)
 class StudyPlan:
     """A study, ready to run. ``layers`` compose the run that the trials' values are set in."""
@@ -75,7 +72,7 @@ class StudyPlan:
     keys: StudyKeys
     search: dict[str, SearchKeys]
     layers: list[Layer]
-    own: dict[str, Any]
+    written: dict[str, Any]
 
     @property
     def config(self) -> RunConfig:
@@ -96,21 +93,13 @@ def plan_study(path: Path, items: list[str] | None = None) -> StudyPlan:
     Raises:
         ConfigError: any mistake in the file, its bases or the overrides.
     """
-    source = str(path)
-    override = overrides(items or [], (*SECTIONS, "name", "trials"))
-    own, run = split_keys(read_yaml(path), STUDY_KEYS, source)
-    own_overrides, run_overrides = split_keys(override.values, STUDY_KEYS, override.source)
-    typed(StudyKeys, Layer(override.source, own_overrides))
-    values = typed(StudyKeys, Layer(source, own | own_overrides))
-    keys = StudyKeys(**{name: values[name] for name in STUDY_KEYS})
-    keys.name = keys.name or path.stem
+    file = read_file(path, items or [], StudyKeys, ("name", "trials"))
+    keys = file.keys
     if keys.trials < 1:
-        raise ConfigError(source, "trials", f"must be 1 or more, not {keys.trials}")
-    search = _search(own.get("search") or {}, source)
-    layers = with_bases(path, dict(run))
-    if run_overrides:
-        layers.append(Layer(override.source, run_overrides))
-    plan = StudyPlan(path, keys, search, layers, merge(run, run_overrides))
+        where = file.source_of("trials")
+        raise ConfigError(where, "trials", f"must be 1 or more, not {keys.trials}")
+    search = _search(keys.search, file.source)
+    plan = StudyPlan(path, keys, search, [*file.layers, *file.top], file.written)
     _trial_config(plan, {name: _example(r) for name, r in search.items()})
     return plan
 
@@ -136,10 +125,8 @@ def _range(path: str, node: Any, source: str) -> SearchKeys:
     key = f"search.{path}"
     if not isinstance(node, dict):
         raise ConfigError(source, key, "is a mapping: low and high, or choices")
-    values = typed(SearchKeys, Layer(f"{source} ({key})", node))
-    found = SearchKeys(**{f.name: values[f.name] for f in dataclasses.fields(SearchKeys)})
+    found = typed(SearchKeys, Layer(f"{source} ({key})", node))
     if found.choices is not None:
-        found.choices = list(found.choices)
         if not found.choices:
             raise ConfigError(source, key, "has an empty list of choices")
         return found
@@ -319,10 +306,9 @@ class StudyRun:
         What the study does to choose (validations, the validation split) is left out, so that a
         sweep on this base is scored on its own split.
         """
-        own = {
-            k: v for k, v in flatten(self.plan.own).items() if not k.startswith("evaluate.split")
-        }
-        own = {k: v for k, v in own.items() if not k.startswith("train.validate_")}
+        left_out = ("evaluate.split", "train.validate_")
+        written = flatten(self.plan.written).items()
+        own = {key: value for key, value in written if not key.startswith(left_out)}
         path = self.plan.path.with_name(f"{self.plan.path.stem}-best.yaml")
         merged = expand({**own, **best.params}, str(path))
         value = f"{self.plan.keys.objective} {best.value:.4f}"

@@ -13,7 +13,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from analysis.results import ResultsError, parents, search
+from analysis.results import ResultsError, open_store, parents, search
 
 RESULT, PLAN = "bench/bench.json", "plan.json"
 SHARES = ("decode_fraction", "prefill_fraction")
@@ -50,8 +50,12 @@ class BenchResults:
 
 
 def is_bench(tracking_uri: str, name: str) -> bool:
-    """Whether the newest sweep or bench of that name is a bench."""
-    client = MlflowClient(tracking_uri)
+    """Whether the newest sweep or bench of that name is a bench.
+
+    Raises:
+        ResultsError: there is no store.
+    """
+    client = open_store(tracking_uri)
     found = [*parents(client, "bench", name), *parents(client, "sweep", name)]
     newest = max(found, key=lambda run: run.info.start_time, default=None)
     return newest is not None and newest.data.tags["ablate.kind"] == "bench"
@@ -64,9 +68,9 @@ def load_bench(tracking_uri: str, name: str) -> BenchResults:
     newest (another device, dtype, number of threads or of tokens) cannot be compared with it.
 
     Raises:
-        ResultsError: no such bench, no finished model in it, or no such published table.
+        ResultsError: no store, no such bench, no finished model in it, or no such published table.
     """
-    client = MlflowClient(tracking_uri)
+    client = open_store(tracking_uri)
     mlflow.set_tracking_uri(tracking_uri)
     found = parents(client, "bench", name)
     if not found:

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 ENGINE_METRICS = ("train/", "validation/", "parameters/", "speed/", "seconds/", "chance/")
 """Prefixes of metrics that are no benchmark's score."""
+SQLITE = "sqlite:///"
 HEADLINE = "accuracy"
 """The one metric of a benchmark that a table shows, where the benchmark has it."""
 
@@ -65,9 +66,9 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     Cells are found by identity, so one that ran as part of another sweep counts too.
 
     Raises:
-        ResultsError: no such sweep, or no finished cell in it.
+        ResultsError: no store, no such sweep, or no finished cell in it.
     """
-    client = MlflowClient(tracking_uri)
+    client = open_store(tracking_uri)
     plan = _plan(client, tracking_uri, name)
     runs = {run.data.tags["ablate.identity"]: run for run in _finished_cells(client)}
     rows = [
@@ -85,6 +86,20 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     missing = [cell["name"] for cell in plan["cells"] if cell["identity"] not in runs]
     notes = [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
     return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes)
+
+
+def open_store(tracking_uri: str) -> MlflowClient:
+    """A client to read a store with.
+
+    Raises:
+        ResultsError: there is no such file; MLflow would make an empty one.
+    """
+    if tracking_uri.startswith(SQLITE) and not Path(tracking_uri.removeprefix(SQLITE)).exists():
+        raise ResultsError(
+            f"no store of runs at {tracking_uri}; call ablate in the folder where the sweep ran, "
+            "or set MLFLOW_TRACKING_URI"
+        )
+    return MlflowClient(tracking_uri)
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,29 @@ def mean_by_category(records: Sequence[ItemRecord], name: str) -> dict[str, floa
     Raises:
         ValueError: there is no record.
     """
+
+    def groups(record: ItemRecord) -> list[str]:
+        category = record["category"]
+        return [name, f"{name}/{category}"] if category else [name]
+
+    return mean_by_group(records, groups)
+
+
+def mean_by_group(
+    records: Sequence[ItemRecord], groups: Callable[[ItemRecord], Sequence[str]]
+) -> dict[str, float]:
+    """The mean score of each group, by name; ``groups`` says which a record belongs to.
+
+    Raises:
+        ValueError: there is no record.
+    """
     if not records:
         raise ValueError("no record to summarise: the benchmark evaluated no item")
-    groups: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for record in records:
-        groups.setdefault(record["category"], []).append(record["score"])
-    figures = {name: float(np.mean([r["score"] for r in records]))}
-    for category in sorted(groups):
-        if category:
-            figures[f"{name}/{category}"] = float(np.mean(groups[category]))
-    return figures
+        for name in groups(record):
+            scores.setdefault(name, []).append(record["score"])
+    return {name: float(np.mean(scores[name])) for name in sorted(scores)}
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from data.benchmarks.annotations import (
     Entry,
     Item,
@@ -15,7 +13,7 @@ from data.benchmarks.annotations import (
     read_object,
 )
 from data.benchmarks.answers import SHORT_ANSWER
-from data.benchmarks.base import BENCHMARKS, ItemRecord, exact_match
+from data.benchmarks.base import BENCHMARKS, ItemRecord, exact_match, mean_by_group
 
 
 def gqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -32,20 +30,17 @@ def summarise_gqa(records: Sequence[ItemRecord]) -> dict[str, float]:
     Raises:
         ValueError: there is no record.
     """
-    if not records:
-        raise ValueError("no record to summarise: the benchmark evaluated no item")
-    groups: dict[str, list[float]] = {}
-    for record in records:
+
+    def groups(record: ItemRecord) -> list[str]:
         structural, _, semantic = record["category"].partition("/")
-        names = (
+        return [
             "accuracy",
             "accuracy/open" if structural == "query" else "accuracy/binary",
             f"accuracy/structural/{structural}",
             f"accuracy/semantic/{semantic}",
-        )
-        for name in names:
-            groups.setdefault(name, []).append(record["score"])
-    return {name: float(np.mean(groups[name])) for name in sorted(groups)}
+        ]
+
+    return mean_by_group(records, groups)
 
 
 @BENCHMARKS.register("gqa")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ablate.cli import main
+from ablate.tracking import Tracker
 from tests.ablate.conftest import write
 
 GOOD = {"base": "base.yaml", "axes": {"connector": ["linear", "mlp"]}, "seeds": [0]}
@@ -133,6 +134,7 @@ def test_mistake_in_a_base_names_the_base(house: Path, capsys: pytest.CaptureFix
         ("trian.lr=1", "command line: trian.lr: unknown key"),
         ("train.lr", "an override is key=value"),
         ("train.lr=fast", "command line: train.lr"),
+        ("train.lr=${nothing}", "command line: train.lr: Interpolation key 'nothing' not found"),
     ],
 )
 def test_override(
@@ -162,5 +164,8 @@ def test_malformed_study(
 
 
 def test_unknown_sweep_in_report(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing: no store of runs at sqlite" in refused(capsys, "report", "nothing")
+    assert not (house / "mlflow.db").exists()
+    Tracker()
     assert "no sweep or bench of that name" in refused(capsys, "report", "nothing")
     assert "not one of md, latex, csv" in refused(capsys, "report", "nothing", "--format", "pdf")
