@@ -90,8 +90,8 @@ class VisionLanguageModel(nn.Module):
         text = self.backbone.embed(input_ids)
         if pixels is None:
             return text, None
-        image = self.image_tokens(pixels)
-        text = text.to(image.dtype)
+        # Not the other way: under autocast the tokens that are decoded are as embedded, too.
+        image = self.image_tokens(pixels).to(text.dtype)
         if len(image) == len(text):
             return torch.cat([image, text], dim=1), None
         assert has_image is not None

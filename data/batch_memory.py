@@ -91,14 +91,20 @@ def _receive(
         assert owner is not None
         data = _known[owner]
     elif owner is not None:
-        for worker in active_children():
-            if worker.pid == owner[0]:
-                _known[owner] = data
-                weakref.finalize(worker, _known.pop, owner).atexit = False
+        _forget_ended_workers()
+        _known[owner] = data
     # Torch does not tell when a storage is dropped. One that is made from an array holds the array.
     array = data.numpy()
     weakref.finalize(array, _free, data, os.getpid()).atexit = False
     return _tensor(torch.from_numpy(array), shape, dtype)
+
+
+def _forget_ended_workers() -> None:
+    """Drop their memory here. Not when the worker is dropped: torch keeps some till the end."""
+    alive = {worker.pid for worker in active_children()}
+    for owner in list(_known):
+        if owner[0] not in alive:
+            _known.pop(owner, None)
 
 
 def _free(data: Tensor, receiver: int) -> None:

@@ -84,8 +84,8 @@ class FixedLayer(DynamicLayer):
         """Write one position's keys and values (B, H, 1, P), and return all."""
         keys, values = self.fixed
         return (
-            keys.index_copy_(2, self.place, key_states),
-            values.index_copy_(2, self.place, value_states),
+            keys.index_copy_(2, self.place, key_states.to(keys.dtype)),
+            values.index_copy_(2, self.place, value_states.to(values.dtype)),
         )
 
 

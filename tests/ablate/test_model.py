@@ -124,6 +124,16 @@ def test_generation_continues_as_the_full_forward_would() -> None:
     assert tokens[0].tolist() == ids[0, 3:].tolist()
 
 
+def test_under_autocast_prompts_are_as_decoded_tokens_are() -> None:
+    """An image's tokens take the type of the embeddings, and not the other way."""
+    vlm = model()
+    ids = torch.ones(2, 4, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        embeds, _ = vlm.prompt(torch.rand(2, 3, 64, 64), ids, ids)
+        assert vlm.image_tokens(torch.rand(2, 3, 64, 64)).dtype == torch.bfloat16
+    assert embeds.dtype == vlm.backbone.embed(ids).dtype == torch.float32
+
+
 def test_a_batch_without_supervision_fails() -> None:
     ids = torch.ones(1, 4, dtype=torch.long)
     with pytest.raises(CellError, match="no supervised token"):

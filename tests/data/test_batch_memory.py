@@ -18,6 +18,7 @@ from data.text import stack_pixels
 from tests.data.support import Numbers, to_tensor
 
 COUNT, BATCH = 61, 2
+COPIES = torch.cuda.is_available()  # to pinned memory, so that a reader holds none of a worker's
 
 
 def two(picture: Image.Image) -> dict[str, torch.Tensor]:
@@ -60,7 +61,8 @@ def test_memory_of_dropped_batches_is_taken_again() -> None:
 
 def test_a_reader_may_keep_every_batch() -> None:
     assert_equal(list(loader(two_kinds, 2)))
-    assert max(batch["kept"] for batch in list(loader(one_kind, 1))) == KEPT
+    if not COPIES:
+        assert max(batch["kept"] for batch in list(loader(one_kind, 1))) == KEPT
 
 
 def test_a_part_of_a_batch_keeps_its_memory() -> None:
@@ -81,13 +83,14 @@ def test_an_epoch_may_be_left_in_the_middle() -> None:
 
 def test_batches_outlive_their_loader() -> None:
     gc.collect()
-    before = len(batch_memory._known)
     shared = loader(two_kinds, 1)
     batches = list(shared)
-    assert len(batch_memory._known) == before + KEPT
+    known = set(batch_memory._known)
     del shared
     gc.collect()
-    assert len(batch_memory._known) == before
+    next(iter(loader(two_kinds, 1)))
+    assert known
+    assert known.isdisjoint(batch_memory._known)  # the next loader's workers alone are known
     assert_equal(batches)
 
 

@@ -51,11 +51,18 @@ def tokens(batch: int, seed: int) -> Tensor:
 
 
 @torch.inference_mode()
-def compare(model: Backbone, ids: Tensor, mask: Tensor | None, tolerance: float) -> Any:
-    """Decode by both; returns the decoder."""
+def compare(
+    model: Backbone,
+    ids: Tensor,
+    mask: Tensor | None,
+    tolerance: float,
+    prompt: torch.dtype | None = None,
+) -> Any:
+    """Decode by both; returns the decoder. ``prompt``: of its embeddings, None for the model's."""
     plain, fast = (model.init_state(len(ids), PROMPT + NEW) for _ in range(2))
     for state in (plain, fast):
-        model.prefill(model.embed(ids[:, :PROMPT]), state, mask)
+        embeds = model.embed(ids[:, :PROMPT])
+        model.prefill(embeds.to(prompt or embeds.dtype), state, mask)
     decode = model.decoder(fast)
     for t in range(PROMPT, PROMPT + NEW):
         expected = model.step(model.embed(ids[:, t : t + 1])[:, 0], plain).float()
@@ -107,11 +114,12 @@ def test_trained_weights_are_seen(name: str) -> None:
     compare(model, tokens(1, 1), None, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["mamba1", "llama"])
-def test_autocast(name: str) -> None:
+@pytest.mark.parametrize("prompt", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_autocast(name: str, prompt: torch.dtype) -> None:
     model = build(name, torch.float32)
     with torch.autocast("cuda", torch.bfloat16):
-        compare(model, tokens(2, 1), None, TOLERANCE[torch.bfloat16])
+        compare(model, tokens(2, 1), None, TOLERANCE[torch.bfloat16], prompt)
     compare(model, tokens(2, 1), None, TOLERANCE[torch.float32])
 
 
