@@ -193,7 +193,9 @@ def print_plan(
 
 
 def _minutes(seconds: float | None) -> str:
-    return "time not estimated" if seconds is None else f"about {seconds / 60:.0f} minutes"
+    if seconds is None:
+        return "time not estimated"
+    return "less than a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"
 
 
 def short_count(count: int) -> str:
