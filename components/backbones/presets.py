@@ -6,6 +6,7 @@ preset's vocabulary is the published one, and grows where the tokenizer's is lar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -27,86 +28,60 @@ def _planning() -> bool:
     return torch.get_default_device().type == "meta"
 
 
-class Mamba1Preset(Mamba1Backbone):
-    """A state-spaces Mamba-1 model; the vocabulary is padded to a multiple of 16.
+class StateSpacesPreset:
+    """A state-spaces model; the vocabulary is padded to a multiple of 16.
 
-    Args:
-        vocab_size: the tokenizer's size.
-        weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces or
-            transformers directory, or a file of weights), or a hub name.
-        kernel: what filters and scans a sequence, see ``mamba1``.
-
-    Raises:
-        CheckpointError: weights that do not exist, are damaged or are not this model's.
-    """
-
-    published: ClassVar[str]
-    sizes: ClassVar[dict[str, Any]]
-    vocabulary: ClassVar[int] = _GPT_NEOX
-
-    def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
-        path = locate(weights, self.published, fetch=not _planning())
-        rows = max(vocab_size, self.vocabulary)
-        super().__init__(rows, pad_vocab_size_multiple=16, kernel=kernel, **self.sizes)
-        if path is not None and not _planning():
-            load_mamba(self, path, _settings(self, "dt_rank"), vocabulary=self.vocabulary)
-
-
-class Mamba2Preset(Mamba2Backbone):
-    """A state-spaces Mamba-2 model: 128 states, heads of 64 channels, one group.
-
-    Args:
-        vocab_size: the tokenizer's size.
-        weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces or
-            transformers directory, or a file of weights), or a hub name.
-        kernel: what filters and scans a sequence, see ``mamba2``.
-
-    Raises:
-        CheckpointError: weights that do not exist, are damaged or are not this model's.
-    """
-
-    published: ClassVar[str]
-    sizes: ClassVar[dict[str, Any]]
-    vocabulary: ClassVar[int] = _GPT_NEOX
-
-    def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
-        path = locate(weights, self.published, fetch=not _planning())
-        rows = max(vocab_size, self.vocabulary)
-        sizes = {"d_state": 128, "headdim": 64, **self.sizes}
-        super().__init__(rows, pad_vocab_size_multiple=16, kernel=kernel, **sizes)
-        if path is not None and not _planning():
-            settings = _settings(self, "headdim", "ngroups")
-            load_mamba(self, path, settings, vocabulary=self.vocabulary)
-
-
-class HybridPreset(HybridBackbone):
-    """A state-spaces model of Mamba-2 with attention; its sizes as ``Mamba2Preset``'s.
+    Stands before the backbone in a preset's bases. The subclass names what it is of and its sizes.
 
     Args:
         vocab_size: the tokenizer's size.
         weights: ``none``, ``pretrained`` for the published ones, a path (a state-spaces directory,
-            or a file of weights), or a hub name.
-        kernel: what filters and scans a sequence, see ``mamba2``.
+            one of transformers where it has the model, or a file of weights), or a hub name.
+        kernel: what filters and scans a sequence, see ``mamba1`` and ``mamba2``.
 
     Raises:
         CheckpointError: weights that do not exist, are damaged or are not this model's.
     """
 
     published: ClassVar[str]
+    family: ClassVar[dict[str, Any]] = {}
+    """Sizes that all models of the family share."""
     sizes: ClassVar[dict[str, Any]]
+    own: ClassVar[tuple[str, ...]]
+    """Settings of the family's Mamba alone, in which a checkpoint must agree."""
     vocabulary: ClassVar[int] = _GPT_NEOX
 
     def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
         path = locate(weights, self.published, fetch=not _planning())
         rows = max(vocab_size, self.vocabulary)
-        sizes = {"d_state": 128, "headdim": 64, **self.sizes}
-        super().__init__(rows, pad_vocab_size_multiple=16, kernel=kernel, **sizes)
+        sizes = {**self.family, **self.sizes}
+        super().__init__(rows, pad_vocab_size_multiple=16, kernel=kernel, **sizes)  # type: ignore[call-arg]
         if path is not None and not _planning():
-            settings = _settings(self, "headdim", "ngroups")
-            load_mamba(self, path, settings, vocabulary=self.vocabulary)
+            assert isinstance(self, MixerBackbone)
+            load_mamba(self, path, _settings(self, self.own), vocabulary=self.vocabulary)
 
 
-def _settings(backbone: MixerBackbone, *own: str) -> dict[str, Any]:
+class Mamba1Preset(StateSpacesPreset, Mamba1Backbone):
+    """A state-spaces Mamba-1 model."""
+
+    own = ("dt_rank",)
+
+
+class Mamba2Preset(StateSpacesPreset, Mamba2Backbone):
+    """A state-spaces Mamba-2 model: 128 states, heads of 64 channels, one group."""
+
+    family: ClassVar[dict[str, Any]] = {"d_state": 128, "headdim": 64}
+    own = ("headdim", "ngroups")
+
+
+class HybridPreset(StateSpacesPreset, HybridBackbone):
+    """A state-spaces model of Mamba-2 with attention; its sizes as ``Mamba2Preset``'s."""
+
+    family = Mamba2Preset.family
+    own = Mamba2Preset.own
+
+
+def _settings(backbone: MixerBackbone, own: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint's configuration must agree with; ``own``: settings of the Mamba alone."""
     mixers = [block.mixer for block in backbone.backbone.blocks()]
     mixer = next(m for m in mixers if isinstance(m, Mamba1 | Mamba2))
