@@ -104,9 +104,9 @@ def test_a_dry_run_tells_what_comes_before(
     assert ablate("sweep", "s.yaml", "--dry-run") == 0
     printed = " ".join(capsys.readouterr().out.split())
     images = distinct_images(config(), cache)
-    before = f"before the first cell: stage 0 of 1 encoders, features of {images} images: about"
+    before = f"before the first cell: stage 0 of 1 encoders, features of {images} images: less than a minute"
     assert before in printed
-    assert "(in all about" in printed
+    assert "(in all less than a minute)" in printed
     monkeypatch.setattr(estimate, "TIMED_PARAMETERS", 10)
     assert ablate("sweep", "s.yaml", "--dry-run") == 0
     printed = " ".join(capsys.readouterr().out.split())
