@@ -185,8 +185,9 @@ def print_plan(
     total = None if seconds is None else sum(seconds[c.combination] for c in remaining) / jobs
     in_all = ""
     if once.encoders or once.images:
-        made = f"stage 0 of {once.encoders} encoders, features of {once.images:,} images"
-        console.print(f"before the first cell: {made}: {_minutes(once.seconds)}")
+        made = [f"stage 0 of {once.encoders} encoders"] if once.encoders else []
+        made += [f"features of {once.images:,} images"] if once.images else []
+        console.print(f"before the first cell: {', '.join(made)}: {_minutes(once.seconds)}")
         if total is not None and once.seconds is not None:
             in_all = f" (in all {_minutes(total + once.seconds)})"
     console.print(f"{len(remaining)} cells to run, {jobs} at a time: {_minutes(total)}{in_all}")
