@@ -80,7 +80,12 @@ def read_file(
     put_aside = {key: given.pop(key) for key in aside if key in given}
     check(schema, Layer(override.source, given))
     # Not merged key by key: axis names hold dots, and an axis is replaced as a whole.
-    keys = typed(schema, Layer(source, own | given))
+    values = own | given
+    check(schema, Layer(source, values))
+    # Diffs refer (`${...}`) to keys of the run that they become part of, so they stay as written.
+    diffs = {key: value for key, value in values.items() if isinstance(value, dict)}
+    plain = {key: value for key, value in values.items() if key not in diffs}
+    keys = dataclasses.replace(typed(schema, Layer(source, plain)), **diffs)
     keys.name = keys.name or path.stem
     return RunFile(
         source=source,

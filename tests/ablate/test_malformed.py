@@ -134,6 +134,7 @@ def test_mistake_in_a_base_names_the_base(house: Path, capsys: pytest.CaptureFix
         ("trian.lr=1", "command line: trian.lr: unknown key"),
         ("train.lr", "an override is key=value"),
         ("train.lr=fast", "command line: train.lr"),
+        ("seeds=${nothing}", "seeds: Interpolation key 'nothing' not found"),
         ("train.lr=${nothing}", "command line: train.lr: Interpolation key 'nothing' not found"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ablate.bench import plan_bench
 from ablate.config import Policy, digest
 from ablate.layers import merge
 from ablate.plan import plan_sweep
@@ -48,6 +49,16 @@ def test_labelled_diffs_variants_and_exclusion(house: Path) -> None:
     assert (frozen.encoder.policy, frozen.train.lr) == (Policy.freeze, 0.5)
     assert plan.cells[0].config.encoder.policy is Policy.train
     assert plan.cells[2].config.connector.args == {"depth": 3}
+
+
+def test_a_value_refers_to_its_run_and_not_to_the_file(house: Path) -> None:
+    axes = {"train.weight_decay": [0.5, "${train.lr}"]}
+    run = {"base": "base.yaml", "train": {"lr": 0.25}}
+    plan = plan_sweep(write(house / "s.yaml", run | {"axes": axes}))
+    assert [c.config.train.weight_decay for c in plan.cells] == [0.5, 0.25]
+    models = {"one": {"train.weight_decay": "${train.lr}"}}
+    bench = plan_bench(write(house / "b.yaml", run | {"models": models}))
+    assert bench.models["one"].train.weight_decay == 0.25
 
 
 def test_another_component_starts_from_its_own_defaults() -> None:
