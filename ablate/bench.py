@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ablate.bench_peers import PEERS
 from ablate.config import DataConfig, RunConfig
-from ablate.errors import ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.files import read_file
 from ablate.layers import Layer, compose, expand
 from ablate.plan import Cell, Plan
@@ -90,7 +90,7 @@ def plan_bench(
         raise ConfigError(file.source_of(key), key, message)
     for peer in peers or []:
         if peer not in PEERS:
-            raise ConfigError(file.override, "--peer", _no_peer(peer))
+            raise ConfigError(COMMAND_LINE, "--peer", _no_peer(peer))
     keys.peers = list(dict.fromkeys([*keys.peers, *(peers or [])]))
     # A bench reads no data, and need not have what a base's data set asks for.
     top = [*file.top, Layer(source, {"data": {"name": DataConfig.name}})]
@@ -142,10 +142,10 @@ def _chosen(chosen: Any, models: list[str]) -> list[str]:
         return models
     names = [chosen] if isinstance(chosen, str) else chosen
     if not isinstance(names, list) or not names:
-        raise ConfigError("command line", "models", f"is a list, models=[a, b], not {chosen!r}")
+        raise ConfigError(COMMAND_LINE, "models", f"is a list, models=[a, b], not {chosen!r}")
     for name in names:
         if name not in models:
             raise ConfigError(
-                "command line", "models", f"no model {name!r}; {nearest(str(name), models)}"
+                COMMAND_LINE, "models", f"no model {name!r}; {nearest(str(name), models)}"
             )
     return [name for name in models if name in names]

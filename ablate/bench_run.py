@@ -13,7 +13,7 @@ from pathlib import Path
 from ablate.bench import BenchPlan
 from ablate.bench_floor import Machine
 from ablate.bench_model import FILE, FOLDER, ModelJob
-from ablate.errors import CellError, ConfigError
+from ablate.errors import COMMAND_LINE, CellError, ConfigError
 from ablate.executors import Message, Task, execute
 from ablate.progress import Display
 from ablate.recorder import Recorder
@@ -63,11 +63,11 @@ def check_path(path: Path) -> None:
         ConfigError: the path is not that of a JSON file, or its folder cannot be made.
     """
     if path.suffix != ".json" or path.is_dir():
-        raise ConfigError("command line", "--json", f"is the path of a .json file, not {path}")
+        raise ConfigError(COMMAND_LINE, "--json", f"is the path of a .json file, not {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError("command line", "--json", f"{path.parent}: {error.strerror}") from error
+        raise ConfigError(COMMAND_LINE, "--json", f"{path.parent}: {error.strerror}") from error
 
 
 def write_results(tracker: Tracker, parent: str, name: str, path: Path) -> BenchResults:

@@ -12,21 +12,20 @@ from PIL import Image
 
 from ablate.cell import MODEL, data_set
 from ablate.checkpoints import load
-from ablate.errors import ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.evaluation import device_here, to_device
 from ablate.generation import GREEDY, Sampling
 from ablate.model import VisionLanguageModel
 from ablate.seeding import derive
-from ablate.tracking import NAME, SQLITE, Tracker, tracking_uri
+from ablate.tracking import NAME, Tracker, tracking_uri
 from ablate.training import precision
+from analysis.results import ResultsError, open_store
 from components.checkpoints import CheckpointError
 from components.registry import nearest
 from data.base import Sample, Turn
 from data.prepared import TOKENIZER
 from data.shards import BROKEN_IMAGE, decode_image
 from data.text import ChatTemplate, PromptCollator, Tokenizer
-
-COMMAND = "command line"
 
 
 def find_model(reference: str) -> Path:
@@ -42,26 +41,25 @@ def find_model(reference: str) -> Path:
     if Path(reference).is_dir():
         return Path(reference)
     uri = tracking_uri()
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
-        raise ConfigError(
-            COMMAND,
-            "--model",
-            f"no folder {reference!r}, and no store of runs at {uri}; call ablate in the folder "
-            "where the sweep ran, or set MLFLOW_TRACKING_URI",
-        )
+    try:
+        open_store(uri)
+    except ResultsError as error:
+        message = f"no folder {reference!r}, and {error}"
+        raise ConfigError(COMMAND_LINE, "--model", message) from error
     tracker = Tracker(uri)
     runs = [*tracker.search(kind="cell"), *tracker.search(kind="trial")]
     found = [r for r in runs if reference in (r.info.run_id, r.data.tags[NAME])]
     if not found:
         known = nearest(reference, sorted({r.data.tags[NAME] for r in runs}))
-        raise ConfigError(COMMAND, "--model", f"no folder or run {reference!r} in {uri}; {known}")
+        message = f"no folder or run {reference!r} in {uri}; {known}"
+        raise ConfigError(COMMAND_LINE, "--model", message)
     for run in found:
         artifacts = tracker.client.list_artifacts(run.info.run_id)
         if any(artifact.path == MODEL for artifact in artifacts):
             # by its own URI, so that a local store's folder is used where it is and not copied
             return Path(download_artifacts(f"{run.info.artifact_uri}/{MODEL}", tracking_uri=uri))
     raise ConfigError(
-        COMMAND,
+        COMMAND_LINE,
         "--model",
         f"run {reference!r} ({found[0].info.status}) has not saved its model; run its sweep with "
         "train.save=true, a finished run after `mlflow runs delete --run-id "
@@ -80,7 +78,7 @@ def read_image(path: Path) -> Image.Image:
     except BROKEN_IMAGE as error:
         reason = error.strerror if isinstance(error, OSError) else None
         message = f"{path}: {reason or 'is not an image that Pillow can read'}"
-        raise ConfigError(COMMAND, "--image", message) from error
+        raise ConfigError(COMMAND_LINE, "--image", message) from error
 
 
 @dataclass
@@ -186,7 +184,7 @@ def open_chat(
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         template = data_set(config).template
     except (CheckpointError, ValueError) as error:
-        raise ConfigError(COMMAND, "--model", str(error)) from error
+        raise ConfigError(COMMAND_LINE, "--model", str(error)) from error
     return Chat(
         model.to(device_here()).eval(),
         tokenizer,

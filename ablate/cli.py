@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ablate import data_commands
-from ablate.errors import CellError, ConfigError
+from ablate.errors import COMMAND_LINE, CellError, ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -176,7 +176,7 @@ def chat(
     try:
         sampling = Sampling(temperature, top_k, top_p, seed)
     except ValueError as error:
-        raise ConfigError("command line", "", str(error)) from error
+        raise ConfigError(COMMAND_LINE, "", str(error)) from error
     picture = None if image is None else read_image(image)
     conversation = open_chat(find_model(model), picture, max_new_tokens, sampling)
     for words in [question] if question is not None else typed_lines():
@@ -205,7 +205,7 @@ def report(
 
     if format not in FORMATS:
         raise ConfigError(
-            "command line", "--format", f"{format!r} is not one of {', '.join(FORMATS)}"
+            COMMAND_LINE, "--format", f"{format!r} is not one of {', '.join(FORMATS)}"
         )
     uri = tracking_uri()
     try:
@@ -216,7 +216,7 @@ def report(
             results = load_sweep(uri, sweep)
             tables, notes = sweep_table(results), results.notes
     except ResultsError as error:
-        raise ConfigError("command line", sweep, str(error)) from error
+        raise ConfigError(COMMAND_LINE, sweep, str(error)) from error
     typer.echo(render(tables, format))
     for line in notes:
         typer.echo(line, err=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+COMMAND_LINE = "command line"
+"""The source of a mistake in a command's own words."""
+
 
 class ConfigError(Exception):
     """A configuration that cannot be used: one line that names the file, the key and the remedy.
 
     Args:
-        source: the file (or "command line") that holds the mistake.
+        source: the file (or ``COMMAND_LINE``) that holds the mistake.
         key: the dotted key inside it, or "" for the file as a whole.
         message: what is wrong and what would be right.
     """

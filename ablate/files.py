@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from ablate.config import SECTIONS
-from ablate.errors import ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.layers import Layer, check, merge, overrides, read_yaml, typed, with_bases
 from components.registry import nearest
 
@@ -31,8 +31,7 @@ class RunFile(Generic[Keys]):
     Attributes:
         source: the file, for error messages.
         keys: its own keys, ``name`` the file's if it gives none.
-        overridden: those of its own keys that the command line gives; where, is ``override``.
-        override: the command line, for error messages.
+        overridden: those of its own keys that the command line gives.
         written: its sections of a run and its base's name, with the overrides of sections.
         layers: what a run is composed of, lowest first: bases and the file's own sections.
         top: the overrides of sections, to lie above all else.
@@ -42,7 +41,6 @@ class RunFile(Generic[Keys]):
     source: str
     keys: Keys
     overridden: tuple[str, ...]
-    override: str
     written: dict[str, Any]
     layers: list[Layer]
     top: list[Layer]
@@ -50,12 +48,12 @@ class RunFile(Generic[Keys]):
 
     def source_of(self, key: str) -> str:
         """Where one of its own keys is given."""
-        return self.override if key in self.overridden else self.source
+        return COMMAND_LINE if key in self.overridden else self.source
 
 
 def read_file(
     path: Path,
-    items: Sequence[str],
+    items: list[str],
     schema: type[Keys],
     allowed: Sequence[str],
     aside: Sequence[str] = (),
@@ -74,7 +72,7 @@ def read_file(
     """
     source = str(path)
     names = [f.name for f in dataclasses.fields(schema)]
-    override = overrides(list(items), (*SECTIONS, *allowed))
+    override = overrides(items, (*SECTIONS, *allowed))
     own, run = _split(read_yaml(path), names, source)
     given, top = _split(override.values, names, override.source)
     put_aside = {key: given.pop(key) for key in aside if key in given}
@@ -91,7 +89,6 @@ def read_file(
         source=source,
         keys=keys,
         overridden=tuple(given),
-        override=override.source,
         written=merge(run, top),
         layers=with_bases(path, dict(run)),
         top=[Layer(override.source, top)] if top else [],

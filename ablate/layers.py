@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ablate.config import ROLES, SECTIONS, DataConfig, Policy, RunConfig, problems, stages_of
-from ablate.errors import ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError
 from components.registry import Registry, UnknownComponentError, arguments, nearest
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def with_bases(path: Path, values: dict[str, Any]) -> list[Layer]:
 
 def overrides(items: list[str], allowed: tuple[str, ...] = SECTIONS) -> Layer:
     """The layer of ``key=value`` words from the command line."""
-    source = "command line"
+    source = COMMAND_LINE
     values: dict[str, Any] = {}
     for item in items:
         key, equals, _ = item.partition("=")
