@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablate.bench_peers import PEERS
+from ablate.components.registry import nearest
 from ablate.config import DataConfig, RunConfig
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.files import read_file
 from ablate.layers import Layer, compose, expand
 from ablate.plan import Cell, Plan
-from components.registry import nearest
 
 
 @dataclass

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ablate.components.backbones import Backbone
 from ablate.throughput import seconds_of
 from ablate.units import MIB
-from components.backbones import Backbone
 
 SIZES = {"cpu": [MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB], "cuda": [3072 * MIB]}
 """Bytes of the buffers that are read: small ones fit in a CPU's caches, as small models do."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.backbones import Backbone
-from components.backbones.mamba import Mamba1Backbone, Mamba2Backbone
-from components.backbones.transformer import TransformerBackbone
+from ablate.components.backbones import Backbone
+from ablate.components.backbones.mamba import Mamba1Backbone, Mamba2Backbone
+from ablate.components.backbones.transformer import TransformerBackbone
 
 
 class NoPeerError(ValueError):

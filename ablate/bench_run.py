@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ablate.analysis.bench_plots import plot
+from ablate.analysis.bench_results import BenchResults, load_bench, published
+from ablate.analysis.bench_verdicts import published_table, verdicts
+from ablate.analysis.results import ResultsError
 from ablate.bench import BenchPlan
 from ablate.bench_floor import Machine
 from ablate.bench_model import FILE, FOLDER, ModelJob
@@ -19,10 +23,6 @@ from ablate.progress import Display
 from ablate.recorder import Recorder
 from ablate.sweep import count_parameters
 from ablate.tracking import Tracker
-from analysis.bench_plots import plot
-from analysis.bench_results import BenchResults, load_bench, published
-from analysis.bench_verdicts import published_table, verdicts
-from analysis.results import ResultsError
 
 MACHINE = "machine"
 

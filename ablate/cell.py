@@ -20,6 +20,8 @@ import torch
 from ablate.bench_model import bench_machine, bench_model
 from ablate.checkpoints import components_of, save, start_from
 from ablate.config import RunConfig
+from ablate.data.base import DataSet
+from ablate.data.prepared import TOKENIZER
 from ablate.errors import CellError
 from ablate.evaluation import benchmark_named, evaluate
 from ablate.features import applies, folder, make_features
@@ -34,8 +36,6 @@ from ablate.model import (
 from ablate.pretrain import load_pretrained, pretrain
 from ablate.throughput import measure
 from ablate.training import Reporter, fit
-from data.base import DataSet
-from data.prepared import TOKENIZER
 
 MODEL = "model"
 """The artifact folder of a run that holds its saved model."""

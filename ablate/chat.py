@@ -10,8 +10,15 @@ import torch
 from mlflow.artifacts import download_artifacts
 from PIL import Image
 
+from ablate.analysis.results import ResultsError, open_store
 from ablate.cell import MODEL, data_set
 from ablate.checkpoints import load
+from ablate.components.checkpoints import CheckpointError
+from ablate.components.registry import nearest
+from ablate.data.base import Sample, Turn
+from ablate.data.prepared import TOKENIZER
+from ablate.data.shards import BROKEN_IMAGE, decode_image
+from ablate.data.text import ChatTemplate, PromptCollator, Tokenizer
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.evaluation import device_here, to_device
 from ablate.generation import GREEDY, Sampling
@@ -19,13 +26,6 @@ from ablate.model import VisionLanguageModel
 from ablate.seeding import derive
 from ablate.tracking import NAME, Tracker, tracking_uri
 from ablate.training import precision
-from analysis.results import ResultsError, open_store
-from components.checkpoints import CheckpointError
-from components.registry import nearest
-from data.base import Sample, Turn
-from data.prepared import TOKENIZER
-from data.shards import BROKEN_IMAGE, decode_image
-from data.text import ChatTemplate, PromptCollator, Tokenizer
 
 
 def find_model(reference: str) -> Path:

@@ -16,13 +16,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from ablate.config import COMPONENT_ROLES, RunConfig, to_dict
-from ablate.errors import ConfigError
-from ablate.layers import Layer, compose, registry
-from ablate.lora import merged
-from ablate.model import IncompatibleError, VisionLanguageModel, apply_policies, assemble
-from components.backbones import Backbone
-from components.checkpoints import (
+from ablate.components.backbones import Backbone
+from ablate.components.checkpoints import (
     CheckpointError,
     copy,
     load_ml_mamba,
@@ -30,7 +25,12 @@ from components.checkpoints import (
     read_json,
     read_tensors,
 )
-from components.registry import arguments
+from ablate.components.registry import arguments
+from ablate.config import COMPONENT_ROLES, RunConfig, to_dict
+from ablate.errors import ConfigError
+from ablate.layers import Layer, compose, registry
+from ablate.lora import merged
+from ablate.model import IncompatibleError, VisionLanguageModel, apply_policies, assemble
 
 CONFIG = "config.json"
 FORMAT = "ablate-1"

@@ -130,11 +130,11 @@ def bench(
 
     plan = plan_bench(file, overrides, peer)
     warm_up()
+    from ablate.analysis.bench_tables import bench_tables
+    from ablate.analysis.tables import render
     from ablate.bench_run import BenchRun, check_models, check_path
     from ablate.progress import Display
     from ablate.tracking import Tracker
-    from analysis.bench_tables import bench_tables
-    from analysis.tables import render
 
     path = json or Path(f"bench-{plan.keys.name}.json")
     check_path(path)
@@ -197,11 +197,11 @@ def report(
     format: Annotated[str, typer.Option(help="md, latex or csv.")] = "md",
 ) -> None:
     """Print a sweep's or bench's tables: scores over seeds, throughput, parameters; or speeds."""
+    from ablate.analysis.bench_results import is_bench, load_bench
+    from ablate.analysis.bench_tables import bench_tables
+    from ablate.analysis.results import ResultsError, load_sweep
+    from ablate.analysis.tables import FORMATS, render, sweep_table
     from ablate.tracking import tracking_uri
-    from analysis.bench_results import is_bench, load_bench
-    from analysis.bench_tables import bench_tables
-    from analysis.results import ResultsError, load_sweep
-    from analysis.tables import FORMATS, render, sweep_table
 
     if format not in FORMATS:
         raise ConfigError(

@@ -11,8 +11,8 @@ import typer
 from ablate.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from data.benchmarks.annotations import OfficialBenchmark
-    from data.convert import Conversion, Summary
+    from ablate.data.benchmarks.annotations import OfficialBenchmark
+    from ablate.data.convert import Conversion, Summary
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 PROBLEMS_SHOWN = 10
@@ -51,7 +51,7 @@ def convert(
 
     A conversion that was cut off goes on where it stopped when the same command is given again.
     """
-    from data.convert import Conversion, ConvertOptions
+    from ablate.data.convert import Conversion, ConvertOptions
 
     options = ConvertOptions(
         tokenizer="" if tokenizer is None else str(tokenizer),
@@ -88,7 +88,7 @@ def _with_bar(conversion: Conversion, target: Path, workers: int | None) -> Summ
 
 def describe(summary: Summary, out: Path, seconds: float) -> list[str]:
     """What a conversion gave, and the bad records that it left out."""
-    from data.convert import PROBLEMS
+    from ablate.data.convert import PROBLEMS
 
     samples = sum(summary.samples.values())
     parts = ", ".join(f"{count} {split}" for split, count in summary.samples.items())
@@ -123,8 +123,8 @@ def check(
     unless all that was asked for is whole.
     """
     from ablate.cli import cache_folder
-    from data.benchmarks.annotations import OfficialBenchmark
-    from data.benchmarks.base import BENCHMARKS
+    from ablate.data.benchmarks.annotations import OfficialBenchmark
+    from ablate.data.benchmarks.base import BENCHMARKS
 
     cache = cache_folder()
     known = [n for n in BENCHMARKS.names() if issubclass(BENCHMARKS.get(n), OfficialBenchmark)]
@@ -137,7 +137,7 @@ def check(
         elif Path(name).expanduser().is_dir():
             whole &= _show_shards(Path(name).expanduser())
         else:
-            from components.registry import nearest
+            from ablate.components.registry import nearest
 
             message = f"neither an official benchmark nor a folder; {nearest(name, known)}"
             raise ConfigError("data check", name, message)
@@ -160,8 +160,8 @@ def _show_benchmark(benchmark: OfficialBenchmark, cache: Path) -> bool:
 
 def _show_shards(folder: Path) -> bool:
     """Print what a folder of shards, or of splits in shards, holds; whether it is undamaged."""
-    from data.convert import CONVERSION, SPLITS
-    from data.shards import INDEX, damage, read_index
+    from ablate.data.convert import CONVERSION, SPLITS
+    from ablate.data.shards import INDEX, damage, read_index
 
     directories = {path.parent for name in ("shard-*", INDEX) for path in folder.rglob(name)}
     if (folder / CONVERSION).exists():

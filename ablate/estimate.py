@@ -24,7 +24,12 @@ from torch.utils.data import default_collate
 
 from ablate.cell import data_set
 from ablate.checkpoints import start_from
+from ablate.components.checkpoints import CheckpointError
+from ablate.components.encoders import Encoder
+from ablate.components.scans.kernels import KernelError
 from ablate.config import COMPONENT_ROLES, RunConfig, seedless_identity
+from ablate.data.features import BATCH_SIZE, FEATURES, table_of
+from ablate.data.image_names import image_names
 from ablate.errors import DataError
 from ablate.features import (
     LIMIT,
@@ -44,11 +49,6 @@ from ablate.pretrain import load_pretrained, stages
 from ablate.sweep import count_parameters, default_jobs, vocabulary_sizes
 from ablate.training import total_steps, training_loader
 from ablate.units import GIB
-from components.checkpoints import CheckpointError
-from components.encoders import Encoder
-from components.scans.kernels import KernelError
-from data.features import BATCH_SIZE, FEATURES, table_of
-from data.image_names import image_names
 
 TIMED_PARAMETERS = 10**8
 """The largest model, or encoder, whose step is timed here to estimate a plan's time."""

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from ablate.config import RunConfig
+from ablate.data.base import DataSet
+from ablate.data.benchmarks.base import Benchmark
+from ablate.data.features import image_transform
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.text import PromptCollator, Tokenizer, encode_answer
 from ablate.layers import registry
 from ablate.model import VisionLanguageModel
 from ablate.training import Reporter, autocast
-from data.base import DataSet
-from data.benchmarks.base import Benchmark
-from data.features import image_transform
-from data.loading import SeededSampler, make_loader
-from data.text import PromptCollator, Tokenizer, encode_answer
 
 
 def evaluate(

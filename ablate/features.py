@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ablate.components.encoders import Encoder
 from ablate.config import Policy, RunConfig, digest, stages_of, to_dict
+from ablate.data.base import DataSet, Samples
+from ablate.data.features import table_of, write_features
+from ablate.data.image_names import image_names
+from ablate.data.prepared import prepare_once
 from ablate.errors import CellError, ConfigError
 from ablate.evaluation import benchmark_named, device_here, to_device
 from ablate.training import Reporter, autocast, precision, samples_seen, validation_samples
 from ablate.units import GIB
-from components.encoders import Encoder
-from data.base import DataSet, Samples
-from data.features import table_of, write_features
-from data.image_names import image_names
-from data.prepared import prepare_once
 
 VERSION = 1  # of what is stored: a new number for any change of it
 FOLDER = "features"

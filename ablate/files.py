@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from ablate.components.registry import nearest
 from ablate.config import SECTIONS
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.layers import Layer, check, merge, overrides, read_yaml, typed, with_bases
-from components.registry import nearest
 
 
 class Named(Protocol):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ablate.components.backbones import Backbone, Likeliest
 from ablate.seeding import derive
-from components.backbones import Backbone, Likeliest
 
 
 @dataclass(frozen=True)

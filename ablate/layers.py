@@ -21,9 +21,9 @@ from omegaconf import MISSING as OMEGACONF_MISSING
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from ablate.components.registry import Registry, UnknownComponentError, arguments, nearest
 from ablate.config import ROLES, SECTIONS, DataConfig, Policy, RunConfig, problems, stages_of
 from ablate.errors import COMMAND_LINE, ConfigError
-from components.registry import Registry, UnknownComponentError, arguments, nearest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -230,11 +230,11 @@ def source_of(layers: list[Layer], key: str) -> str:
 
 
 REGISTRIES = {
-    "encoder": "components.encoders:ENCODERS",
-    "connector": "components.connectors:CONNECTORS",
-    "backbone": "components.backbones:BACKBONES",
-    "data": "data:DATASETS",
-    "benchmark": "data.benchmarks:BENCHMARKS",
+    "encoder": "ablate.components.encoders:ENCODERS",
+    "connector": "ablate.components.connectors:CONNECTORS",
+    "backbone": "ablate.components.backbones:BACKBONES",
+    "data": "ablate.data:DATASETS",
+    "benchmark": "ablate.data.benchmarks:BENCHMARKS",
 }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ablate.components.backbones import Backbone
+from ablate.components.checkpoints import distinct
+from ablate.components.registry import nearest
 from ablate.config import LoraConfig
-from components.backbones import Backbone
-from components.checkpoints import distinct
-from components.registry import nearest
 
 _ADAPTER = "default"
 _ADAPTED = ".base_layer."

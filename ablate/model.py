@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.components.backbones import Backbone
+from ablate.components.connectors import Connector
+from ablate.components.encoders import Encoder
 from ablate.config import COMPONENT_ROLES, Policy, RunConfig, digest, to_dict
+from ablate.data.features import FEATURES
+from ablate.data.text import IGNORE_INDEX
 from ablate.errors import CellError
 from ablate.generation import GREEDY, Generation, Sampling, generate
 from ablate.layers import registry
 from ablate.lora import add_adapters
 from ablate.recompute import checkpoint_activations
 from ablate.seeding import stream
-from components.backbones import Backbone
-from components.connectors import Connector
-from components.encoders import Encoder
-from data.features import FEATURES
-from data.text import IGNORE_INDEX
 
 
 class IncompatibleError(ValueError):

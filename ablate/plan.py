@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablate.components.registry import nearest
 from ablate.config import SECTIONS, RunConfig, identity
 from ablate.errors import ConfigError
 from ablate.files import read_file
 from ablate.layers import Layer, compose, expand
-from components.registry import nearest
 
 VARIANT = "variant"
 """The axis whose values are diffs from the root of the config, not at one path in it."""

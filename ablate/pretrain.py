@@ -23,15 +23,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from ablate.components.encoders import Encoder
+from ablate.components.encoders.base import Pixels
 from ablate.config import EncoderConfig, PretrainConfig, digest, to_dict
+from ablate.data.base import UNKNOWN, Label, LabelledImages
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.prepared import prepare_once
 from ablate.layers import filled_arguments, registry
 from ablate.seeding import derive, stream
 from ablate.training import Reporter, learning_rate_factor, parameter_groups
-from components.encoders import Encoder
-from components.encoders.base import Pixels
-from data.base import UNKNOWN, Label, LabelledImages
-from data.loading import SeededSampler, make_loader
-from data.prepared import prepare_once
 
 WEIGHTS, SCORES = "encoder.safetensors", "scores.json"
 LEAST_SHARE = 0.02

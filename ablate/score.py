@@ -21,12 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ablate.components.registry import UnknownComponentError, nearest
+from ablate.data.benchmarks import BENCHMARKS
+from ablate.data.benchmarks.annotations import OfficialBenchmark
+from ablate.data.benchmarks.base import Benchmark, ItemRecord
 from ablate.errors import ConfigError
 from ablate.evaluation import benchmark_named
-from components.registry import UnknownComponentError, nearest
-from data.benchmarks import BENCHMARKS
-from data.benchmarks.annotations import OfficialBenchmark
-from data.benchmarks.base import Benchmark, ItemRecord
 
 ID_KEYS = ("id", "question_id", "questionId", "image")
 PREDICTION_KEYS = ("prediction", "answer")

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ablate.config import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
+from ablate.data.base import DataSet, Sample, Samples
+from ablate.data.features import image_transform
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.subsets import limited
+from ablate.data.text import TrainCollator, Transform
 from ablate.errors import CellError
 from ablate.model import VisionLanguageModel
 from ablate.seeding import derive
-from data.base import DataSet, Sample, Samples
-from data.features import image_transform
-from data.loading import SeededSampler, make_loader
-from data.subsets import limited
-from data.text import TrainCollator, Transform
 
 
 class Reporter(Protocol):

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
-from analysis.bench_results import BenchResults
+from ablate.analysis.bench_results import BenchResults
 
 PANELS = {
     "decode_tokens_s": "decode tokens/s",

@@ -13,7 +13,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from analysis.results import ResultsError, open_store, parents, search
+from ablate.analysis.results import ResultsError, open_store, parents, search
 
 RESULT, PLAN = "bench/bench.json", "plan.json"
 SHARES = ("decode_fraction", "prefill_fraction")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.bench_results import BenchResults
-from analysis.bench_verdicts import published_table, verdicts
+from ablate.analysis.bench_results import BenchResults
+from ablate.analysis.bench_verdicts import published_table, verdicts
 
 
 def bench_tables(results: BenchResults) -> list[tuple[str, pd.DataFrame]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.bench_results import BenchResults
+from ablate.analysis.bench_results import BenchResults
 
 SPEEDS = {
     "eval_avg": "tokens/s from the image to the last token",

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from analysis.results import SweepResults
+from ablate.analysis.results import SweepResults
 
 FORMATS = {"md": "github", "latex": "latex_booktabs", "csv": "csv"}
 

@@ -12,8 +12,8 @@ from typing import Generic, Literal, Protocol, TypeVar
 import numpy as np
 from PIL import Image
 
-from components.registry import Registry
-from data.text import ChatTemplate, Tokenizer
+from ablate.components.registry import Registry
+from ablate.data.text import ChatTemplate, Tokenizer
 
 Split = Literal["train", "validation", "test"]
 UNKNOWN = -100

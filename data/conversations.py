@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from data.base import Sample
-from data.shards import ShardDataset
+from ablate.data.base import Sample
+from ablate.data.shards import ShardDataset
 
 
 class Conversations:

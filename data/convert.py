@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from data.base import Sample, Split
-from data.llava_records import (
+from ablate.data.base import Sample, Split
+from ablate.data.llava_records import (
     BadRecordError,
     ImageFormat,
     image_name,
@@ -24,9 +24,9 @@ from data.llava_records import (
     record_id,
     record_lines,
 )
-from data.prepared import TOKENIZER, prepare_once
-from data.shards import Record, ShardInfo, read_index, write_index, write_shard
-from data.text import Tokenizer, train_tokenizer
+from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.shards import Record, ShardInfo, read_index, write_index, write_shard
+from ablate.data.text import Tokenizer, train_tokenizer
 
 PROBLEMS = "problems.jsonl"
 CONVERSION = "conversion.json"

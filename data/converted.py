@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.base import DATASETS
-from data.convert import SPLITS
-from data.prepared import ShardedDataSet
-from data.text import TemplateName
+from ablate.data.base import DATASETS
+from ablate.data.convert import SPLITS
+from ablate.data.prepared import ShardedDataSet
+from ablate.data.text import TemplateName
 
 
 @DATASETS.register("shards")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from data.base import (
+from ablate.data.base import (
     DATASETS,
     UNKNOWN,
     EncodedImages,
@@ -21,10 +21,10 @@ from data.base import (
     Split,
     Turn,
 )
-from data.conversations import Conversations
-from data.prepared import TOKENIZER, ShardedDataSet, prepare_once
-from data.shards import Record, ShardDataset, write_shards
-from data.text import TemplateName, train_tokenizer
+from ablate.data.conversations import Conversations
+from ablate.data.prepared import TOKENIZER, ShardedDataSet, prepare_once
+from ablate.data.shards import Record, ShardDataset, write_shards
+from ablate.data.text import TemplateName, train_tokenizer
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

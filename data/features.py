@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from data.base import Samples
-from data.image_names import image_key, image_names
-from data.loading import SeededSampler, make_loader
-from data.text import Transform, stack_pixels
+from ablate.data.base import Samples
+from ablate.data.image_names import image_key, image_names
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.text import Transform, stack_pixels
 
 FEATURES = "features"
 """The key of a batch's images that are features already: (B, N, D), as the encoder puts out."""

@@ -14,10 +14,10 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Subset
 
-from data.benchmarks.annotations import AnnotatedItems
-from data.conversations import Conversations
-from data.mixture import WeightedSamples
-from data.shards import ShardDataset
+from ablate.data.benchmarks.annotations import AnnotatedItems
+from ablate.data.conversations import Conversations
+from ablate.data.mixture import WeightedSamples
+from ablate.data.shards import ShardDataset
 
 
 def image_key(image: Image.Image) -> bytes:

@@ -6,23 +6,23 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from data.base import DATASETS
-from data.convert import PROBLEMS, SPLITS, Conversion, ConvertOptions
-from data.prepared import ShardedDataSet
-from data.text import TemplateName
+from ablate.data.base import DATASETS
+from ablate.data.convert import PROBLEMS, SPLITS, Conversion, ConvertOptions
+from ablate.data.prepared import ShardedDataSet
+from ablate.data.text import TemplateName
 
 logger = logging.getLogger(__name__)
 
 
 @DATASETS.register("llava")
 class LLaVA(ShardedDataSet):
-    """Conversations in LLaVA's format (see ``data.llava_records``): ``train`` and ``validation``.
+    """LLaVA-format conversations (``ablate.data.llava_records``): ``train`` and ``validation``.
 
     Args:
         json_file: the JSON list of records.
         images: the folder that the records' image paths start from.
         tokenizer, vocab_size, validation_every, bad, text_only, image_format, max_side: see
-            ``data.convert.ConvertOptions``.
+            ``ablate.data.convert.ConvertOptions``.
         template: the chat template.
 
     Raises:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from PIL import Image, ImageOps
 
-from data.base import Turn
-from data.shards import BROKEN_IMAGE, JPEG, PNG, decode_image, encode_pixels
+from ablate.data.base import Turn
+from ablate.data.shards import BROKEN_IMAGE, JPEG, PNG, decode_image, encode_pixels
 
 ImageFormat = Literal["original", "pixels"]
 IMAGE_TOKEN = "<image>"

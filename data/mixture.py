@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from data.base import DATASETS, DataSet, Label, LabelledImages, Sample, Samples, Split
-from data.prepared import TOKENIZER, prepare_once
-from data.subsets import evenly_spread
-from data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
+from ablate.data.base import DATASETS, DataSet, Label, LabelledImages, Sample, Samples, Split
+from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.subsets import evenly_spread
+from ablate.data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
 
 
 class WeightedSamples:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from data.base import SPLITS, DataSet, Sample, Samples, Split
-from data.shards import ShardDataset, read_index
-from data.text import ChatTemplate, Tokenizer, get_template
+from ablate.data.base import SPLITS, DataSet, Sample, Samples, Split
+from ablate.data.shards import ShardDataset, read_index
+from ablate.data.text import ChatTemplate, Tokenizer, get_template
 
 TOKENIZER = "tokenizer.json"
 

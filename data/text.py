@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.registry import nearest
-from data.batch_memory import empty
-from data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from ablate.components.registry import nearest
+from ablate.data.batch_memory import empty
+from ablate.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    from data.base import Sample, Turn
+    from ablate.data.base import Sample, Turn
 
 __all__ = [
     "IGNORE_INDEX",

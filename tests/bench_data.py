@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from components.encoders.image_transform import ImageTransform
-from data.base import Sample, Samples, Turn
-from data.convert import Conversion, ConvertOptions
-from data.loading import ResumableLoader, SeededSampler, make_loader
-from data.shards import ShardDataset
-from data.text import stack_pixels
+from ablate.components.encoders.image_transform import ImageTransform
+from ablate.data.base import Sample, Samples, Turn
+from ablate.data.convert import Conversion, ConvertOptions
+from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
+from ablate.data.shards import ShardDataset
+from ablate.data.text import stack_pixels
 
 BATCH = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

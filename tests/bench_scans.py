@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.backbones import BACKBONES, Backbone
-from components.mixers import Mamba1, Mamba2
+from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.mixers import Mamba1, Mamba2
 
 D_MODEL = 256
 HEADS = 8

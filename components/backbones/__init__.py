@@ -1,7 +1,7 @@
 """Language backbones, registered by name in ``BACKBONES``."""
 
-from components.backbones import hybrid, mamba, mamba3, presets, transformer
-from components.backbones.base import BACKBONES, Backbone, Likeliest
+from ablate.components.backbones import hybrid, mamba, mamba3, presets, transformer
+from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
 
 __all__ = [
     "BACKBONES",

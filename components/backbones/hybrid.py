@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from components.backbones.base import BACKBONES
-from components.backbones.mamba import MixerBackbone
-from components.mixers import Attention, Mamba1, Mamba2, Mixer
-from components.scans.kernels import Kernel
+from ablate.components.backbones.base import BACKBONES
+from ablate.components.backbones.mamba import MixerBackbone
+from ablate.components.mixers import Attention, Mamba1, Mamba2, Mixer
+from ablate.components.scans.kernels import Kernel
 
 Inner = Literal["mamba2", "mamba1"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from components.mixers.base import no_room
+from ablate.components.mixers.base import no_room
 
 
 class PreallocatedLayer(DynamicLayer):

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.backbones.base import BACKBONES, Backbone, Likeliest
-from components.mixers import Mamba1, Mamba2, Mixer, MixerState
-from components.scans.kernels import Kernel
+from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
+from ablate.components.mixers import Mamba1, Mamba2, Mixer, MixerState
+from ablate.components.scans.kernels import Kernel
 
 if TYPE_CHECKING:
-    from components.backbones.captured import CapturedStep
+    from ablate.components.backbones.captured import CapturedStep
 
 
 class _GatedMLP(nn.Module):
@@ -192,14 +192,14 @@ class _MambaBackbone(MixerBackbone):
         batch = len(state[0].ssm)
         if not state[0].ssm.is_cuda:
             return super().decoder(state, choose)
-        from components.backbones.captured import kept_step
+        from ablate.components.backbones.captured import kept_step
 
         captured = kept_step(self, (batch, choose), lambda: self._capture(batch, choose))
         captured.load(_tensors(state))
         return captured
 
     def _capture(self, batch: int, choose: Likeliest | None) -> CapturedStep:
-        from components.backbones.captured import CapturedStep
+        from ablate.components.backbones.captured import CapturedStep
 
         state = self.init_state(batch, 0)
         step = self._fused(state) or super().decoder(state)
@@ -209,7 +209,7 @@ class _MambaBackbone(MixerBackbone):
         """The step in fused kernels, if the layers and the installation have them."""
         if find_spec("triton") is None:
             return None
-        from components.backbones.mamba_decode import FusedStep, fusable
+        from ablate.components.backbones.mamba_decode import FusedStep, fusable
 
         stack = self.backbone
         blocks = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from components.backbones.base import BACKBONES
-from components.backbones.mamba import MixerBackbone
-from components.mixers import Mamba3
-from components.scans.kernels import Kernel
+from ablate.components.backbones.base import BACKBONES
+from ablate.components.backbones.mamba import MixerBackbone
+from ablate.components.mixers import Mamba3
+from ablate.components.scans.kernels import Kernel
 
 
 @BACKBONES.register("mamba3")

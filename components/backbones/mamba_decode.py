@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from components.mixers import Mamba1, Mamba2, MixerState
-from components.mixers.decode import Conv, linear, selective_step_gated, ssd_step_gated
+from ablate.components.mixers import Mamba1, Mamba2, MixerState
+from ablate.components.mixers.decode import Conv, linear, selective_step_gated, ssd_step_gated
 
 
 class FusedStep:

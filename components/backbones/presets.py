@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from components.backbones.base import BACKBONES
-from components.backbones.hybrid import HybridBackbone
-from components.backbones.mamba import Mamba1Backbone, Mamba2Backbone, MixerBackbone
-from components.backbones.transformer import TransformerBackbone
-from components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
-from components.mixers import Attention, Mamba1, Mamba2
-from components.scans.kernels import Kernel
+from ablate.components.backbones.base import BACKBONES
+from ablate.components.backbones.hybrid import HybridBackbone
+from ablate.components.backbones.mamba import Mamba1Backbone, Mamba2Backbone, MixerBackbone
+from ablate.components.backbones.transformer import TransformerBackbone
+from ablate.components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
+from ablate.components.mixers import Attention, Mamba1, Mamba2
+from ablate.components.scans.kernels import Kernel
 
 _GPT_NEOX = 50277
 """Tokens of the GPT-NeoX-20B tokenizer, which every state-spaces model was trained with."""

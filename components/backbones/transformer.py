@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.backbones.base import BACKBONES, Backbone, Likeliest
-from components.checkpoints import read_causal_lm
-from components.registry import nearest
+from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
+from ablate.components.checkpoints import read_causal_lm
+from ablate.components.registry import nearest
 
 _TINY_LLAMA = {
     "hidden_size": 128,
@@ -118,7 +118,7 @@ class TransformerBackbone(Backbone):
 
     def init_state(self, batch_size: int, max_length: int) -> TransformerState:
         """An empty cache with room for ``max_length`` positions."""
-        from components.backbones.kv_cache import preallocated_cache
+        from ablate.components.backbones.kv_cache import preallocated_cache
 
         layers = self.model.config.get_text_config().num_hidden_layers
         device = self.model.get_input_embeddings().weight.device
@@ -163,8 +163,8 @@ class TransformerBackbone(Backbone):
         """On a CUDA device, one captured graph, where the architecture allows it."""
         if not state.positions.is_cuda:
             return super().decoder(state, choose)
-        from components.backbones import transformer_decode as fast
-        from components.backbones.captured import kept_step
+        from ablate.components.backbones import transformer_decode as fast
+        from ablate.components.backbones.captured import kept_step
 
         if not (self._takes_positions and fast.capturable(self.model.config.get_text_config())):
             return super().decoder(state, choose)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from components.backbones.captured import CapturedStep
-from components.backbones.kv_cache import FixedLayer, PreallocatedLayer
-from components.mixers.base import no_room
+from ablate.components.backbones.captured import CapturedStep
+from ablate.components.backbones.kv_cache import FixedLayer, PreallocatedLayer
+from ablate.components.mixers.base import no_room
 
 # A graph holds for one number of positions; rounded up, prompts of like lengths share one.
 _ROOM = 256

@@ -1,12 +1,16 @@
 """Weights from files: others' formats and ours, checked as a whole before anything is copied."""
 
-from components.checkpoints.causal_lm import causal_lm_settings, load_causal_lm, read_causal_lm
-from components.checkpoints.files import CheckpointError, read_json, read_tensors
-from components.checkpoints.locate import locate
-from components.checkpoints.mamba import load_mamba
-from components.checkpoints.matching import copy, distinct, matched
-from components.checkpoints.ml_mamba import load_ml_mamba
-from components.checkpoints.timm_vit import load_timm
+from ablate.components.checkpoints.causal_lm import (
+    causal_lm_settings,
+    load_causal_lm,
+    read_causal_lm,
+)
+from ablate.components.checkpoints.files import CheckpointError, read_json, read_tensors
+from ablate.components.checkpoints.locate import locate
+from ablate.components.checkpoints.mamba import load_mamba
+from ablate.components.checkpoints.matching import copy, distinct, matched
+from ablate.components.checkpoints.ml_mamba import load_ml_mamba
+from ablate.components.checkpoints.timm_vit import load_timm
 
 __all__ = [
     "CheckpointError",

@@ -12,8 +12,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from components.checkpoints.files import CheckpointError, read_json, read_tensors, telling_line
-from components.checkpoints.matching import (
+from ablate.components.checkpoints.files import (
+    CheckpointError,
+    read_json,
+    read_tensors,
+    telling_line,
+)
+from ablate.components.checkpoints.matching import (
     DAMAGED,
     OTHER_MODEL,
     copy,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from components.checkpoints.files import CheckpointError
+from ablate.components.checkpoints.files import CheckpointError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*"]

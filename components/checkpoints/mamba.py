@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from components.checkpoints.files import CheckpointError, read_json, read_tensors
-from components.checkpoints.matching import copy, matched
+from ablate.components.checkpoints.files import CheckpointError, read_json, read_tensors
+from ablate.components.checkpoints.matching import copy, matched
 
 TABLES = ("backbone.embedding.weight", "lm_head.weight")
 """The backbone's tables with a row a token."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from components.checkpoints.files import CheckpointError
+from ablate.components.checkpoints.files import CheckpointError
 
 OTHER_MODEL = "use a checkpoint of this very model, or build the model it is of"
 DAMAGED = "the weights are damaged or of another model; get them again"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from components.checkpoints.files import CheckpointError, read_object
-from components.checkpoints.mamba import TABLES
-from components.checkpoints.matching import copy, matched
+from ablate.components.checkpoints.files import CheckpointError, read_object
+from ablate.components.checkpoints.mamba import TABLES
+from ablate.components.checkpoints.matching import copy, matched
 
 _PARTS = ("mlp", "bidirectional_mamba", "projector", "llm_backbone")
 

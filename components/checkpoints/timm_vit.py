@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from components.checkpoints.files import CheckpointError, read_tensors
-from components.checkpoints.matching import copy, matched
+from ablate.components.checkpoints.files import CheckpointError, read_tensors
+from ablate.components.checkpoints.matching import copy, matched
 
 # Where timm's training scripts and others keep the weights in a file, in timm's order.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import pytorch_lightning as pl
 from torch import Tensor
 
-from components.registry import Registry
+from ablate.components.registry import Registry
 
 
 class Connector(pl.LightningModule, ABC):

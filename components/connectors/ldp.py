@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.connectors.base import CONNECTORS, Connector
+from ablate.components.connectors.base import CONNECTORS, Connector
 
 
 @CONNECTORS.register("ldpv2")

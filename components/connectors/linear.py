@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from components.connectors.base import CONNECTORS, Connector
+from ablate.components.connectors.base import CONNECTORS, Connector
 
 
 @CONNECTORS.register("linear")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from components.connectors.base import CONNECTORS, Connector
+from ablate.components.connectors.base import CONNECTORS, Connector
 
 
 @CONNECTORS.register("mlp")

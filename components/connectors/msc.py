@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.connectors.base import CONNECTORS, Connector
-from components.connectors.mlp import three_layer_mlp
-from components.mixers import Mamba1, Mamba2
-from components.scans.kernels import Kernel
-from components.scans.order2d import Scan, ScanOrders
+from ablate.components.connectors.base import CONNECTORS, Connector
+from ablate.components.connectors.mlp import three_layer_mlp
+from ablate.components.mixers import Mamba1, Mamba2
+from ablate.components.scans.kernels import Kernel
+from ablate.components.scans.order2d import Scan, ScanOrders
 
 Inner = Literal["mamba2", "mamba1"]
 Merge = Literal["mean", "sum"]
@@ -61,7 +61,7 @@ class VisualSelectiveScan(nn.Module):
     Args:
         width: of a patch feature.
         grid: rows and columns of patches.
-        scan: the mechanism, see ``components.scans.order2d``.
+        scan: the mechanism, see ``ablate.components.scans.order2d``.
         inner: the mixer that scans.
         merge: the mean or the sum of the directions.
         share_directions: one mixer for all directions; False for one mixer each.
@@ -70,7 +70,7 @@ class VisualSelectiveScan(nn.Module):
             quarter of a smaller width) and Mamba-1's 16.
         headdim: channels of a head of Mamba-2; None for 64, or the largest power of two below that
             divides the inner width.
-        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
+        kernel: what filters and scans a sequence, see ``ablate.components.scans.kernels``.
 
     Raises:
         ValueError: an impossible grid, an unknown option, or ``headdim`` for Mamba-1.

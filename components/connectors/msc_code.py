@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from components.connectors.base import CONNECTORS, Connector
-from components.connectors.mlp import three_layer_mlp
-from components.connectors.msc import SwiGLU, mamba2_sizes
-from components.mixers import Mamba2, Mamba2Scan
-from components.scans.kernels import Kernel
+from ablate.components.connectors.base import CONNECTORS, Connector
+from ablate.components.connectors.mlp import three_layer_mlp
+from ablate.components.connectors.msc import SwiGLU, mamba2_sizes
+from ablate.components.mixers import Mamba2, Mamba2Scan
+from ablate.components.scans.kernels import Kernel
 
 
 class BiMamba2(nn.Module):
@@ -22,7 +22,7 @@ class BiMamba2(nn.Module):
         expand: inner width over ``width``.
         d_state: states of a channel; None for 128, capped by a small width.
         headdim: channels of a head; None for 64 or the largest power of two that divides.
-        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
+        kernel: what filters and scans a sequence, see ``ablate.components.scans.kernels``.
     """
 
     def __init__(

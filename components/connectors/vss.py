@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from components.connectors.base import CONNECTORS
-from components.connectors.msc import Merge, MSCBasic, Width
-from components.scans.kernels import Kernel
-from components.scans.order2d import Scan
+from ablate.components.connectors.base import CONNECTORS
+from ablate.components.connectors.msc import Merge, MSCBasic, Width
+from ablate.components.scans.kernels import Kernel
+from ablate.components.scans.order2d import Scan
 
 
 @CONNECTORS.register("vss")

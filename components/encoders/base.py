@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from components.registry import Registry
+from ablate.components.registry import Registry
 
 Pixels = Tensor | dict[str, Tensor]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.encoders.base import ENCODERS, Encoder, Pixels
-from components.encoders.image_transform import ImageTransform
+from ablate.components.encoders.base import ENCODERS, Encoder, Pixels
+from ablate.components.encoders.image_transform import ImageTransform
 
 
 @ENCODERS.register("blind")

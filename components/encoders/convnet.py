@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
-from components.encoders.image_transform import ImageTransform
+from ablate.components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
+from ablate.components.encoders.image_transform import ImageTransform
 
 STEM_STRIDE = 4
 MAX_WAVELENGTH = 10_000.0

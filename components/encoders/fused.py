@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from components.encoders.base import ENCODERS, Encoder, Pixels
-from components.encoders.image_transform import Resize
-from components.registry import arguments, nearest
+from ablate.components.encoders.base import ENCODERS, Encoder, Pixels
+from ablate.components.encoders.image_transform import Resize
+from ablate.components.registry import arguments, nearest
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from components.encoders.base import ENCODERS
-from components.encoders.image_transform import Resize
-from components.encoders.timm_vit import TimmViT
+from ablate.components.encoders.base import ENCODERS
+from ablate.components.encoders.image_transform import Resize
+from ablate.components.encoders.timm_vit import TimmViT
 
 
 class TimmPreset(TimmViT):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.checkpoints import load_timm
-from components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
-from components.encoders.image_transform import ImageTransform, Resize
-from components.registry import nearest
+from ablate.components.checkpoints import load_timm
+from ablate.components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
+from ablate.components.encoders.image_transform import ImageTransform, Resize
+from ablate.components.registry import nearest
 
 # One block on a convolutional stem: in a minute of one CPU thread it tells the shapes and colours
 # of easy-VQA apart, where patches of raw pixels still confuse one shape in six.

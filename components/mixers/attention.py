@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers.base import keep_tokens, no_room
-from components.scans.conv import last_inputs
+from ablate.components.mixers.base import keep_tokens, no_room
+from ablate.components.scans.conv import last_inputs
 
 _ROTARY_BASE = 10000.0
 

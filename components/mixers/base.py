@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from components.scans.conv import causal_conv1d_silu_step
-from components.scans.kernels import Kernel, causal_conv1d_silu
+from ablate.components.scans.conv import causal_conv1d_silu_step
+from ablate.components.scans.kernels import Kernel, causal_conv1d_silu
 
 
 @dataclass

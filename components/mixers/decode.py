@@ -17,7 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
-from components.mixers.decode_kernels import (
+from ablate.components.mixers.decode_kernels import (
     convolve_kernel,
     linear_row_kernel,
     normalise_kernel,

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
-from components.scans.kernels import Kernel, known_kernel, selective_scan
-from components.scans.selective import selective_scan_step
+from ablate.components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
+from ablate.components.scans.kernels import Kernel, known_kernel, selective_scan
+from ablate.components.scans.selective import selective_scan_step
 
 
 class Mamba1(nn.Module):
@@ -25,7 +25,7 @@ class Mamba1(nn.Module):
         d_conv: positions that the convolution sees.
         expand: inner width over ``d_model``.
         dt_rank: rank of the step sizes' projection; ceil(d_model / 16) if None.
-        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
+        kernel: what filters and scans a sequence, see ``ablate.components.scans.kernels``.
 
     Raises:
         ValueError: an unknown kernel.

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
-from components.mixers.gated_norm import gated_rms_norm
-from components.scans.kernels import Kernel, known_kernel, ssd
-from components.scans.ssd import ssd_step
+from ablate.components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
+from ablate.components.mixers.gated_norm import gated_rms_norm
+from ablate.components.scans.kernels import Kernel, known_kernel, ssd
+from ablate.components.scans.ssd import ssd_step
 
 
 class GatedRMSNorm(nn.Module):
@@ -46,7 +46,7 @@ class Mamba2Scan(nn.Module):
         headdim: channels of a head, P.
         ngroups: groups of heads that share B and C.
         chunk_size: the longest chunk of the scan.
-        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
+        kernel: what filters and scans a sequence, see ``ablate.components.scans.kernels``.
 
     Raises:
         ValueError: ``headdim`` does not divide ``d_inner``, or ``ngroups`` the number of heads; an
@@ -177,7 +177,7 @@ class Mamba2(Mamba2Scan):
         headdim: channels of a head, P.
         ngroups: groups of heads that share B and C.
         chunk_size: the longest chunk of the scan.
-        kernel: what filters and scans a sequence, see ``components.scans.kernels``.
+        kernel: what filters and scans a sequence, see ``ablate.components.scans.kernels``.
 
     Raises:
         ValueError: ``headdim`` does not divide the inner width, or ``ngroups`` the heads; an

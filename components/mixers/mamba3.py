@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers.base import initial_dt_bias, keep_tokens
-from components.scans.kernels import Kernel, known_kernel, mamba3_siso
-from components.scans.trapezoid import exact, trapezoid, trapezoid_step
+from ablate.components.mixers.base import initial_dt_bias, keep_tokens
+from ablate.components.scans.kernels import Kernel, known_kernel, mamba3_siso
+from ablate.components.scans.trapezoid import exact, trapezoid, trapezoid_step
 
 _LEAST_RATE = 1e-4
 
@@ -81,7 +81,7 @@ class Mamba3(nn.Module):
         ngroups: groups of heads that share B and C before their biases.
         rope_fraction: the share of the states that rotate, 0.5 or 1.
         chunk_size: the longest chunk of the scan.
-        kernel: what scans a sequence, see ``components.scans.kernels``.
+        kernel: what scans a sequence, see ``ablate.components.scans.kernels``.
 
     Raises:
         ValueError: ``headdim`` does not divide the inner width, ``ngroups`` the heads, or no states

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.scans import conv, selective
-from components.scans import ssd as ssd_portable
+from ablate.components.scans import conv, selective
+from ablate.components.scans import ssd as ssd_portable
 
 Kernel = Literal["auto", "cuda", "portable"]
 """``auto``: the kernels on a CUDA device that has them; ``cuda``: those or an error; ``portable``:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.scans.ssd_chunk import scan_chunk, scan_chunk_backward
+from ablate.components.scans.ssd_chunk import scan_chunk, scan_chunk_backward
 
 # A chunk costs its length in products inside it and its inverse in states between chunks.
 _CPU_CHUNK = 64

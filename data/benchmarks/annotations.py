@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data.base import Sample, Samples, Split, Turn
-from data.benchmarks.base import Benchmark
-from data.shards import BROKEN_IMAGE, decode_image
-from data.subsets import evenly_spread, limited
+from ablate.data.base import Sample, Samples, Split, Turn
+from ablate.data.benchmarks.base import Benchmark
+from ablate.data.shards import BROKEN_IMAGE, decode_image
+from ablate.data.subsets import evenly_spread, limited
 
 IMAGES_CHECKED = 16
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from components.registry import Registry
-from data.base import Sample, Samples, Split
+from ablate.components.registry import Registry
+from ablate.data.base import Sample, Samples, Split
 
 # An item as evaluated: id, question, prediction, answer, answers, category, score, and, where the
 # benchmark has choices, choice_probabilities (choice -> probability).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data.benchmarks.base import ItemRecord
+from ablate.data.benchmarks.base import ItemRecord
 
 
 def more_probable(record: ItemRecord, choices: tuple[str, ...]) -> str | None:

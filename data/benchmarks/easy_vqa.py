@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.base import Sample, Samples, Split
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, exact_match
-from data.easy_vqa import EasyVQA
-from data.subsets import limited
+from ablate.data.base import Sample, Samples, Split
+from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, exact_match
+from ablate.data.easy_vqa import EasyVQA
+from ablate.data.subsets import limited
 
 
 @BENCHMARKS.register("easy-vqa")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.benchmarks.annotations import (
+from ablate.data.benchmarks.annotations import (
     Entry,
     Item,
     OfficialBenchmark,
     OfficialFile,
     read_object,
 )
-from data.benchmarks.answers import SHORT_ANSWER
-from data.benchmarks.base import BENCHMARKS, ItemRecord, exact_match, mean_by_group
+from ablate.data.benchmarks.answers import SHORT_ANSWER
+from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord, exact_match, mean_by_group
 
 
 def gqa_accuracy(prediction: str, answers: Sequence[str]) -> float:

@@ -8,10 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-from data.benchmarks.annotations import Item, OfficialBenchmark, OfficialFile, read_json_lines
-from data.benchmarks.answers import SHORT_ANSWER
-from data.benchmarks.base import BENCHMARKS, ItemRecord
-from data.benchmarks.binary import Confusion, more_probable
+from ablate.data.benchmarks.annotations import (
+    Item,
+    OfficialBenchmark,
+    OfficialFile,
+    read_json_lines,
+)
+from ablate.data.benchmarks.answers import SHORT_ANSWER
+from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord
+from ablate.data.benchmarks.binary import Confusion, more_probable
 
 SETTINGS = ("random", "popular", "adversarial")
 CHOICES = ("Yes", "No")

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from data.base import Sample, Samples, Split
-from data.benchmarks import pope, vsr
-from data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, mean_by_category
-from data.benchmarks.gqa import gqa_accuracy, summarise_gqa
-from data.benchmarks.textvqa import textvqa_accuracy
-from data.benchmarks.vizwiz import summarise_vizwiz, vizwiz_accuracy
-from data.benchmarks.vqav2 import vqav2_accuracy
-from data.proxies.base import Proxy
-from data.proxies.gqa import ProxyGQA
-from data.proxies.pope import ProxyPOPE
-from data.proxies.textvqa import ProxyTextVQA
-from data.proxies.vizwiz import ProxyVizWiz
-from data.proxies.vqa import ProxyVQA
-from data.proxies.vsr import ProxyVSR
-from data.subsets import limited
+from ablate.data.base import Sample, Samples, Split
+from ablate.data.benchmarks import pope, vsr
+from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, mean_by_category
+from ablate.data.benchmarks.gqa import gqa_accuracy, summarise_gqa
+from ablate.data.benchmarks.textvqa import textvqa_accuracy
+from ablate.data.benchmarks.vizwiz import summarise_vizwiz, vizwiz_accuracy
+from ablate.data.benchmarks.vqav2 import vqav2_accuracy
+from ablate.data.proxies.base import Proxy
+from ablate.data.proxies.gqa import ProxyGQA
+from ablate.data.proxies.pope import ProxyPOPE
+from ablate.data.proxies.textvqa import ProxyTextVQA
+from ablate.data.proxies.vizwiz import ProxyVizWiz
+from ablate.data.proxies.vqa import ProxyVQA
+from ablate.data.proxies.vsr import ProxyVSR
+from ablate.data.subsets import limited
 
 PEOPLE = 10  # the soft accuracies are among ten people's answers; here all ten agree
 

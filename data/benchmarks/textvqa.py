@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.benchmarks.annotations import (
+from ablate.data.benchmarks.annotations import (
     Entry,
     Item,
     OfficialBenchmark,
@@ -13,8 +13,8 @@ from data.benchmarks.annotations import (
     most_common,
     read_object,
 )
-from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
-from data.benchmarks.base import BENCHMARKS, ItemRecord
+from ablate.data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
+from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord
 
 
 def normalise_m4c(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.benchmarks.annotations import (
+from ablate.data.benchmarks.annotations import (
     Entry,
     Item,
     OfficialBenchmark,
@@ -13,9 +13,9 @@ from data.benchmarks.annotations import (
     most_common,
     read_list,
 )
-from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
-from data.benchmarks.base import BENCHMARKS, ItemRecord, mean_by_category
-from data.benchmarks.binary import Confusion
+from ablate.data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
+from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord, mean_by_category
+from ablate.data.benchmarks.binary import Confusion
 
 UNANSWERABLE = "unanswerable"
 IF_UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."

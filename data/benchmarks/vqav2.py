@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.benchmarks.annotations import (
+from ablate.data.benchmarks.annotations import (
     AnnotationError,
     Entry,
     Item,
@@ -13,8 +13,8 @@ from data.benchmarks.annotations import (
     OfficialFile,
     read_object,
 )
-from data.benchmarks.answers import SHORT_ANSWER, consensus, normalise, one_line
-from data.benchmarks.base import BENCHMARKS, ItemRecord
+from ablate.data.benchmarks.answers import SHORT_ANSWER, consensus, normalise, one_line
+from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord
 
 
 def vqav2_accuracy(prediction: str, references: Sequence[str]) -> float:

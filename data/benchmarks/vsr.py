@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.benchmarks.annotations import Item, OfficialBenchmark, OfficialFile, read_json_lines
-from data.benchmarks.base import BENCHMARKS, ItemRecord
-from data.benchmarks.binary import more_probable
+from ablate.data.benchmarks.annotations import (
+    Item,
+    OfficialBenchmark,
+    OfficialFile,
+    read_json_lines,
+)
+from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord
+from ablate.data.benchmarks.binary import more_probable
 
 CHOICES = ("True", "False")
 

@@ -1,8 +1,8 @@
 """Rendered stand-ins for the paper's six benchmarks. Importing it registers the data sets."""
 
-from data.proxies import gqa as gqa
-from data.proxies import pope as pope
-from data.proxies import textvqa as textvqa
-from data.proxies import vizwiz as vizwiz
-from data.proxies import vqa as vqa
-from data.proxies import vsr as vsr
+from ablate.data.proxies import gqa as gqa
+from ablate.data.proxies import pope as pope
+from ablate.data.proxies import textvqa as textvqa
+from ablate.data.proxies import vizwiz as vizwiz
+from ablate.data.proxies import vqa as vqa
+from ablate.data.proxies import vsr as vsr

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from data.base import DATASETS, Split, Turn
-from data.proxies.base import Proxy, ProxyItem
-from data.proxies.picture import COLORS, SHAPES
-from data.proxies.scene import (
+from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.proxies.base import Proxy, ProxyItem
+from ablate.data.proxies.picture import COLORS, SHAPES
+from ablate.data.proxies.scene import (
     ALL,
     RELATIONS,
     SEEN,
@@ -19,7 +19,7 @@ from data.proxies.scene import (
     opposed_cells,
     related_cells,
 )
-from data.proxies.vqa import near_misses
+from ablate.data.proxies.vqa import near_misses
 
 WEIGHTS = (2, 1, 1, 1, 1, 1)  # a query is for a colour or a shape
 

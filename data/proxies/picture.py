@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data.base import UNKNOWN, Label
+from ablate.data.base import UNKNOWN, Label
 
 IMAGE_SIZE = 64
 Ink = int | tuple[int, int, int]

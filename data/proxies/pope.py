@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from data.base import DATASETS, Split, Turn
-from data.proxies.base import Proxy, ProxyItem
-from data.proxies.scene import ALL, COUNT, SEEN, Level, Scene, Thing
+from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.proxies.base import Proxy, ProxyItem
+from ablate.data.proxies.scene import ALL, COUNT, SEEN, Level, Scene, Thing
 
 SETTINGS = ("random", "popular", "adversarial")
 # The order of frequency: the first are the most popular, neighbours (0-1, 2-3, ...) are companions.

@@ -12,8 +12,8 @@ from typing import Literal
 
 from PIL import ImageDraw
 
-from data.base import Turn
-from data.proxies.picture import COLORS, IMAGE_SIZE, SHAPES, Ink, Mark, Picture
+from ablate.data.base import Turn
+from ablate.data.proxies.picture import COLORS, IMAGE_SIZE, SHAPES, Ink, Mark, Picture
 
 Level = Literal["easy", "medium", "hard"]
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")

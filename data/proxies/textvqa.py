@@ -8,10 +8,10 @@ from random import Random
 
 from PIL import ImageFont
 
-from data.base import DATASETS, Split, Turn
-from data.proxies.base import Proxy, ProxyItem
-from data.proxies.picture import COLORS, IMAGE_SIZE, Draw, Mark, Picture
-from data.proxies.scene import HELD_OUT_EVERY, Level
+from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.proxies.base import Proxy, ProxyItem
+from ablate.data.proxies.picture import COLORS, IMAGE_SIZE, Draw, Mark, Picture
+from ablate.data.proxies.scene import HELD_OUT_EVERY, Level
 
 WORDS = (
     *("bank", "bar", "beer", "book", "bus", "cafe", "cake", "cash", "city", "club"),

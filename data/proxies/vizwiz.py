@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from data.base import DATASETS, Split, Turn
-from data.proxies.base import Proxy, ProxyItem
-from data.proxies.scene import ALL, COLORS, SEEN, SHAPES, Level, Scene
+from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.proxies.base import Proxy, ProxyItem
+from ablate.data.proxies.scene import ALL, COLORS, SEEN, SHAPES, Level, Scene
 
 UNANSWERABLE = "unanswerable"
 

@@ -17,12 +17,12 @@ from ablate.bench_memory import MemoryMeter
 from ablate.bench_peers import MambaSsmPeer, NoPeerError, TransformersPeer
 from ablate.bench_run import check_models
 from ablate.cli import main
+from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.connectors import Connector
 from ablate.generation import generate
 from ablate.sweep import count_parameters
 from ablate.tracking import Tracker
 from ablate.units import MIB
-from components.backbones import BACKBONES, Backbone
-from components.connectors import Connector
 from tests.ablate.conftest import BASE, SWEEPS, write
 
 LLAMA = {

@@ -15,15 +15,15 @@ from PIL import Image
 from ablate.chat import Chat, TextStream, find_model, open_chat
 from ablate.checkpoints import save
 from ablate.cli import main
+from ablate.data.base import Turn
+from ablate.data.benchmarks.base import BENCHMARKS
+from ablate.data.prepared import TOKENIZER
+from ablate.data.text import Tokenizer, encode_conversation, train_tokenizer
 from ablate.errors import ConfigError
 from ablate.generation import GREEDY, Sampling
 from ablate.layers import Layer, compose, expand
 from ablate.model import build_model
 from ablate.tracking import Tracker
-from data.base import Turn
-from data.benchmarks.base import BENCHMARKS
-from data.prepared import TOKENIZER
-from data.text import Tokenizer, encode_conversation, train_tokenizer
 from tests.ablate.conftest import BASE, write
 
 TEXTS = ["what colour is the circle ?", "it's häßlich, 你好 🙂 red", "blue"]

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ablate.checkpoints import components_of, load, save, start_from
+from ablate.components.checkpoints import CheckpointError
 from ablate.config import RunConfig, identity
 from ablate.layers import Layer, compose, expand, merge
 from ablate.model import VisionLanguageModel, assemble, build_model
-from components.checkpoints import CheckpointError
 from tests.ablate.conftest import BASE
 
 VOCAB = 40

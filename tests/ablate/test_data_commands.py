@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import data.convert
+import ablate.data.convert
 from ablate.cli import main
-from data import DATASETS
+from ablate.data import DATASETS
 from tests.data.benchmarks.test_official_benchmarks import gqa
 from tests.data.support import encoded
 from tests.data.test_llava import record, source
@@ -37,7 +37,7 @@ def mix(tmp_path: Path) -> list[str]:
 def test_convert_then_check(
     mix: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.convert, "PER_SHARD", 4)
+    monkeypatch.setattr(ablate.data.convert, "PER_SHARD", 4)
     out = tmp_path / "out"
     options = ["--out", out, "--vocab-size", 300, "--validation-every", 6, "--workers", 2]
     assert run("convert", *mix, *options) == 0

@@ -16,19 +16,19 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ablate import cell
+from ablate.components.encoders import Encoder
+from ablate.components.encoders.blind import BlindEncoder
+from ablate.components.encoders.fused import FusedEncoder
+from ablate.components.encoders.timm_vit import TimmViT
 from ablate.config import RunConfig, identity
+from ablate.data.base import Sample, Samples, Split
+from ablate.data.easy_vqa import EasyVQA
 from ablate.errors import CellError, ConfigError
 from ablate.features import LIMIT, applies, folder, limit, make_features, requests, sources
 from ablate.layers import Layer, compose, expand, merge
 from ablate.model import build_component
 from ablate.prepare import prepare
 from ablate.progress import Display
-from components.encoders import Encoder
-from components.encoders.blind import BlindEncoder
-from components.encoders.fused import FusedEncoder
-from components.encoders.timm_vit import TimmViT
-from data.base import Sample, Samples, Split
-from data.easy_vqa import EasyVQA
 from tests.ablate.conftest import BASE, write
 from tests.ablate.test_sweep import ablate
 

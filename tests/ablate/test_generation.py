@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ablate import generation
+from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.registry import arguments
 from ablate.generation import Sampling, generate
-from components.backbones import BACKBONES, Backbone
-from components.registry import arguments
 
 VOCAB = 50
 LENGTHS = (9, 4, 1)

@@ -9,11 +9,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ablate.config import RunConfig
+from ablate.data.text import IGNORE_INDEX
 from ablate.errors import CellError
 from ablate.layers import Layer, compose, expand, merge
 from ablate.model import VisionLanguageModel, build_model, parameter_counts
 from ablate.training import VisionLanguageTraining, learning_rate_factor, parameter_groups
-from data.text import IGNORE_INDEX
 from tests.ablate.conftest import BASE
 
 VOCAB, EOS = 40, 1
@@ -194,7 +194,7 @@ def test_vectors_and_state_matrices_do_not_decay() -> None:
 def test_a_user_class_by_its_path(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (house / "mine.py").write_text(
         "from torch import nn\n"
-        "from components.connectors import Connector\n\n"
+        "from ablate.components.connectors import Connector\n\n"
         "class Mean(Connector):\n"
         "    def __init__(self, embed_dim, grid, d_model, *, bias: bool = True):\n"
         "        super().__init__(embed_dim, grid, d_model)\n"

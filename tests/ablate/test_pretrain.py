@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from ablate.cli import main
+from ablate.components.encoders import ConvNet
 from ablate.config import RunConfig
+from ablate.data.base import UNKNOWN
+from ablate.data.proxies import base as proxies
 from ablate.layers import Layer, compose, expand, merge
 from ablate.model import build_model
 from ablate.pretrain import Collator, folder, load_pretrained, pretrain
 from ablate.tracking import Tracker
-from components.encoders import ConvNet
-from data.base import UNKNOWN
-from data.proxies import base as proxies
 from tests.ablate.conftest import BASE, write
 
 STAGE = {"data": "easy-vqa", "steps": 3, "batch_size": 8, "threads": 1}

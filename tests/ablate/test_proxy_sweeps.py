@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ablate.components.encoders import FusedEncoder
 from ablate.config import Policy
+from ablate.data.benchmarks import BENCHMARKS
+from ablate.data.proxies import base as proxies
 from ablate.plan import Plan, plan_sweep
 from ablate.pretrain import folder, load_pretrained, pretrain, stages
-from components.encoders import FusedEncoder
-from data.benchmarks import BENCHMARKS
-from data.proxies import base as proxies
 from tests.ablate.conftest import SWEEPS, write
 from tests.ablate.test_pretrain import Silent
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from ablate.config import LoraConfig, Policy, RunConfig, identity
+from ablate.data.base import DataSet, Sample, Turn
+from ablate.data.text import TEMPLATES, ChatTemplate, Tokenizer, train_tokenizer
 from ablate.errors import ConfigError
 from ablate.layers import Layer, compose, expand, merge
 from ablate.lora import add_adapters
@@ -16,8 +18,6 @@ from ablate.memory import training_memory
 from ablate.model import IncompatibleError, VisionLanguageModel, assemble, build_model
 from ablate.recompute import repeated_layers
 from ablate.training import VisionLanguageTraining, fit
-from data.base import DataSet, Sample, Turn
-from data.text import TEMPLATES, ChatTemplate, Tokenizer, train_tokenizer
 from tests.ablate.conftest import BASE
 
 VOCAB, EOS = 40, 1

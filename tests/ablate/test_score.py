@@ -214,7 +214,7 @@ def test_a_run_needs_its_benchmarks_files(name: str, data: Path) -> None:
 IDS = """
 import sys
 from pathlib import Path
-from data.benchmarks import BENCHMARKS
+from ablate.data.benchmarks import BENCHMARKS
 for name in ("easy-vqa", "pope", "vqav2"):
     samples = BENCHMARKS.get(name)().samples(Path(sys.argv[1]), "test", 50)
     print([samples[i].id for i in range(len(samples))])

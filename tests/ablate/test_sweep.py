@@ -17,9 +17,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from ablate.analysis.results import load_sweep
 from ablate.cli import main
 from ablate.tracking import Tracker, is_dead, this_process, tracking_uri
-from analysis.results import load_sweep
 from tests.ablate.conftest import write
 
 SWEEP = {
@@ -222,7 +222,7 @@ def test_same_config_and_seed_give_the_same_bits(house: Path) -> None:
 def test_a_connector_outside_the_repository(house: Path) -> None:
     (house / "my_connectors.py").write_text(
         "from torch import nn\n"
-        "from components.connectors import Connector\n\n\n"
+        "from ablate.components.connectors import Connector\n\n\n"
         "class MeanPool(Connector):\n"
         '    """One token: the mean patch, projected."""\n\n'
         "    num_output_tokens = 1\n\n"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from analysis.bench_plots import PANELS, plot
-from analysis.bench_results import BenchResults, published, reading_notes
-from analysis.bench_tables import bench_tables
-from analysis.bench_verdicts import compare, holds, published_table, verdicts
-from analysis.results import ResultsError
-from analysis.tables import FORMATS, render
+from ablate.analysis.bench_plots import PANELS, plot
+from ablate.analysis.bench_results import BenchResults, published, reading_notes
+from ablate.analysis.bench_tables import bench_tables
+from ablate.analysis.bench_verdicts import compare, holds, published_table, verdicts
+from ablate.analysis.results import ResultsError
+from ablate.analysis.tables import FORMATS, render
 
 PEERS = "t3: peers in turns with ours, prompt and 256 new tokens"
 LENGTHS = (30, 1024, 4096)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from analysis.results import SweepResults
-from analysis.tables import FORMATS, mean_and_deviation, render, sweep_table
+from ablate.analysis.results import SweepResults
+from ablate.analysis.tables import FORMATS, mean_and_deviation, render, sweep_table
 
 
 def results() -> SweepResults:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.backbones import Backbone, Likeliest
+from ablate.components.backbones import Backbone, Likeliest
 
 VOCAB = 50
 ATOL = 2e-5

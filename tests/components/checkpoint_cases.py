@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from components.backbones.presets import (
+from ablate.components.backbones.presets import (
     HybridPreset,
     Mamba1Preset,
     Mamba2Preset,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.connectors.base import Connector
+from ablate.components.connectors.base import Connector
 
 
 class ConnectorContract:

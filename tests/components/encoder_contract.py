@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.encoders.base import Encoder, Pixels
+from ablate.components.encoders.base import Encoder, Pixels
 
 
 def noise_image(seed: int, width: int = 90, height: int = 70) -> Image.Image:

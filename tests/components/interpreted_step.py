@@ -11,8 +11,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from components.backbones import BACKBONES
-from components.backbones.mamba_decode import FusedStep, fusable
+from ablate.components.backbones import BACKBONES
+from ablate.components.backbones.mamba_decode import FusedStep, fusable
 
 # Sizes that are no powers of 2; convolutions of one position, two and four.
 KINDS = {

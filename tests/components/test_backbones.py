@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from components.backbones import BACKBONES, Backbone
-from components.checkpoints import CheckpointError
+from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.checkpoints import CheckpointError
 from tests.components.backbone_contract import VOCAB, BackboneContract, pad
 
 

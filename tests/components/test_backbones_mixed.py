@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.backbones import BACKBONES, Backbone
-from components.mixers import Attention, Mamba3
-from components.scans.trapezoid import trapezoid_reference
+from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.mixers import Attention, Mamba3
+from ablate.components.scans.trapezoid import trapezoid_reference
 from tests.components.backbone_contract import VOCAB, BackboneContract
 from tests.components.scan_cases import relative_error
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from components.backbones import BACKBONES, Backbone
-from components.checkpoints import CheckpointError, load_ml_mamba
-from components.connectors import CONNECTORS
+from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.checkpoints import CheckpointError, load_ml_mamba
+from ablate.components.connectors import CONNECTORS
 from tests.components.backbone_contract import pad
 from tests.components.checkpoint_cases import (
     PRESETS,

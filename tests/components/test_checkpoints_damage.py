@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.checkpoints import CheckpointError, copy, matched, read_tensors
+from ablate.components.checkpoints import CheckpointError, copy, matched, read_tensors
 from tests.components.checkpoint_cases import PRESETS, theirs, write_state_spaces
 
 WEIGHTS = "pytorch_model.bin"

@@ -12,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from components.checkpoints import CheckpointError, load_timm
+from ablate.components.checkpoints import CheckpointError, load_timm
 
 NORM = "blocks.0.norm1.weight"
 SIZES = {"embed_dim": 24, "depth": 2, "num_heads": 2}

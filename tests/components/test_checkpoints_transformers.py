@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.backbones import BACKBONES
-from components.checkpoints import CheckpointError
+from ablate.components.backbones import BACKBONES
+from ablate.components.checkpoints import CheckpointError
 
 VOCAB = 50
 SIZES: dict[str, Any] = {

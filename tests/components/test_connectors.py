@@ -4,7 +4,7 @@ import pytest
 import torch
 from connector_contract import ConnectorContract
 
-from components.connectors import CONNECTORS
+from ablate.components.connectors import CONNECTORS
 
 
 class TestLinear(ConnectorContract):

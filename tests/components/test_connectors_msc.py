@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from connector_contract import ConnectorContract
 from torch import Tensor
 
-from components.connectors import CONNECTORS, Connector, msc
-from components.connectors.msc import SwiGLU, VisualSelectiveScan, mamba2_sizes
-from components.connectors.msc_code import BiMamba2
-from components.mixers import Mamba1, Mamba2
+from ablate.components.connectors import CONNECTORS, Connector, msc
+from ablate.components.connectors.msc import SwiGLU, VisualSelectiveScan, mamba2_sizes
+from ablate.components.connectors.msc_code import BiMamba2
+from ablate.components.mixers import Mamba1, Mamba2
 
 MSC = ["msc-basic", "msc-advanced"]
 SMALL = {"d_state": 8, "headdim": 8}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.scans import conv
-from components.scans.conv import (
+from ablate.components.scans import conv
+from ablate.components.scans.conv import (
     causal_conv1d_silu,
     causal_conv1d_silu_reference,
     causal_conv1d_silu_step,

@@ -8,9 +8,9 @@ import torch
 from encoder_contract import EncoderContract, noise_image
 from timm.data import create_transform, resolve_data_config
 
-from components.checkpoints import CheckpointError
-from components.encoders import ENCODERS, BlindEncoder, ConvNet, TimmViT
-from components.encoders.image_transform import ImageTransform
+from ablate.components.checkpoints import CheckpointError
+from ablate.components.encoders import ENCODERS, BlindEncoder, ConvNet, TimmViT
+from ablate.components.encoders.image_transform import ImageTransform
 
 SMALL = {"patch_size": 14, "embed_dim": 32, "depth": 3, "num_heads": 2}
 

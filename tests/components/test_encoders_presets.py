@@ -7,7 +7,7 @@ import timm
 import torch
 from encoder_contract import EncoderContract, noise_image
 
-from components.encoders import ENCODERS, Encoder, FusedEncoder
+from ablate.components.encoders import ENCODERS, Encoder, FusedEncoder
 
 PRESETS: dict[str, tuple[str, int, int, int]] = {
     # name: timm id, pixels, tokens, width (the paper's list of encoders)

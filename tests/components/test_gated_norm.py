@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.mixers import gated_norm
-from components.mixers.gated_norm import gated_rms_norm, gated_rms_norm_reference
-from components.mixers.mamba2 import GatedRMSNorm
+from ablate.components.mixers import gated_norm
+from ablate.components.mixers.gated_norm import gated_rms_norm, gated_rms_norm_reference
+from ablate.components.mixers.mamba2 import GatedRMSNorm
 from tests.components.scan_cases import Scan, seeded, worst_errors
 
 WIDTH = 12

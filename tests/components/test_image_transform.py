@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.encoders.image_transform import ImageTransform
+from ablate.components.encoders.image_transform import ImageTransform
 
 Triple = tuple[float, float, float]
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

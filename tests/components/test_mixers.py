@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.mixers import Mamba1, Mamba2, Mamba2Scan
+from ablate.components.mixers import Mamba1, Mamba2, Mamba2Scan
 
 WIDTH = 16
 

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.scans.order2d import ScanOrders, column_major, inverse, row_major, scan_orders
+from ablate.components.scans.order2d import (
+    ScanOrders,
+    column_major,
+    inverse,
+    row_major,
+    scan_orders,
+)
 
 GRIDS = [(1, 1), (1, 5), (4, 1), (3, 3), (2, 5), (5, 2), (8, 8)]
 side = st.integers(1, 12)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from components.backbones import BACKBONES
-from components.checkpoints import CheckpointError
-from components.connectors import CONNECTORS
-from components.encoders import ENCODERS
+from ablate.components.backbones import BACKBONES
+from ablate.components.checkpoints import CheckpointError
+from ablate.components.connectors import CONNECTORS
+from ablate.components.encoders import ENCODERS
 from tests.components.checkpoint_cases import (
     ROWS,
     TinyLlama,

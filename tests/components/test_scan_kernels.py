@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from components.mixers import Mamba1, Mamba2, Mamba3
-from components.scans import kernels
-from components.scans.conv import causal_conv1d_silu_reference
-from components.scans.selective import selective_scan_reference
-from components.scans.ssd import ssd_reference
-from components.scans.trapezoid import trapezoid_reference
+from ablate.components.mixers import Mamba1, Mamba2, Mamba3
+from ablate.components.scans import kernels
+from ablate.components.scans.conv import causal_conv1d_silu_reference
+from ablate.components.scans.selective import selective_scan_reference
+from ablate.components.scans.ssd import ssd_reference
+from ablate.components.scans.trapezoid import trapezoid_reference
 
 WIDTH = 16
 LENGTH = 21

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.scans import selective
-from components.scans.selective import (
+from ablate.components.scans import selective
+from ablate.components.scans.selective import (
     selective_scan,
     selective_scan_reference,
     selective_scan_step,

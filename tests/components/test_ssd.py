@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.scans import ssd as module
-from components.scans.ssd import ssd, ssd_reference, ssd_step
+from ablate.components.scans import ssd as module
+from ablate.components.scans.ssd import ssd, ssd_reference, ssd_step
 from tests.components.scan_cases import (
     LENGTHS,
     Scan,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.scans.trapezoid import trapezoid, trapezoid_reference, trapezoid_step
+from ablate.components.scans.trapezoid import trapezoid, trapezoid_reference, trapezoid_step
 from tests.components.scan_cases import LENGTHS, seeded, worst_errors
 
 HEADS, WIDTH, STATES = 3, 4, 6

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.base import Sample, Turn
-from data.shards import Record
+from ablate.data.base import Sample, Turn
+from ablate.data.shards import Record
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from data import batch_memory
-from data.base import Sample
-from data.batch_memory import KEPT
-from data.loading import IMAGE_BLOCKS, ResumableLoader, SeededSampler, make_loader
-from data.text import stack_pixels
+from ablate.data import batch_memory
+from ablate.data.base import Sample
+from ablate.data.batch_memory import KEPT
+from ablate.data.loading import IMAGE_BLOCKS, ResumableLoader, SeededSampler, make_loader
+from ablate.data.text import stack_pixels
 from tests.data.support import Numbers, to_tensor
 
 COUNT, BATCH = 61, 2

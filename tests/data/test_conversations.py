@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data.conversations import Conversations
-from data.easy_vqa import EasyVQA
-from data.shards import ShardDataset
+from ablate.data.conversations import Conversations
+from ablate.data.easy_vqa import EasyVQA
+from ablate.data.shards import ShardDataset
 
 
 @pytest.fixture(scope="module")

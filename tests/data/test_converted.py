@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data import DATASETS
-from data.convert import Conversion, ConvertOptions
-from data.shards import ShardError
+from ablate.data import DATASETS
+from ablate.data.convert import Conversion, ConvertOptions
+from ablate.data.shards import ShardError
 from tests.data.test_llava import record, source
 
 

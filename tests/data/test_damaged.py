@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.benchmarks import BENCHMARKS
-from data.benchmarks.annotations import AnnotationError, MissingFileError, OfficialBenchmark
-from data.convert import PROBLEMS, Conversion, ConvertOptions
-from data.llava_records import BadRecordError, read_image
-from data.shards import INDEX, ShardDataset, ShardError, damage, decode_image, write_shards
+from ablate.data.benchmarks import BENCHMARKS
+from ablate.data.benchmarks.annotations import AnnotationError, MissingFileError, OfficialBenchmark
+from ablate.data.convert import PROBLEMS, Conversion, ConvertOptions
+from ablate.data.llava_records import BadRecordError, read_image
+from ablate.data.shards import INDEX, ShardDataset, ShardError, damage, decode_image, write_shards
 from tests.data.benchmarks.test_official_benchmarks import EXPECTED
 from tests.data.support import encoded, image
 from tests.data.support import record as shard_record

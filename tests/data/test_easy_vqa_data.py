@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data import DATASETS
-from data.base import Split
-from data.benchmarks import BENCHMARKS
-from data.easy_vqa import COLORS, SHAPES, EasyVQA, category
-from data.subsets import evenly_spread
-from data.text import TEMPLATES, encode_answer
+from ablate.data import DATASETS
+from ablate.data.base import Split
+from ablate.data.benchmarks import BENCHMARKS
+from ablate.data.easy_vqa import COLORS, SHAPES, EasyVQA, category
+from ablate.data.subsets import evenly_spread
+from ablate.data.text import TEMPLATES, encode_answer
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-import data.convert
-from data.base import Sample
-from data.convert import Conversion, ConvertOptions
-from data.loading import ResumableLoader, SeededSampler, make_loader
-from data.shards import ShardDataset
+import ablate.data.convert
+from ablate.data.base import Sample
+from ablate.data.convert import Conversion, ConvertOptions
+from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
+from ablate.data.shards import ShardDataset
 from tests.data.support import encoded
 from tests.data.test_llava import record, source
 
@@ -39,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "images" / "sub" / f"{index}.jpg").write_bytes(encoded(index, "png"))
     options = ConvertOptions(vocab_size=300, validation_every=1000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.convert, "PER_SHARD", 7)
+        patch.setattr(ablate.data.convert, "PER_SHARD", 7)
         Conversion(Path(paths["json_file"]), Path(paths["images"]), options).run(root / "out")
     return root / "out" / "train"
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from data.base import Sample, Turn
-from data.benchmarks.annotations import AnnotatedItems, Item
-from data.conversations import Conversations
-from data.features import (
+from ablate.data.base import Sample, Turn
+from ablate.data.benchmarks.annotations import AnnotatedItems, Item
+from ablate.data.conversations import Conversations
+from ablate.data.features import (
     BATCH_SIZE,
     FEATURES,
     FeaturesError,
@@ -24,9 +24,9 @@ from data.features import (
     table_of,
     write_features,
 )
-from data.image_names import image_key, image_names
-from data.mixture import WeightedSamples
-from data.shards import Record, ShardDataset, write_shards
+from ablate.data.image_names import image_key, image_names
+from ablate.data.mixture import WeightedSamples
+from ablate.data.shards import Record, ShardDataset, write_shards
 
 SIZE = 8
 TURNS = [Turn("what?", "that")]

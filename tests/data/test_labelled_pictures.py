@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import DATASETS
-from data.base import UNKNOWN
-from data.mixture import Mixture
-from data.proxies.base import Proxy
-from data.proxies.picture import CLASSES, COLORS
-from data.proxies.scene import Scene
-from data.proxies.textvqa import Signs
+from ablate.data import DATASETS
+from ablate.data.base import UNKNOWN
+from ablate.data.mixture import Mixture
+from ablate.data.proxies.base import Proxy
+from ablate.data.proxies.picture import CLASSES, COLORS
+from ablate.data.proxies.scene import Scene
+from ablate.data.proxies.textvqa import Signs
 
 
 def items(name: str, count: int) -> list:

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-import data.convert
-from data import DATASETS
-from data.base import Turn
-from data.llava import LLaVA
-from data.llava_records import BadRecordError, read_image, read_turns, record_lines
-from data.shards import decode_image, read_index
+import ablate.data.convert
+from ablate.data import DATASETS
+from ablate.data.base import Turn
+from ablate.data.llava import LLaVA
+from ablate.data.llava_records import BadRecordError, read_image, read_turns, record_lines
+from ablate.data.shards import decode_image, read_index
 from tests.data.support import ROOT, encoded, image
 
 
@@ -58,7 +58,7 @@ def test_is_registered() -> None:
 
 
 def test_conversations_and_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.convert, "PER_SHARD", 4)
+    monkeypatch.setattr(ablate.data.convert, "PER_SHARD", 4)
     llava = prepared(tmp_path, [record(i) for i in range(12)])
     train = llava.split(tmp_path / "cache", "train")
     validation = llava.split(tmp_path / "cache", "validation")
@@ -238,8 +238,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-import data.convert as convert
-from data.llava import LLaVA
+import ablate.data.convert as convert
+from ablate.data.llava import LLaVA
 
 read = convert.read_image
 def slow(*arguments):
@@ -264,7 +264,7 @@ def test_killed_conversion_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
-    monkeypatch.setattr(data.convert, "PER_SHARD", 4)
+    monkeypatch.setattr(ablate.data.convert, "PER_SHARD", 4)
     llava = LLaVA(**arguments, vocab_size=300, validation_every=5)
     assert not llava.directory(cache).exists()
     done = next(iter(cache.glob(".llava-*.partial"))) / "train" / "shard-000000.tar"

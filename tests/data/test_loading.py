@@ -11,8 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from data.base import Sample
-from data.loading import ResumableLoader, SeededSampler, make_loader
+from ablate.data.base import Sample
+from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
 from tests.data.support import Numbers
 
 

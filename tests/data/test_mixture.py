@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import data.proxies.base
-from components.registry import UnknownComponentError
-from data import DATASETS
-from data.loading import SeededSampler, make_loader
-from data.mixture import Mixture, WeightedSamples, passes
+import ablate.data.proxies.base
+from ablate.components.registry import UnknownComponentError
+from ablate.data import DATASETS
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.mixture import Mixture, WeightedSamples, passes
 from tests.data.support import Numbers
 
 SIZES = {"proxy-vqa": 40, "proxy-vsr": 30}
@@ -23,7 +23,7 @@ PART_ARGS = {name: {"train_samples": size} for name, size in SIZES.items()}
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.proxies.base, "EVAL_SAMPLES", {"validation": 9, "test": 6})
+        patch.setattr(ablate.data.proxies.base, "EVAL_SAMPLES", {"validation": 9, "test": 6})
         mixture(1, 1).prepare(directory)
     return directory
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from data.prepared import prepare_once
-from data.shards import read_index, write_shards
+from ablate.data.prepared import prepare_once
+from ablate.data.shards import read_index, write_shards
 from tests.data.support import ROOT, record
 
 SLOW_CONVERSION = """
 import sys, time
 from pathlib import Path
-from data.prepared import prepare_once
-from data.shards import write_shards
+from ablate.data.prepared import prepare_once
+from ablate.data.shards import write_shards
 from tests.data.support import record
 
 def records(pause):

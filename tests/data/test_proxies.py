@@ -10,16 +10,25 @@ from typing import Any
 
 import pytest
 
-import data.proxies.base
-from data import DATASETS
-from data.base import Split
-from data.benchmarks import BENCHMARKS
-from data.benchmarks.pope import SETTINGS
-from data.proxies.base import Proxy, ProxyItem
-from data.proxies.pope import companion
-from data.proxies.scene import ALL, COLORS, HELD_OUT_EVERY, RELATIONS, SHAPES, Cell, Scene, Thing
-from data.proxies.textvqa import WORDS, Signs, held_out
-from data.shards import read_index
+import ablate.data.proxies.base
+from ablate.data import DATASETS
+from ablate.data.base import Split
+from ablate.data.benchmarks import BENCHMARKS
+from ablate.data.benchmarks.pope import SETTINGS
+from ablate.data.proxies.base import Proxy, ProxyItem
+from ablate.data.proxies.pope import companion
+from ablate.data.proxies.scene import (
+    ALL,
+    COLORS,
+    HELD_OUT_EVERY,
+    RELATIONS,
+    SHAPES,
+    Cell,
+    Scene,
+    Thing,
+)
+from ablate.data.proxies.textvqa import WORDS, Signs, held_out
+from ablate.data.shards import read_index
 
 NAMES = ("proxy-gqa", "proxy-pope", "proxy-textvqa", "proxy-vizwiz", "proxy-vqa", "proxy-vsr")
 
@@ -248,7 +257,7 @@ def test_evaluation_splits_do_not_depend_on_the_arguments() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prepared_and_scored(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.proxies.base, "EVAL_SAMPLES", {"validation": 12, "test": 30})
+    monkeypatch.setattr(ablate.data.proxies.base, "EVAL_SAMPLES", {"validation": 12, "test": 30})
     made = proxy(name, train_samples=400)
     made.prepare(tmp_path)
     sizes = [len(made.split(tmp_path, split)) for split in ("train", "validation", "test")]

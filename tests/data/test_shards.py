@@ -14,8 +14,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from data.base import Sample, Turn
-from data.shards import (
+from ablate.data.base import Sample, Turn
+from ablate.data.shards import (
     INDEX,
     Record,
     ShardDataset,

@@ -11,9 +11,9 @@ import tokenizers
 import torch
 from PIL import Image
 
-from data.base import Sample, Turn
-from data.loading import SeededSampler, make_loader
-from data.text import (
+from ablate.data.base import Sample, Turn
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.text import (
     IGNORE_INDEX,
     TEMPLATES,
     PromptCollator,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.backbones import BACKBONES, Backbone, Likeliest
+from ablate.components.backbones import BACKBONES, Backbone, Likeliest
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.backbones import BACKBONES, Backbone
-from components.backbones.presets import Mamba1Preset, Mamba2Preset
-from components.connectors import CONNECTORS
+from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.backbones.presets import Mamba1Preset, Mamba2Preset
+from ablate.components.connectors import CONNECTORS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.backbones import BACKBONES
-from components.mixers import Mamba3
+from ablate.components.backbones import BACKBONES
+from ablate.components.mixers import Mamba3
 from tests.gpu.test_kernels import DTYPES, KERNELS, TOLERANCE, close, gradients, ids, loss, uneven
 
 pytestmark = [

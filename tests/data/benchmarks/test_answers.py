@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from data.benchmarks.answers import consensus, normalise, normalise_words, strip_punctuation
-from data.benchmarks.textvqa import normalise_m4c, textvqa_accuracy
-from data.benchmarks.vizwiz import summarise_vizwiz, vizwiz_accuracy
-from data.benchmarks.vqav2 import vqav2_accuracy
+from ablate.data.benchmarks.answers import consensus, normalise, normalise_words, strip_punctuation
+from ablate.data.benchmarks.textvqa import normalise_m4c, textvqa_accuracy
+from ablate.data.benchmarks.vizwiz import summarise_vizwiz, vizwiz_accuracy
+from ablate.data.benchmarks.vqav2 import vqav2_accuracy
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from data.benchmarks import BENCHMARKS
-from data.benchmarks.annotations import MissingFileError
-from data.benchmarks.base import Benchmark
-from data.benchmarks.binary import Confusion
-from data.benchmarks.gqa import gqa_accuracy, summarise_gqa
-from data.benchmarks.pope import POPE, says_yes, summarise_pope
+from ablate.data.benchmarks import BENCHMARKS
+from ablate.data.benchmarks.annotations import MissingFileError
+from ablate.data.benchmarks.base import Benchmark
+from ablate.data.benchmarks.binary import Confusion
+from ablate.data.benchmarks.gqa import gqa_accuracy, summarise_gqa
+from ablate.data.benchmarks.pope import POPE, says_yes, summarise_pope
 from tests.data.support import encoded
 
 SHORT = "\nAnswer the question using a single word or phrase."
