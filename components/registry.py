@@ -10,8 +10,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -67,6 +69,8 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """The class of exactly that name, or the one at a path ``package.module:Class``.
 
+        For such a path, the working folder is consulted after what is installed.
+
         Raises:
             UnknownComponentError: no such name, module or class.
             TypeError: the class at the path does not extend the role's base class.
@@ -82,11 +86,14 @@ class Registry(Generic[T]):
 
     def _import(self, path: str) -> Any:
         module_name, _, class_name = path.partition(":")
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # last, so that no file of the user's hides a package
         try:
             module = importlib.import_module(module_name)
-        except ImportError as error:
+        except Exception as error:  # whatever the user's own code raises
             raise UnknownComponentError(
-                f"cannot import {module_name!r} for the {self.role} {path!r}: {error}"
+                f"cannot import {module_name!r} for the {self.role} {path!r}: "
+                f"{type(error).__name__}: {error}"
             ) from error
         if not hasattr(module, class_name):
             classes = [n for n, v in vars(module).items() if inspect.isclass(v)]

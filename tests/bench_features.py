@@ -20,7 +20,7 @@ import yaml
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from ablate.tracking import Tracker
+from ablate.tracking.store import Tracker
 
 MODELS = {"vit_large_patch14_reg4_dinov2": 384, "vit_so400m_patch14_siglip_384": 384}
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def run(folder: Path, store: str, *words: str) -> float:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / store}",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-c", "from ablate.cli import main; main()", "sweep"]
+    command = [sys.executable, "-c", "from ablate.cli.main import main; main()", "sweep"]
     start = time.perf_counter()
     subprocess.run(
         [*command, str(folder / "sweep.yaml"), *words],

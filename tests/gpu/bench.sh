@@ -9,5 +9,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source tests/gpu/paths.sh
-python3 -c 'from ablate.cli import main; main()' bench "${BENCH:-sweeps/ml_mamba/table3.yaml}" \
+python3 -m ablate bench "${BENCH:-sweeps/ml_mamba/table3.yaml}" \
   --json "${OUT:-.}/bench.json" "$@"

@@ -1,0 +1,5 @@
+"""``python -m ablate``: the command line."""
+
+from ablate.cli.main import main
+
+main()

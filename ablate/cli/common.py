@@ -1,0 +1,47 @@
+"""What several commands share: arguments, where to print, where things are kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+File = Annotated[
+    Path, typer.Argument(help="A YAML file, or the name of one that ships (ablate list sweeps).")
+]
+
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Config values to override: key=value ...")
+]
+
+
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Cells at a time [default: as the cores allow].")
+]
+
+
+def terminal() -> Console:
+    """Where results are printed."""
+    from rich.console import Console
+
+    # In a log file there is no width to keep to, and a table is best on long lines.
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def cache_folder() -> Path:
+    """``ABLATE_CACHE``, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("ABLATE_CACHE") or platformdirs.user_cache_path("ablate"))
+
+
+FORKED = ("ablate.sweeping.work", "ablate.efficiency.bench_process", "timm", "transformers")
+"""What processes of cells and benches import, done once for all of them."""

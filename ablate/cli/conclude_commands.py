@@ -1,0 +1,54 @@
+"""`ablate report` and `score`: what follows from results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.cli.common import cache_folder
+from ablate.errors import COMMAND_LINE, ConfigError
+
+
+def report(
+    sweep: Annotated[str, typer.Argument(help="The sweep's or bench's name.")],
+    format: Annotated[str, typer.Option(help="md, latex or csv.")] = "md",
+) -> None:
+    """Print a sweep's or bench's tables: scores over seeds, throughput, parameters; or speeds."""
+    from ablate.analysis.bench_results import is_bench, load_bench
+    from ablate.analysis.bench_tables import bench_tables
+    from ablate.analysis.results import ResultsError, load_sweep
+    from ablate.analysis.tables import FORMATS, render, sweep_table
+    from ablate.tracking.store import tracking_uri
+
+    if format not in FORMATS:
+        raise ConfigError(
+            COMMAND_LINE, "--format", f"{format!r} is not one of {', '.join(FORMATS)}"
+        )
+    uri = tracking_uri()
+    try:
+        if is_bench(uri, sweep):
+            timed = load_bench(uri, sweep)
+            tables, notes = bench_tables(timed), timed.notes
+        else:
+            results = load_sweep(uri, sweep)
+            tables, notes = sweep_table(results), results.notes
+    except ResultsError as error:
+        raise ConfigError(COMMAND_LINE, sweep, str(error)) from error
+    typer.echo(render(tables, format))
+    for line in notes:
+        typer.echo(line, err=True)
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="Predictions: .parquet, .jsonl or .json.")],
+    benchmark: Annotated[
+        str | None, typer.Option(help="Whose scorer to use [default: the file's name].")
+    ] = None,
+) -> None:
+    """Score a file of predictions again, as a cell does that logs it; see ablate/score.py."""
+    from ablate.evaluation.rescore import rescore
+
+    for line in rescore(file, benchmark, cache_folder()):
+        typer.echo(line)

@@ -1,0 +1,182 @@
+"""`ablate data convert` and `ablate data check`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ablate.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ablate.data.benchmarks.annotations import OfficialBenchmark
+    from ablate.data.convert import Conversion, Summary
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+PROBLEMS_SHOWN = 10
+
+
+@app.command()
+def convert(
+    json_file: Annotated[Path, typer.Argument(metavar="JSON", help="LLaVA-format conversations.")],
+    images: Annotated[Path, typer.Option(help="The folder that the image paths start from.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes [default: one a CPU].")
+    ] = None,
+    on_error: Annotated[
+        Literal["skip", "refuse"], typer.Option(help="What a bad record is: left out, or the end.")
+    ] = "skip",
+    text_only: Annotated[
+        Literal["keep", "skip"], typer.Option(help="Conversations without an image.")
+    ] = "keep",
+    image_format: Annotated[
+        Literal["original", "pixels"],
+        typer.Option(help="PNG and JPEG files as they are, or decoded: large, and fast to read."),
+    ] = "original",
+    max_side: Annotated[
+        int | None, typer.Option(min=1, help="Scale larger images down to so many pixels.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json [default: one is trained].")
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(min=1, help="Of the trained tokenizer.")] = 16384,
+    validation_every: Annotated[
+        int, typer.Option(min=2, help="Every so-manieth record is held out for validation.")
+    ] = 100,
+) -> None:
+    """Turn LLaVA-format conversations and their images into a folder of shards to train from.
+
+    A conversion that was cut off goes on where it stopped when the same command is given again.
+    """
+    from ablate.data.convert import Conversion, ConvertOptions
+
+    options = ConvertOptions(
+        tokenizer="" if tokenizer is None else str(tokenizer),
+        vocab_size=vocab_size,
+        validation_every=validation_every,
+        bad=on_error,
+        text_only=text_only,
+        image_format=image_format,
+        max_side=max_side,
+    )
+    start = time.perf_counter()
+    target = out.expanduser().resolve()
+    try:
+        summary = _with_bar(
+            Conversion(json_file.expanduser(), images.expanduser(), options), target, workers
+        )
+    except (ValueError, OSError) as error:
+        raise DataError("data convert", "", str(error)) from error
+    for line in describe(summary, out, time.perf_counter() - start):
+        typer.echo(line)
+
+
+def _with_bar(conversion: Conversion, target: Path, workers: int | None) -> Summary:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("records", total=None)
+        return conversion.run(
+            target, workers, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def describe(summary: Summary, out: Path, seconds: float) -> list[str]:
+    """What a conversion gave, and the bad records that it left out."""
+    from ablate.data.convert import PROBLEMS
+
+    samples = sum(summary.samples.values())
+    parts = ", ".join(f"{count} {split}" for split, count in summary.samples.items())
+    lines = [
+        f"{out}: {samples} samples ({parts}) in {summary.shards} shards, "
+        f"{summary.bytes / 1e6:.1f} MB; {seconds:.1f} s, "
+        f"{summary.converted / seconds:.0f} samples/s"
+    ]
+    if summary.converted < samples:
+        lines.append(f"{samples - summary.converted} of them were converted before")
+    if summary.skipped:
+        lines.append(f"left out, as asked: {summary.skipped} conversations without an image")
+    if summary.problems:
+        lines.append(f"left out: {len(summary.problems)} bad records, see {out / PROBLEMS}")
+        lines += [f"  {problem}" for problem in summary.problems[:PROBLEMS_SHOWN]]
+    return lines
+
+
+@app.command()
+def check(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[BENCHMARK|FOLDER]...",
+            help="Official benchmarks, or folders of shards [default: all official benchmarks].",
+        ),
+    ] = None,
+) -> None:
+    """Say what is there of benchmarks' official files, what is missing, and what is damaged.
+
+    Of a folder of shards, every file is read and compared with its checksum. The exit code is 1
+    unless all that was asked for is whole.
+    """
+    from ablate.cli.common import cache_folder
+    from ablate.data.benchmarks.annotations import OfficialBenchmark
+    from ablate.data.benchmarks.base import BENCHMARKS
+
+    cache = cache_folder()
+    known = [n for n in BENCHMARKS.names() if issubclass(BENCHMARKS.get(n), OfficialBenchmark)]
+    whole = True
+    for name in what or known:
+        if name in known:
+            benchmark = BENCHMARKS.get(name)()
+            assert isinstance(benchmark, OfficialBenchmark)
+            whole &= _show_benchmark(benchmark, cache)
+        elif Path(name).expanduser().is_dir():
+            whole &= _show_shards(Path(name).expanduser())
+        else:
+            from ablate.components.registry import nearest
+
+            message = f"neither an official benchmark nor a folder; {nearest(name, known)}"
+            raise ConfigError("data check", name, message)
+    if not whole:
+        raise typer.Exit(1)
+
+
+def _show_benchmark(benchmark: OfficialBenchmark, cache: Path) -> bool:
+    """Print what is there of a benchmark; whether that is all."""
+    folder = benchmark.folder(cache)
+    findings = benchmark.check(cache)
+    good = all(finding.good for finding in findings)
+    typer.echo(f"{benchmark.name}: {'whole' if good else 'not whole'}, looked for in {folder}")
+    for finding in findings:
+        place = finding.path.relative_to(folder)
+        mark = "  " if finding.good else "! "
+        typer.echo(f"  {mark}{place}: {finding.text}")
+    return good
+
+
+def _show_shards(folder: Path) -> bool:
+    """Print what a folder of shards, or of splits in shards, holds; whether it is undamaged."""
+    from ablate.data.convert import CONVERSION, SPLITS
+    from ablate.data.shards import INDEX, damage, read_index
+
+    directories = {path.parent for name in ("shard-*", INDEX) for path in folder.rglob(name)}
+    if (folder / CONVERSION).exists():
+        directories |= {folder / split for split in SPLITS}
+    whole = True
+    for directory in sorted(directories or {folder}):
+        found = damage(directory)
+        for line in found:
+            typer.echo(f"! {line}")
+        if not found:
+            index = read_index(directory)
+            size = sum(shard["bytes"] for shard in index["shards"])
+            typer.echo(
+                f"{directory}: {index['samples']} samples in {len(index['shards'])} shards, "
+                f"{size / 1e6:.1f} MB, all as written"
+            )
+        whole &= not found
+    return whole

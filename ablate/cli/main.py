@@ -1,0 +1,39 @@
+"""The command line. Heavy imports stay inside the commands, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+
+from ablate.cli import data_commands
+from ablate.cli.conclude_commands import report, score
+from ablate.cli.look_commands import list_
+from ablate.cli.run_commands import bench, chat, study, sweep
+from ablate.errors import CellError, ConfigError
+
+app = typer.Typer(
+    help="Ablation experiments for multimodal language models that a reader can believe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help appears at once
+)
+for command in (sweep, study, bench, chat, report, score):
+    app.command()(command)
+app.command("list")(list_)
+app.add_typer(data_commands.app, name="data", help="Convert training data; check what is there.")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        return app(arguments)
+    except ConfigError as error:
+        typer.echo(f"ablate: {error}", err=True)
+        raise SystemExit(2) from None
+    except CellError as error:
+        typer.echo(f"ablate: {error}", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,154 @@
+"""`ablate sweep`, `study`, `bench` and `chat`: whatever builds models and runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.cli.common import FORKED, File, Jobs, Overrides, cache_folder, terminal
+from ablate.errors import COMMAND_LINE, ConfigError
+
+
+def sweep(
+    file: File,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
+    ] = False,
+    jobs: Jobs = None,
+) -> None:
+    """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
+    from ablate.config.shipped import find_file
+    from ablate.sweeping.plan import plan_sweep
+
+    plan = plan_sweep(find_file(file), overrides)
+    from ablate.processes.executors import warm_up
+    from ablate.sweeping.run import SweepRun, finished_runs
+    from ablate.sweeping.sizes import model_sizes, vocabulary_sizes
+    from ablate.tracking.progress import Display
+    from ablate.tracking.store import Tracker
+
+    console, tracker, cache = terminal(), Tracker(), cache_folder()
+    done = finished_runs(tracker)
+    new = any(cell.identity not in done for cell in plan.cells)
+    if new and not dry_run:
+        warm_up(*FORKED)
+    if dry_run:
+        from ablate.sweeping.dry_run import print_dry_run
+
+        print_dry_run(console, plan, done, cache)
+        return
+    if new:
+        model_sizes(plan, vocabulary_sizes(plan, cache))
+    with Display(console) as display:
+        outcome = SweepRun(plan, tracker, cache, display).run(jobs)
+    console.print(
+        f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
+        f"{len(outcome.failed)} failed; results in {tracker.uri}, "
+        f"table: ablate report {plan.name}"
+    )
+    if outcome.failed:
+        for name, reason in outcome.failed.items():
+            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+        raise typer.Exit(1)
+
+
+def study(file: File, overrides: Overrides = None) -> None:
+    """Tune with Optuna over the config paths of a study file; a second call continues."""
+    from ablate.config.shipped import find_file
+    from ablate.processes.executors import warm_up
+    from ablate.sweeping.study import plan_study
+
+    plan = plan_study(find_file(file), overrides)
+    warm_up(*FORKED)
+    from ablate.sweeping.study import StudyRun
+    from ablate.tracking.progress import Display
+    from ablate.tracking.store import Tracker
+
+    console = terminal()
+    with Display(console) as display:
+        best = StudyRun(plan, Tracker(), cache_folder(), display).run()
+    best.show(console)
+
+
+def bench(
+    file: File,
+    overrides: Overrides = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Time another implementation beside ours: hf or mamba-ssm."),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Where results go, a plot beside them [default: bench-NAME.json]."),
+    ] = None,
+) -> None:
+    """Time a bench file's models here: image, prompt, decoding, memory, the machine's limits."""
+    from ablate.config.shipped import find_file
+    from ablate.efficiency.bench_plan import plan_bench
+    from ablate.processes.executors import warm_up
+
+    plan = plan_bench(find_file(file), overrides, peer)
+    warm_up(*FORKED)
+    from ablate.analysis.bench_tables import bench_tables
+    from ablate.analysis.tables import render
+    from ablate.efficiency.bench_run import BenchRun, check_models, check_path
+    from ablate.tracking.progress import Display
+    from ablate.tracking.store import Tracker
+
+    path = json or Path(f"bench-{plan.keys.name}.json")
+    check_path(path)
+    check_models(plan)
+    console = terminal()
+    with Display(console) as display:
+        outcome = BenchRun(plan, Tracker(), path, display).run()
+    if (results := outcome.results) is not None:
+        typer.echo(render(bench_tables(results), "md"))
+        for line in [*results.notes, f"results in {path} and {path.with_suffix('.png')}"]:
+            typer.echo(line, err=True)
+    if outcome.failed:
+        for name, reason in outcome.failed.items():
+            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+        raise typer.Exit(1)
+
+
+def chat(
+    model: Annotated[
+        str, typer.Option(help="A saved model: its folder, or its run's id or name in MLflow.")
+    ],
+    image: Annotated[
+        Path | None, typer.Option(help="The image to ask about [default: text alone].")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Ask this alone [default: what is typed, line by line].")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample among so many tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Sample among this much probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+) -> None:
+    """Ask a trained model about an image; the answer appears as it is generated."""
+    from ablate.evaluation.chat import find_model, open_chat, read_image
+    from ablate.models.generation import Sampling
+
+    try:
+        sampling = Sampling(temperature, top_k, top_p, seed)
+    except ValueError as error:
+        raise ConfigError(COMMAND_LINE, "", str(error)) from error
+    picture = None if image is None else read_image(image)
+    conversation = open_chat(find_model(model), picture, max_new_tokens, sampling)
+    for words in [question] if question is not None else typed_lines():
+        conversation.ask(words, lambda piece: typer.echo(piece, nl=False))
+        typer.echo()
+
+
+def typed_lines() -> Iterator[str]:
+    """What the user types, until an empty line or the end of the input."""
+    with suppress(EOFError):
+        while line := input("> "):
+            yield line

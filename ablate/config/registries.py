@@ -1,0 +1,38 @@
+"""From names in a config to classes: each role's registry."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ablate.components.registry import Registry
+from ablate.config.schema import RunConfig
+
+if TYPE_CHECKING:
+    from ablate.data.base import DataSet
+    from ablate.data.benchmarks.base import Benchmark
+
+
+REGISTRIES = {
+    "encoder": "ablate.components.encoders:ENCODERS",
+    "connector": "ablate.components.connectors:CONNECTORS",
+    "backbone": "ablate.components.backbones:BACKBONES",
+    "data": "ablate.data:DATASETS",
+    "benchmark": "ablate.data.benchmarks:BENCHMARKS",
+}
+
+
+def registry(role: str) -> Registry[Any]:
+    """The registry of a role; imports the role's components (and so torch) when first asked."""
+    module, _, name = REGISTRIES[role].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def data_set(config: RunConfig) -> DataSet:
+    """The run's data set, not yet prepared."""
+    return registry("data").get(config.data.name)(**config.data.args)
+
+
+def benchmark_named(name: str) -> Benchmark:
+    """An instance of a registered benchmark (or ``package.module:Class``)."""
+    return registry("benchmark").get(name)()

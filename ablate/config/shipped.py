@@ -1,0 +1,48 @@
+"""The sweep, study, bench and base files that ship with ablate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ablate.components.registry import nearest
+from ablate.errors import COMMAND_LINE, ConfigError
+
+FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
+BASES = "base"
+
+
+def shipped_files() -> list[tuple[str, Path]]:
+    """Name and path of each file that can be run, such as ``proxy/connector``; bases are not."""
+    paths = sorted(FOLDER.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    named = [(str(path.relative_to(FOLDER).with_suffix("")), path) for path in paths]
+    return [(name, path) for name, path in named if not name.startswith(f"{BASES}/")]
+
+
+def find_file(given: Path | str) -> Path:
+    """The user's file of that path, or the shipped one of that name, with or without ``.yaml``.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = Path(given).expanduser()
+    shipped = dict(shipped_files())
+    name = str(given).removesuffix(".yaml")
+    if path.exists():
+        return path
+    if name in shipped:
+        return shipped[name]
+    known = nearest(str(given), [*map(str, path.parent.glob("*.yaml")), *shipped])
+    raise ConfigError(
+        COMMAND_LINE, str(given), f"no such file, and none ships; {known}"
+    )
+
+
+def find_base(path: Path) -> Path:
+    """A base by its path, or else the shipped one that the path's end names: ``base/tiny.yaml``.
+
+    So a sweep in a folder of the user's own can build on what ships.
+    """
+    if path.is_file():
+        return path
+    shipped = FOLDER / BASES / path.name
+    return shipped if path.parent.name == BASES and shipped.is_file() else path

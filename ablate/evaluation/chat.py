@@ -1,0 +1,195 @@
+"""A conversation with a trained model about an image: the model found, its answers as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from mlflow.artifacts import download_artifacts
+from PIL import Image
+
+from ablate.analysis.results import ResultsError, open_store
+from ablate.components.checkpoints import CheckpointError
+from ablate.components.registry import nearest
+from ablate.config.registries import data_set
+from ablate.data.base import Sample, Turn
+from ablate.data.prepared import TOKENIZER
+from ablate.data.shards import BROKEN_IMAGE, decode_image
+from ablate.data.text import ChatTemplate, PromptCollator, Tokenizer
+from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.models.devices import device_here, precision, to_device
+from ablate.models.generation import GREEDY, Sampling
+from ablate.models.saved import MODEL, load
+from ablate.models.seeding import derive
+from ablate.models.vlm import VisionLanguageModel
+from ablate.tracking.store import NAME, Tracker, tracking_uri
+
+
+def find_model(reference: str) -> Path:
+    """The folder of a saved model.
+
+    Args:
+        reference: the folder itself, or the id or name of a run in the MLflow store that saved its
+            model; of several runs of that name, the newest that did.
+
+    Raises:
+        ConfigError: neither a folder nor a run, or no such run has saved its model.
+    """
+    if Path(reference).is_dir():
+        return Path(reference)
+    uri = tracking_uri()
+    try:
+        open_store(uri)
+    except ResultsError as error:
+        message = f"no folder {reference!r}, and {error}"
+        raise ConfigError(COMMAND_LINE, "--model", message) from error
+    tracker = Tracker(uri)
+    runs = [*tracker.search(kind="cell"), *tracker.search(kind="trial")]
+    found = [r for r in runs if reference in (r.info.run_id, r.data.tags[NAME])]
+    if not found:
+        known = nearest(reference, sorted({r.data.tags[NAME] for r in runs}))
+        message = f"no folder or run {reference!r} in {uri}; {known}"
+        raise ConfigError(COMMAND_LINE, "--model", message)
+    for run in found:
+        artifacts = tracker.client.list_artifacts(run.info.run_id)
+        if any(artifact.path == MODEL for artifact in artifacts):
+            # by its own URI, so that a local store's folder is used where it is and not copied
+            return Path(download_artifacts(f"{run.info.artifact_uri}/{MODEL}", tracking_uri=uri))
+    raise ConfigError(
+        COMMAND_LINE,
+        "--model",
+        f"run {reference!r} ({found[0].info.status}) has not saved its model; run its sweep with "
+        "train.save=true, a finished run after `mlflow runs delete --run-id "
+        f"{found[0].info.run_id}`",
+    )
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file.
+
+    Raises:
+        ConfigError: no such file, or no image.
+    """
+    try:
+        return decode_image(path.read_bytes())
+    except BROKEN_IMAGE as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        message = f"{path}: {reason or 'is not an image that Pillow can read'}"
+        raise ConfigError(COMMAND_LINE, "--image", message) from error
+
+
+@dataclass
+class Chat:
+    """Questions about one image and their answers, each turn with all turns before it.
+
+    Attributes:
+        model: in evaluation mode, on the device it answers on.
+        tokenizer, template: how the conversation becomes ids, as in training.
+        image: what it is about; None for a conversation of text alone.
+        max_new_tokens: the longest answer.
+        sampling: how tokens are chosen; every turn draws from its own stream of the seed.
+        bf16: whether it runs under bf16 autocast, as it is evaluated.
+        turns: the conversation so far.
+    """
+
+    model: VisionLanguageModel
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    image: Image.Image | None = None
+    max_new_tokens: int = 256
+    sampling: Sampling = GREEDY
+    bf16: bool = False
+    turns: list[Turn] = field(default_factory=list)
+
+    def ask(self, question: str, show: Callable[[str], None]) -> str:
+        """Answer the next question.
+
+        Args:
+            question: the user's words.
+            show: called with each further piece of the answer.
+
+        Returns:
+            The whole answer.
+        """
+        turns = [*self.turns, Turn(question, "")]
+        collate = PromptCollator(self.tokenizer, self.template, self.model.encoder.transform)
+        batch = collate([Sample("chat", self.image, turns)])
+        device = next(self.model.parameters()).device
+        text = TextStream(self.tokenizer, show)
+        seed = derive(self.sampling.seed, f"turn/{len(self.turns)}")
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            self.model.generate(
+                to_device(batch["pixels"], device),
+                batch["input_ids"].to(device),
+                batch["attention_mask"].to(device),
+                max_new_tokens=self.max_new_tokens,
+                stop_ids=[self.tokenizer.eos_id],
+                sampling=replace(self.sampling, seed=seed),
+                on_tokens=lambda ids: text.push(int(ids)),
+            )
+        answer = text.end()
+        self.turns.append(Turn(question, answer.strip()))
+        return answer
+
+
+class TextStream:
+    """Text out of tokens as they come, a character only when all its tokens have.
+
+    (The tokenizers library's ``DecodeStream`` raises on bytes that are no text, and a half-trained
+    model may well write some.)
+
+    Args:
+        tokenizer: decodes the tokens; nothing is shown of and after its end token.
+        show: called with each further piece.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, show: Callable[[str], None]) -> None:
+        self._tokenizer = tokenizer
+        self._show = show
+        self._ids: list[int] = []
+        self._shown = 0
+
+    def push(self, token: int) -> None:
+        """Take the next token."""
+        self._ids.append(token)
+        # A character whose last bytes are still to come decodes to the replacement character.
+        self._advance(self._tokenizer.decode(self._ids).rstrip("\N{REPLACEMENT CHARACTER}"))
+
+    def end(self) -> str:
+        """Show what was held back, and return the whole text."""
+        text = self._tokenizer.decode(self._ids)
+        self._advance(text)
+        return text
+
+    def _advance(self, text: str) -> None:
+        if len(text) > self._shown:
+            self._show(text[self._shown :])
+            self._shown = len(text)
+
+
+def open_chat(
+    folder: Path, image: Image.Image | None, max_new_tokens: int, sampling: Sampling
+) -> Chat:
+    """A conversation with the model in a folder, on the GPU if there is one.
+
+    Raises:
+        ConfigError: the folder has no whole model of ours, or its data set's chat template cannot
+            be had.
+    """
+    try:
+        model, config = load(folder)
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        template = data_set(config).template
+    except (CheckpointError, ValueError) as error:
+        raise ConfigError(COMMAND_LINE, "--model", str(error)) from error
+    return Chat(
+        model.to(device_here()).eval(),
+        tokenizer,
+        template,
+        image,
+        max_new_tokens,
+        sampling,
+        bf16=precision(config.train) == "bf16-mixed",
+    )

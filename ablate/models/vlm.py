@@ -1,0 +1,295 @@
+"""The vision-language model: encoder -> connector -> [image tokens; text] -> backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate.components.backbones import Backbone
+from ablate.components.connectors import Connector
+from ablate.components.encoders import Encoder
+from ablate.config.identity import digest, to_dict
+from ablate.config.registries import registry
+from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig
+from ablate.data.features import FEATURES
+from ablate.data.text import IGNORE_INDEX
+from ablate.errors import CellError
+from ablate.models.activation_checkpointing import checkpoint_activations
+from ablate.models.generation import GREEDY, Generation, Sampling, generate
+from ablate.models.lora import add_adapters
+from ablate.models.seeding import stream
+
+
+class IncompatibleError(ValueError):
+    """Components that cannot be built, alone or together; ``role`` is the one that refused."""
+
+    def __init__(self, role: str, message: str) -> None:
+        super().__init__(message)
+        self.role = role
+
+
+class VisionLanguageModel(nn.Module):
+    """Image tokens first, then text; only answers are supervised.
+
+    Args:
+        vocab_size: the tokenizer's size; the backbone may pad it, and a padding row is never
+            generated.
+        feature_type: what the encoder's features are rounded to; None for no rounding.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        connector: Connector,
+        backbone: Backbone,
+        vocab_size: int,
+        feature_type: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.connector = connector
+        self.backbone = backbone
+        self.vocab_size = vocab_size
+        self.feature_type = feature_type
+
+    def image_tokens(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
+        """Images -> (B, num_output_tokens, d_model).
+
+        Args:
+            pixels: as the encoder takes them, or ``{FEATURES: (B, N, D)}`` as it put them out.
+        """
+        return self.connector(self.features(pixels))
+
+    def features(self, pixels: Tensor | dict[str, Tensor]) -> Tensor:
+        """Images, as in ``image_tokens`` -> (B, N, D), as the connector is given them."""
+        if isinstance(pixels, dict) and FEATURES in pixels:
+            return pixels[FEATURES]
+        # Laid out as stored features are: sums over strided rows would differ in their last bits.
+        features = self.encoder(pixels).contiguous()
+        if self.feature_type is None:
+            return features
+        return features.to(self.feature_type).to(features.dtype)
+
+    def sequence(
+        self, pixels: Any, input_ids: Tensor, has_image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """[image; text] of every row; a row without an image has masked zeros in its place.
+
+        Args:
+            pixels: the images of the rows that have one, in order; None if none has.
+            input_ids: (B, L) text tokens.
+            has_image: (B,) bool, which rows have an image; None: all, or none without ``pixels``.
+
+        Returns:
+            Embeddings (B, N + L, d_model), N = 0 without ``pixels``, and their mask (B, N + L), or
+            None where all rows are alike.
+        """
+        text = self.backbone.embed(input_ids)
+        if pixels is None:
+            return text, None
+        # Not the other way: under autocast the tokens that are decoded are as embedded, too.
+        image = self.image_tokens(pixels).to(text.dtype)
+        if len(image) == len(text):
+            return torch.cat([image, text], dim=1), None
+        assert has_image is not None
+        n = image.shape[1]
+        placed = image.new_zeros(len(text), *image.shape[1:])
+        placed[has_image] = image
+        mask = input_ids.new_ones(len(text), n + input_ids.shape[1])
+        mask[~has_image, :n] = 0
+        return torch.cat([placed, text], dim=1), mask
+
+    def loss(
+        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and accuracy over the supervised tokens of a right-padded batch.
+
+        Args:
+            pixels: as in ``sequence``.
+            input_ids: (B, L) text tokens, padded on the right.
+            labels: (B, L), ``IGNORE_INDEX`` where not supervised.
+            has_image: as in ``sequence``.
+
+        Returns:
+            Two scalars: the loss, and the share of supervised tokens that are the most likely.
+
+        Raises:
+            CellError: no token in the batch is supervised (the mean would silently be 0 or NaN).
+        """
+        embeds, mask = self.sequence(pixels, input_ids, has_image)
+        # The last position predicts nothing, and a masked one no first token of a text.
+        embeds, mask = embeds[:, :-1], None if mask is None else mask[:, :-1]
+        n = embeds.shape[1] + 1 - input_ids.shape[1]
+        targets = F.pad(labels, (n, 0), value=IGNORE_INDEX)[:, 1:]
+        if mask is not None:
+            targets = targets.masked_fill(mask == 0, IGNORE_INDEX)
+        supervised = targets != IGNORE_INDEX
+        if not bool(supervised.any()):
+            raise CellError("a batch holds no supervised token: every label is masked")
+        # The backbone is causal, so padding on the right needs no mask. The head runs only where a
+        # label is: its logits dominate memory otherwise.
+        hidden = self.backbone.hidden_states(embeds, mask)
+        logits = self.backbone.head(hidden[supervised]).float()
+        targets = targets[supervised]
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return F.cross_entropy(logits, targets), accuracy
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        has_image: Tensor | None = None,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling = GREEDY,
+        on_tokens: Callable[[Tensor], None] | None = None,
+    ) -> Generation:
+        """Continue a batch of prompts about images: see ``ablate.models.generation.generate``.
+
+        Args:
+            pixels, has_image: as in ``sequence``.
+            input_ids: (B, L) prompts, padded on the left.
+            attention_mask: (B, L), 0 on padding.
+            max_new_tokens, stop_ids, sampling, on_tokens: as there.
+        """
+        embeds, mask = self.prompt(pixels, input_ids, attention_mask, has_image)
+        return generate(
+            self.backbone,
+            embeds,
+            mask,
+            max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids,
+            sampling=sampling,
+            vocab_size=self.vocab_size,
+            on_tokens=on_tokens,
+        )
+
+    def prompt(
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        has_image: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Left-padded text -> left-padded [image; text]: the padding moves in front of the image.
+
+        Args:
+            pixels: as in ``sequence``.
+            input_ids: (B, L) text tokens, padded on the left.
+            attention_mask: (B, L), 0 on padding.
+            has_image: as in ``sequence``.
+
+        Returns:
+            Embeddings (B, N + L, d_model) and their mask (B, N + L), or None without padding.
+        """
+        both, mask = self.sequence(pixels, input_ids, has_image)
+        padding = (attention_mask == 0).sum(1, keepdim=True)
+        if mask is None and not bool(padding.any()):
+            return both, None
+        n = both.shape[1] - input_ids.shape[1]
+        position = torch.arange(both.shape[1], device=both.device)[None]
+        source = torch.where(position < padding + n, position - padding, position)
+        source = torch.where(position < padding, position + n, source)
+        moved = both.gather(1, source[..., None].expand(-1, -1, both.shape[-1]))
+        if mask is not None:  # where there is no image, its place is padding, too
+            padding = padding + (mask == 0).sum(1, keepdim=True)
+        return moved, (position >= padding).long()
+
+
+def build_model(
+    config: RunConfig, vocab_size: int, built: dict[str, Any] | None = None
+) -> VisionLanguageModel:
+    """A run's model as it is trained: ``assemble``, then ``apply_policies``.
+
+    Raises:
+        IncompatibleError: a component refused its arguments, its neighbour or its policy.
+    """
+    model = assemble(config, vocab_size, built)
+    apply_policies(model, config)
+    return model
+
+
+def assemble(
+    config: RunConfig, vocab_size: int, built: dict[str, Any] | None = None
+) -> VisionLanguageModel:
+    """The components alone; each is initialised from its own stream of the run's seed.
+
+    Weights from files are loaded between this and ``apply_policies``: adapters rename layers.
+
+    Args:
+        config: the run.
+        vocab_size: the tokenizer's size.
+        built: components built before, to be taken again where all that shapes them is equal; for
+            plans, which build many models on the meta device and train none.
+
+    Raises:
+        IncompatibleError: a component refused its arguments or its neighbour.
+    """
+    built = {} if built is None else built
+
+    def build(role: str, *given: Any) -> Any:
+        key = digest([role, to_dict(getattr(config, role)), to_dict(given)])
+        if key not in built:
+            built[key] = build_component(config, role, *given)
+        return built[key]
+
+    encoder, rounded = build("encoder"), config.encoder.feature_precision == "bfloat16"
+    backbone = build("backbone", vocab_size)
+    connector = build("connector", encoder.embed_dim, encoder.grid, backbone.d_model)
+    feature_type = torch.bfloat16 if rounded else None
+    return VisionLanguageModel(encoder, connector, backbone, vocab_size, feature_type)
+
+
+def build_component(config: RunConfig, role: str, *given: Any) -> Any:
+    """One component, initialised from its stream of the run's seed.
+
+    Args:
+        config: the run.
+        role: encoder, connector or backbone.
+        given: what the engine gives to a component of that role.
+
+    Raises:
+        IncompatibleError: it refused its arguments.
+    """
+    component = getattr(config, role)
+    try:
+        with stream(config.seed, f"init/{role}"):
+            return registry(role).get(component.name)(*given, **component.args)
+    except ValueError as error:
+        raise IncompatibleError(role, f"{role} {component.name!r}: {error}") from error
+
+
+def apply_policies(model: VisionLanguageModel, config: RunConfig) -> None:
+    """Freeze components or give them adapters, and checkpoint activations, as the run asks.
+
+    Raises:
+        IncompatibleError: a component without a layer that could have an adapter.
+    """
+    for role in COMPONENT_ROLES:
+        component, chosen = getattr(model, role), getattr(config, role)
+        if chosen.policy is Policy.freeze:
+            component.requires_grad_(False)
+        elif chosen.policy is Policy.lora:
+            try:
+                with stream(config.seed, f"lora/{role}"):
+                    add_adapters(component, chosen.lora)
+            except ValueError as error:
+                raise IncompatibleError(role, f"{role} {chosen.name!r}: {error}") from error
+        if config.train.activation_checkpointing:
+            checkpoint_activations(component)
+
+
+def parameter_counts(model: VisionLanguageModel) -> dict[str, int]:
+    """Parameters by component, in all, and those that are trained."""
+    counts = {
+        role: sum(p.numel() for p in getattr(model, role).parameters()) for role in COMPONENT_ROLES
+    }
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {**counts, "total": sum(counts.values()), "trainable": trained}

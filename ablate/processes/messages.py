@@ -1,0 +1,64 @@
+"""What a process says of its work, and to whom the work says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Started:
+    """The process runs."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Numbers, at a step of training (None: of the work as a whole)."""
+
+    values: dict[str, float]
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a phase is done, 0 to 1."""
+
+    phase: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Numbers on the validation split after a step; the process waits for the answer."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last message of work that ended well."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last message of work that did not; ``traceback`` is empty where there is none."""
+
+    reason: str
+    traceback: str
+
+
+Message = Started | Metrics | Progress | Validated | Done | Failed
+
+
+class Reporter(Protocol):
+    """Where work tells what happens; a process sends it to the one that started it."""
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Numbers to log, with their training step; results have none."""
+
+    def progress(self, phase: str, fraction: float) -> None:
+        """How far a phase (such as "train" or "evaluate") is."""
+
+    def keep_going(self, step: int, values: dict[str, float]) -> bool:
+        """After a validation: whether to go on training."""

@@ -1,0 +1,76 @@
+"""A process that runs one piece of work and tells what happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from ablate.errors import CellError
+from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Validated
+
+
+class PipeReporter:
+    """A ``Reporter`` that sends to the process which started this one."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """See ``Reporter``."""
+        self._connection.send(Metrics(values, step))
+
+    def progress(self, phase: str, fraction: float) -> None:
+        """See ``Reporter``."""
+        self._connection.send(Progress(phase, fraction))
+
+    def keep_going(self, step: int, values: dict[str, float]) -> bool:
+        """See ``Reporter``; waits for the answer."""
+        self._connection.send(Validated(step, values))
+        return self._connection.recv()
+
+
+def main(
+    connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...], threads: int
+) -> None:
+    """Entry point of the process; its last message is ``Done`` or ``Failed``."""
+    _exit_with_parent()
+    _hush()
+    torch.set_num_threads(threads)
+    last: Message = Done()
+    try:
+        work(*arguments, PipeReporter(connection))
+    except CellError as error:
+        last = Failed(str(error), traceback.format_exc())
+    except Exception as error:
+        last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
+    connection.send(last)
+
+
+def _hush() -> None:
+    """Keep Lightning's advice about devices and loaders out of the progress display."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+def _exit_with_parent() -> None:
+    """End this process when the one that started it is gone, even by ``kill -9``.
+
+    Otherwise an orphan would compete with the resumed sweep for the machine.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

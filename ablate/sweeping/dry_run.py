@@ -1,0 +1,159 @@
+"""What a plan would do: its sizes, its memory and the time that it will take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from mlflow.entities import Run
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ablate.config.registries import data_set
+from ablate.config.schema import COMPONENT_ROLES, RunConfig
+from ablate.errors import DataError
+from ablate.models.sizes import ModelSize
+from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once, without_memory
+from ablate.sweeping.plan import Plan
+from ablate.sweeping.run import default_jobs
+from ablate.sweeping.sizes import model_sizes, vocabulary_sizes
+from ablate.training.feature_cache import LIMIT, Request, bytes_an_image, limit, requests
+from ablate.units import GIB
+
+
+def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Path) -> None:
+    """The plan's sizes, memory and time; without its training data, all but the time.
+
+    Args:
+        console: where to print.
+        plan: the sweep.
+        done: the store's finished cells by identity.
+        cache: folder of converted data.
+
+    Raises:
+        ConfigError: components or arguments that cannot be used.
+    """
+    seconds, once = None, Once(0, 0, None)
+    todo = [c.config for c in plan.cells if c.identity not in done]
+    try:
+        vocabularies = vocabulary_sizes(plan, cache)
+    except DataError as error:
+        sizes = model_sizes(plan, {})
+        note = f"Planned without its data, with each backbone's own vocabulary ({error})."
+        console.print(note, markup=False, highlight=False)
+    else:
+        sizes = model_sizes(plan, vocabularies)
+        stored = print_features(console, todo, cache)
+        seconds = estimated_seconds(plan, sizes, done, stored, cache)
+        once = prepared_once(todo, stored, cache)
+    print_memory(console, plan, sizes)
+    print_plan(console, plan, sizes, done, seconds, once)
+
+
+def print_features(console: Console, configs: list[RunConfig], cache: Path) -> list[Request]:
+    """What these runs' frozen encoders will store, a line for those that take as much.
+
+    Returns:
+        What will be stored, or is: what is worth it and not too large.
+    """
+    try:
+        wanted = [r for r in requests(configs, cache, data_set) if r.is_worthwhile]
+    except OSError as error:
+        console.print(f"features to store: not known ({error})", markup=False, highlight=False)
+        return []
+    sizes = [_features_size(request) for request in wanted]
+    for line, count in Counter(map(_features_line, wanted, sizes)).items():
+        # Cells of several seeds share weights that are read from a file.
+        times = f", for each of at most {count} encoders" if count > 1 else ""
+        console.print(line + times, markup=False, highlight=False)
+    return [request for request, size in zip(wanted, sizes, strict=True) if size <= limit()]
+
+
+def _features_size(request: Request) -> int:
+    return request.images * bytes_an_image(request.config, without_memory(request.config))
+
+
+def _features_line(request: Request, size: int) -> str:
+    fate = "computed once" if size <= limit() else "too large to be stored"
+    return (
+        f"features of frozen encoder {request.config.encoder.name}: {request.images:,} images, "
+        f"{size / GIB:.3g} GiB, {fate} (limit of all: {limit() / GIB:g} GiB, {LIMIT})"
+    )
+
+
+def print_memory(console: Console, plan: Plan, sizes: dict[str, ModelSize]) -> None:
+    """A row per combination: GiB by component, by kind and in all, see ``Memory``."""
+    title = "memory in training without activations, GiB"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("combination", overflow="fold")
+    for column in [*COMPONENT_ROLES, "weights", "gradients", "optimizer", "total"]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for identity, size in sizes.items():
+        whole = size.memory["total"]
+        figures = [size.memory[role].total for role in COMPONENT_ROLES]
+        figures += [whole.weights, whole.gradients, whole.optimizer, whole.total]
+        name = plan.combinations[identity].combination
+        table.add_row(name, *[f"{figure / GIB:.3g}" for figure in figures])
+    console.print(table)
+
+
+def print_plan(
+    console: Console,
+    plan: Plan,
+    sizes: dict[str, ModelSize],
+    done: dict[str, Run],
+    seconds: dict[str, float] | None,
+    once: Once,
+) -> None:
+    """A row per combination (parameters, image tokens, cells to run, estimated time) and the sum.
+
+    Args:
+        console: where to print.
+        plan: the sweep.
+        sizes: by combination's identity.
+        done: the store's finished cells by identity.
+        seconds: of a cell by its combination's identity; None if they are not known.
+        once: what is made before the first cell.
+    """
+    title = f"{plan.name}: {len(plan.cells)} cells"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    columns = ["encoder", "connector", "backbone", "total", "trainable"]
+    table.add_column("combination", overflow="fold")
+    for column in [*columns, "tokens", "to run", "min"]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for identity, size in sizes.items():
+        cells = [c for c in plan.cells if c.combination_identity == identity]
+        todo = sum(c.identity not in done for c in cells)
+        minutes = "-" if seconds is None else f"{seconds[identity] / 60:.1f}"
+        figures = [short_count(size.parameters[column]) for column in columns]
+        figures.append(str(size.image_tokens))
+        table.add_row(cells[0].combination, *figures, f"{todo} of {len(cells)}", minutes)
+    console.print(table)
+    jobs = default_jobs(plan.cells[0].config)
+    remaining = [c for c in plan.cells if c.identity not in done]
+    total = (
+        None if seconds is None else sum(seconds[c.combination_identity] for c in remaining) / jobs
+    )
+    in_all = ""
+    if once.encoders or once.images:
+        made = [f"stage 0 of {once.encoders} encoders"] if once.encoders else []
+        made += [f"features of {once.images:,} images"] if once.images else []
+        console.print(f"before the first cell: {', '.join(made)}: {_minutes(once.seconds)}")
+        if total is not None and once.seconds is not None:
+            in_all = f" (in all {_minutes(total + once.seconds)})"
+    console.print(f"{len(remaining)} cells to run, {jobs} at a time: {_minutes(total)}{in_all}")
+
+
+def _minutes(seconds: float | None) -> str:
+    if seconds is None:
+        return "time not estimated"
+    return "less than a minute" if seconds < 60 else f"about {seconds / 60:.0f} min"
+
+
+def short_count(count: int) -> str:
+    """A parameter count to three or four digits: ``126.2k``, ``2.703B``."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.{3 if unit == 'B' else 1}f}{unit}"
+    return str(count)

@@ -1,0 +1,197 @@
+"""A sweep file -> its cells: the product of axes and seeds, each with its full configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ablate.components.registry import nearest
+from ablate.config.compose import Layer, compose, expand
+from ablate.config.documents import read_file
+from ablate.config.identity import identity, seedless_identity
+from ablate.config.schema import SECTIONS, RunConfig
+from ablate.errors import ConfigError
+
+VARIANT = "variant"
+"""The axis whose values are diffs from the root of the config, not at one path in it."""
+
+
+@dataclass
+class SweepKeys:
+    """What a sweep file holds besides the sections of a run.
+
+    ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
+    ``exclude``: combinations left out, each a mapping axis -> label.
+    ``compare``: the published table to print beside the results.
+    """
+
+    name: str = ""
+    axes: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    compare: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of axis values and one seed."""
+
+    labels: dict[str, str]
+    config: RunConfig
+    source: str
+
+    @cached_property
+    def identity(self) -> str:
+        """See ``ablate.config.identity.identity``."""
+        return identity(self.config)
+
+    @cached_property
+    def combination_identity(self) -> str:
+        """What the cells of one combination share, whatever their seeds."""
+        return seedless_identity(self.config)
+
+    @property
+    def combination(self) -> str:
+        """The axis values alone, as in ``mlp-mamba2``; cells that differ by seed share it."""
+        return "-".join(self.labels.values()) or "base"
+
+    @property
+    def name(self) -> str:
+        """Short and unique in the sweep: ``mlp-mamba2-s0``."""
+        return f"{self.combination}-s{self.config.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep, ready to run."""
+
+    name: str
+    source: str
+    axes: dict[str, list[str]]
+    cells: list[Cell]
+    compare: str | None = None
+
+    @cached_property
+    def combinations(self) -> dict[str, Cell]:
+        """The first cell of each combination, by the combination's identity."""
+        found: dict[str, Cell] = {}
+        for cell in self.cells:
+            found.setdefault(cell.combination_identity, cell)
+        return found
+
+
+def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
+    """Read a sweep file, with ``key=value`` overrides, into its cells.
+
+    Raises:
+        ConfigError: any mistake in the file, its bases or the overrides.
+    """
+    file = read_file(path, items or [], SweepKeys, ("name", "seeds"))
+    keys, source = file.keys, file.source
+    seeds = _seeds(keys.seeds, file.source_of("seeds"))
+    axes = {axis: _values(axis, values, source) for axis, values in _axes(keys, source).items()}
+    diffs = {
+        (axis, label): Layer(f"{source} ({axis}={label})", diff)
+        for axis, values in axes.items()
+        for label, diff in values
+    }
+    excluded = _exclusions(keys.exclude, axes, source)
+    names = {axis: [label for label, _ in values] for axis, values in axes.items()}
+    cells = []
+    for combination in itertools.product(*names.values()):
+        labels = dict(zip(names, combination, strict=True))
+        if any(e.items() <= labels.items() for e in excluded):
+            continue
+        config = compose([*file.layers, *[diffs[pair] for pair in labels.items()], *file.top])
+        cells += [Cell(labels, dataclasses.replace(config, seed=s), source) for s in seeds]
+    _distinct(cells, source)
+    if not cells:
+        raise ConfigError(source, "exclude", "leaves no cell to run")
+    return Plan(keys.name, source, names, cells, keys.compare)
+
+
+def _seeds(seeds: list[int], source: str) -> list[int]:
+    if not seeds:
+        raise ConfigError(source, "seeds", "is empty; give at least one, as in [0, 1, 2]")
+    for seed in seeds:
+        if seed < 0:
+            raise ConfigError(source, "seeds", f"a seed is 0 or more, not {seed}")
+        if seeds.count(seed) > 1:
+            raise ConfigError(source, "seeds", f"seed {seed} is listed twice")
+    return seeds
+
+
+def _axes(keys: SweepKeys, source: str) -> dict[str, Any]:
+    """The axes by dotted path: ``expand`` has nested those written with dots."""
+    axes: dict[str, Any] = {}
+
+    def collect(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                collect(f"{prefix}.{key}" if prefix else key, value)
+        else:
+            axes[prefix] = node
+
+    collect("", keys.axes)
+    axes.pop("", None)
+    for axis in axes:
+        if axis.split(".")[0] not in (*SECTIONS, VARIANT):
+            known = nearest(axis, [*SECTIONS, VARIANT])
+            raise ConfigError(source, f"axes.{axis}", f"is no config path; {known}")
+    return axes
+
+
+def _values(axis: str, values: Any, source: str) -> list[tuple[str, dict[str, Any]]]:
+    """An axis's values as (label, diff from the root of the config)."""
+    key = f"axes.{axis}"
+    if not isinstance(values, list):
+        raise ConfigError(source, key, "is a list of values")
+    if not values:
+        raise ConfigError(source, key, "is empty; give the values to compare or drop the axis")
+    found: list[tuple[str, dict[str, Any]]] = []
+    for value in values:
+        label, diff = _value(axis, value, source, key)
+        if label in [known for known, _ in found]:
+            raise ConfigError(source, key, f"lists {label!r} twice")
+        found.append((label, expand(diff, source)))
+    return found
+
+
+def _value(axis: str, value: Any, source: str, key: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, dict):
+        if len(value) != 1 or not isinstance(next(iter(value.values())), dict):
+            raise ConfigError(source, key, f"a value is plain or `label: {{diff}}`, not {value!r}")
+        label, diff = next(iter(value.items()))
+        return str(label), diff if axis == VARIANT else {axis: diff}
+    if axis == VARIANT:
+        raise ConfigError(source, key, f"a value is `label: {{diff}}`, not {value!r}")
+    return str(value), {axis: value}
+
+
+def _exclusions(
+    exclude: list[Any], axes: dict[str, list[tuple[str, dict]]], source: str
+) -> list[dict[str, str]]:
+    for entry in exclude:
+        for axis, label in entry.items():
+            if axis not in axes:
+                raise ConfigError(
+                    source, "exclude", f"no axis {axis!r}; {nearest(axis, list(axes))}"
+                )
+            labels = [known for known, _ in axes[axis]]
+            if str(label) not in labels:
+                message = f"axis {axis!r} has no value {label!r}; {nearest(str(label), labels)}"
+                raise ConfigError(source, "exclude", message)
+    return [{axis: str(label) for axis, label in entry.items()} for entry in exclude]
+
+
+def _distinct(cells: list[Cell], source: str) -> None:
+    seen: dict[str, str] = {}
+    for cell in cells:
+        if cell.identity in seen:
+            message = f"{seen[cell.identity]} and {cell.name} are the same run; drop one"
+            raise ConfigError(source, "axes", message)
+        seen[cell.identity] = cell.name

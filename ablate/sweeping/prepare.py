@@ -1,0 +1,90 @@
+"""What all cells share and is made once, before the first of them: data, encoders, features."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from ablate.config.registries import benchmark_named, data_set
+from ablate.config.schema import RunConfig
+from ablate.errors import CellError, DataError
+from ablate.processes.executors import Task, execute
+from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started
+from ablate.sweeping.work import pretrain_encoder, store_features
+from ablate.tracking.progress import Display
+from ablate.training.feature_cache import requests
+from ablate.training.stage0 import folder, stages
+
+
+def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
+    """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
+
+    Raises:
+        DataError: a benchmark's files are not there, or are damaged.
+        CellError: a stage 0 failed.
+    """
+    for config in {str((c.data, c.evaluate)): c for c in configs}.values():
+        data_set(config).prepare(cache)
+        for name in config.evaluate.benchmarks:
+            try:
+                benchmark_named(name).samples(cache, config.evaluate.split, 1)
+            except (ValueError, OSError) as error:
+                raise DataError("evaluate.benchmarks", name, str(error)) from error
+    _pretrain(configs, cache, display)
+    _store_features(configs, cache, display)
+
+
+def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
+    wanted = {
+        folder(stage, cache): replace(config, encoder=stage)
+        for config in configs
+        for stage in stages(config.encoder)
+    }
+    missing = [config for path, config in wanted.items() if not path.exists()]
+    threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
+    _execute("pretrain", missing, threads, cache, display)
+
+
+def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:
+    wanted = [r.config for r in requests(configs, cache, data_set) if r.is_worthwhile]
+    _execute("features", wanted, [os.cpu_count() or 1] * len(wanted), cache, display)
+
+
+def _execute(
+    kind: Literal["pretrain", "features"],
+    configs: list[RunConfig],
+    threads: list[int],
+    cache: Path,
+    display: Display,
+) -> None:
+    """One task per config, one at a time."""
+    if not configs:
+        return
+    display.phase(kind, len(configs), 1)
+
+    def handle(task: Task, message: Message) -> None:
+        number, config = task.key
+        name = f"encoder {config.encoder.name} {number}"
+        match message:
+            case Started():
+                display.started(name)
+            case Progress(phase, fraction):
+                display.progress(name, phase, fraction)
+            case Metrics({"images": images, "GiB": size}):
+                display.console.print(f"  {name}: {images:,} images, {size:.3g} GiB")
+            case Done():
+                display.ended(name)
+            case Failed(reason, trace) if kind == "pretrain":
+                display.ended(name, reason)
+                raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
+            case Failed(reason):  # costs time alone
+                display.ended(name, f"{reason}; its cells encode their images themselves")
+
+    work = {"pretrain": pretrain_encoder, "features": store_features}[kind]
+    tasks = [
+        Task((number, config), work, (config, cache), count)
+        for number, (config, count) in enumerate(zip(configs, threads, strict=True))
+    ]
+    execute(tasks, 1, handle)

@@ -1,0 +1,60 @@
+"""How large a plan's models are, and their vocabularies, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ablate.config.registries import data_set
+from ablate.errors import ConfigError, DataError
+from ablate.models.sizes import ModelSize, planned_size
+from ablate.models.vlm import IncompatibleError
+from ablate.sweeping.plan import Plan
+
+
+def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
+    """The tokenizer's size by combination's identity; data that is not prepared yet is.
+
+    Raises:
+        ConfigError: a data set refused its arguments.
+        DataError: it cannot be prepared.
+    """
+    sizes: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for identity, cell in plan.combinations.items():
+        key = str((cell.config.data.name, cell.config.data.args))
+        if key not in sizes:
+            where = f"{plan.source} (cell {cell.combination})"
+            try:
+                dataset = data_set(cell.config)
+            except ValueError as error:
+                raise ConfigError(where, "data.args", str(error)) from error
+            try:
+                dataset.prepare(cache)
+                sizes[key] = dataset.tokenizer(cache).vocab_size
+            except (ValueError, OSError) as error:
+                raise DataError(where, "data", str(error)) from error
+        found[identity] = sizes[key]
+    return found
+
+
+def model_sizes(plan: Plan, vocabularies: dict[str, int]) -> dict[str, ModelSize]:
+    """The size of each combination's model, by the combination's identity.
+
+    Args:
+        plan: the sweep.
+        vocabularies: the tokenizer's size by combination's identity; a combination without one has
+            the vocabulary that its backbone was published with, if any.
+
+    Raises:
+        ConfigError: components that do not fit each other.
+    """
+    sizes: dict[str, ModelSize] = {}
+    built: dict[str, Any] = {}
+    for identity, cell in plan.combinations.items():
+        try:
+            sizes[identity] = planned_size(cell.config, vocabularies.get(identity, 1), built)
+        except IncompatibleError as error:
+            where = f"{plan.source} (cell {cell.combination})"
+            raise ConfigError(where, error.role, str(error)) from error
+    return sizes

@@ -1,0 +1,116 @@
+"""From the messages of running cells to MLflow runs and the progress display."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from ablate.config.schema import RunConfig
+from ablate.processes.interrupts import held
+from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started
+from ablate.tracking.progress import Display
+from ablate.tracking.provenance import environment, git_state
+from ablate.tracking.store import Tracker
+
+
+class Recorder:
+    """Keeps the child runs of one sweep, study or bench; none is left RUNNING on leaving.
+
+    Ctrl-C and SIGTERM are held back from entering to leaving; ``execute`` lets them through.
+
+    Args:
+        tracker: the MLflow store.
+        display: shows progress.
+        kind: kind of the parent run, "sweep", "study" or "bench".
+        name: its name.
+        child_kind: kind of the child runs, "cell", "trial" or "bench-model".
+
+    Attributes:
+        parent: the parent run's id, once entered.
+        run_ids: the child runs' ids by name.
+        status: what the parent run ends with.
+    """
+
+    parent: str
+
+    def __init__(
+        self, tracker: Tracker, display: Display, kind: str, name: str, child_kind: str
+    ) -> None:
+        self.tracker = tracker
+        self.display = display
+        self.kind = kind
+        self.name = name
+        self.child_kind = child_kind
+        self.run_ids: dict[str, str] = {}
+        self.status = "KILLED"
+        self._open: set[str] = set()
+        self._closing = ExitStack()
+        self._environment = environment()
+        self._git = git_state()
+
+    def __enter__(self) -> Recorder:
+        with ExitStack() as closing:
+            closing.enter_context(held())
+            self.parent = self.tracker.parent(self.kind, self.name)
+            closing.callback(lambda: self.tracker.end(self.parent, self.status))
+            closing.callback(self._kill_open)
+            self.tracker.client.log_dict(self.parent, self._environment, "environment.json")
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.__exit__(kind, error, trace)
+
+    def _kill_open(self) -> None:
+        with ExitStack() as each:  # all are ended, also when the store refuses one
+            for name in self._open:
+                each.callback(self.tracker.end, self.run_ids[name], "KILLED")
+
+    def start(self, name: str, config: RunConfig, **tags: str) -> None:
+        """Open a child run."""
+        run_id = self.tracker.start(self.child_kind, name, self.parent, config, **tags)
+        self.run_ids[name] = run_id
+        self._open.add(name)
+        self.tracker.client.log_dict(run_id, self._environment, "environment.json")
+        self.tracker.client.log_dict(run_id, self._git, "git.json")
+
+    def record(self, name: str, message: Message, kind: str, out: Path) -> None:
+        """Log one message of a child run's process.
+
+        Args:
+            name: the child run's.
+            message: what its process said.
+            kind: what the process does, such as "train"; names the file of its failure.
+            out: the folder of the files that it makes, kept with the run when it is done.
+        """
+        run_id = self.run_ids[name]
+        match message:
+            case Started():
+                self.display.started(name)
+            case Metrics(values, step):
+                self.tracker.metrics(run_id, values, step)
+            case Progress(phase, fraction):
+                self.display.progress(name, phase, fraction)
+            case Done():
+                for path in sorted(out.iterdir()):
+                    place = None if path.is_dir() else "predictions"  # a folder has its own name
+                    self.tracker.client.log_artifact(run_id, str(path), place)
+                self._end(name, "FINISHED")
+            case Failed(reason, trace):
+                if trace:
+                    self.tracker.client.log_text(run_id, trace, f"{kind}_error.txt")
+                self.tracker.tag(run_id, error=reason)
+                self._end(name, "FAILED", reason)
+
+    def _end(self, name: str, status: str, reason: str = "") -> None:
+        """End the child run, unless it had ended before (a finished cell that is measured)."""
+        if name in self._open:
+            self.tracker.end(self.run_ids[name], status)
+            self._open.discard(name)
+        self.display.ended(name, reason)

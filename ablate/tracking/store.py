@@ -1,0 +1,138 @@
+"""MLflow as the system of record: a sweep or study is a parent run, a cell or trial a child run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from ablate.config.identity import flatten, to_dict
+from ablate.config.schema import RunConfig
+from ablate.tracking.provenance import is_dead, this_process
+
+SQLITE = "sqlite:///"
+IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
+PROCESS = "ablate.process"
+PARENT = "mlflow.parentRunId"
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
+
+    MLflow keeps one store a URI in a process, so that a relative one would go on pointing to the
+    first folder it was used in.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+class Tracker:
+    """Reads and writes the runs of one MLflow store.
+
+    Args:
+        uri: the tracking URI; ``tracking_uri()`` if not given.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # not how it makes its tables
+        self.uri = uri or tracking_uri()
+        self.client = self._connect()
+
+    def _connect(self) -> MlflowClient:
+        """A client of the store; one process at a time makes a new database's tables."""
+        if not self.uri.startswith(SQLITE):
+            return MlflowClient(self.uri)
+        with FileLock(self.uri.removeprefix(SQLITE) + ".lock"):
+            client = MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment of that name, created if need be."""
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        # Beside a local database, artifacts go beside it too; a server has its own place.
+        local = self.uri.startswith(SQLITE)
+        folder = Path(self.uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts"
+        location = (folder / name).as_uri() if local else None
+        return self.client.create_experiment(name, artifact_location=location)
+
+    def search(self, **tags: str) -> list[Run]:
+        """Runs of all experiments with these values of ``ablate.*`` tags, newest first."""
+        ids = [e.experiment_id for e in self.client.search_experiments()]
+        where = " and ".join(f"tags.`ablate.{key}` = '{value}'" for key, value in tags.items())
+        runs: list[Run] = []
+        token: str | None = None
+        while ids:
+            page = self.client.search_runs(
+                ids,
+                where,
+                max_results=1000,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                break
+        return runs
+
+    def parent(self, kind: str, name: str) -> str:
+        """The parent run of the sweep or study of that name, opened again if it exists."""
+        experiment = self.experiment(name)
+        for run in self.search(kind=kind, name=name):
+            self.client.set_tag(run.info.run_id, PROCESS, this_process())
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            return run.info.run_id
+        tags = {KIND: kind, NAME: name, PROCESS: this_process()}
+        return self.client.create_run(experiment, tags=tags, run_name=name).info.run_id
+
+    def start(self, kind: str, name: str, parent: str, config: RunConfig, **tags: str) -> str:
+        """A new child run of ``parent``, with the config as parameters; returns its id."""
+        experiment = self.client.get_run(parent).info.experiment_id
+        all_tags = {KIND: kind, NAME: name, PROCESS: this_process(), PARENT: parent}
+        all_tags |= {f"ablate.{key}": value for key, value in tags.items()}
+        run_id = self.client.create_run(experiment, tags=all_tags, run_name=name).info.run_id
+        try:
+            self.client.log_batch(run_id, params=parameters(config))
+            self.client.log_dict(run_id, to_dict(config), "config.yaml")
+        except Exception:
+            self.end(run_id, "FAILED")
+            raise
+        return run_id
+
+    def metrics(self, run_id: str, values: dict[str, float], step: int | None = None) -> None:
+        """Log numbers of a run at a step (0 for a result)."""
+        now = int(time.time() * 1000)
+        points = [Metric(key, value, now, step or 0) for key, value in values.items()]
+        self.client.log_batch(run_id, metrics=points)
+
+    def tag(self, run_id: str, **tags: str) -> None:
+        """Set ``ablate.*`` tags of a run."""
+        entities = [RunTag(f"ablate.{key}", value) for key, value in tags.items()]
+        self.client.log_batch(run_id, tags=entities)
+
+    def end(self, run_id: str, status: str) -> None:
+        """End a run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)
+
+    def bury(self) -> list[Run]:
+        """End as KILLED every run of ours that is RUNNING while its process is gone."""
+        ids = [e.experiment_id for e in self.client.search_experiments()]
+        running = self.client.search_runs(ids, "attributes.status = 'RUNNING'") if ids else []
+        dead = [run for run in running if is_dead(run.data.tags.get(PROCESS))]
+        for run in dead:
+            self.end(run.info.run_id, "KILLED")
+        return dead
+
+
+def parameters(config: RunConfig) -> list[Param]:
+    """A config as short, flat parameters: ``connector``, ``connector.scan``, ``train.lr``."""
+    flat = flatten(to_dict(config))
+    short = {key.replace(".args", "").removesuffix(".name"): value for key, value in flat.items()}
+    return [Param(key, str(value)) for key, value in short.items()]

@@ -1,0 +1,115 @@
+"""Training a model on a run's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from ablate.config.schema import RunConfig
+from ablate.data.base import DataSet, Sample, Samples
+from ablate.data.features import image_transform
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.subsets import limited
+from ablate.data.text import TrainCollator, Transform
+from ablate.models.devices import precision
+from ablate.models.seeding import derive
+from ablate.models.vlm import VisionLanguageModel
+from ablate.processes.messages import Reporter
+from ablate.training.module import Report, VisionLanguageTraining
+from ablate.training.schedule import total_steps
+
+
+def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -> TrainCollator:
+    """What makes the run's training and validation batches."""
+    tokenizer = dataset.tokenizer(cache)
+    return TrainCollator(tokenizer, dataset.template, transform, config.data.max_length)
+
+
+def training_loader(
+    config: RunConfig,
+    dataset: DataSet,
+    cache: Path,
+    transform: Transform,
+    features: Path | None = None,
+) -> tuple[DataLoader, int]:
+    """The seeded loader of the training split, and the optimiser steps of the whole training.
+
+    A batch is one of the ``accumulate`` parts of a step. ``features``: see ``image_transform``.
+    """
+    samples: Any = dataset.split(cache, "train")
+    collate = collator(config, dataset, cache, image_transform(samples, transform, features))
+    sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
+    loader = make_loader(
+        samples,
+        collate,
+        config.train.batch_size // config.train.accumulate,
+        sampler=sampler,
+        num_workers=config.data.num_workers,
+    )
+    return loader, total_steps(config.train, len(samples))
+
+
+def validation_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Samples[Sample]:
+    """A fixed part of the validation split, evenly spread."""
+    return limited(dataset.split(cache, "validation"), config.train.validate_samples)
+
+
+def validation_loader(
+    config: RunConfig,
+    dataset: DataSet,
+    cache: Path,
+    transform: Transform,
+    features: Path | None = None,
+) -> DataLoader:
+    """``validation_samples`` in order; ``features``: see ``image_transform``."""
+    samples = validation_samples(config, dataset, cache)
+    collate = collator(config, dataset, cache, image_transform(samples, transform, features))
+    sampler = SeededSampler(len(samples), 0, shuffle=False)
+    return make_loader(samples, collate, config.evaluate.batch_size, sampler=sampler)
+
+
+def fit(
+    config: RunConfig,
+    model: VisionLanguageModel,
+    dataset: DataSet,
+    cache: Path,
+    reporter: Reporter,
+    features: Path | None = None,
+) -> bool:
+    """Train the model in place; ``features``: see ``image_transform``.
+
+    Returns:
+        False if the reporter asked to stop before the end.
+
+    Raises:
+        CellError: see ``VisionLanguageTraining.training_step``.
+    """
+    transform = model.encoder.transform
+    loader, steps = training_loader(config, dataset, cache, transform, features)
+    every = config.train.validate_every
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        precision=precision(config.train),
+        gradient_clip_val=config.train.grad_clip,
+        accumulate_grad_batches=config.train.accumulate,
+        accelerator="auto",
+        devices=1,
+        val_check_interval=every and every * config.train.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        limit_val_batches=None if every else 0,
+        callbacks=[Report(reporter, steps, config.train.log_every)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    module = VisionLanguageTraining(model, config, steps)
+    validation = validation_loader(config, dataset, cache, transform, features) if every else None
+    trainer.fit(module, loader, validation)
+    return trainer.global_step == steps

@@ -1,0 +1,152 @@
+"""Training of one cell: the LightningModule around the model, and the callbacks that report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
+from ablate.errors import CellError
+from ablate.models.vlm import VisionLanguageModel
+from ablate.processes.messages import Reporter
+from ablate.training.schedule import learning_rate_factor
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: matrices decay; vectors and marked parameters do not.
+
+    mamba-ssm marks A_log, D and dt_bias with ``_no_weight_decay``.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decays = [p.ndim >= 2 and not getattr(p, "_no_weight_decay", False) for p in trained]
+    return [
+        {
+            "params": [p for p, d in zip(trained, decays, strict=True) if d],
+            "weight_decay": weight_decay,
+        },
+        {"params": [p for p, d in zip(trained, decays, strict=True) if not d], "weight_decay": 0.0},
+    ]
+
+
+class VisionLanguageTraining(pl.LightningModule):
+    """Loss, optimiser and schedule of a vision-language model.
+
+    Args:
+        model: the model to train.
+        config: the run; its train section and freeze policies are used.
+        total_steps: optimiser steps of the whole training, for the schedule.
+    """
+
+    def __init__(self, model: VisionLanguageModel, config: RunConfig, total_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config: TrainConfig = config.train
+        self.frozen = [r for r in COMPONENT_ROLES if getattr(config, r).policy is Policy.freeze]
+        self.total_steps = total_steps
+
+    def on_train_epoch_start(self) -> None:
+        """Keep frozen components in evaluation mode: no dropout, no drop path."""
+        for role in self.frozen:
+            getattr(self.model, role).eval()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of a batch.
+
+        Raises:
+            CellError: the loss is not finite, no token is supervised, or nothing learns from it.
+        """
+        loss, _ = self._loss(batch)
+        if not loss.requires_grad:
+            raise CellError(
+                "a batch of conversations without images teaches nothing to a run that trains its "
+                "encoder or connector alone; leave them out of its data (llava: text_only: skip)"
+            )
+        if not bool(torch.isfinite(loss)):
+            raise CellError(f"the loss is {loss.item()} at step {self.global_step}; lower train.lr")
+        if self.config.accumulate > 1:
+            loss = loss * self._share(len(batch["input_ids"]), batch_idx)
+        return loss
+
+    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        keys = ("pixels", "input_ids", "labels", "has_image")
+        return self.model.loss(*(batch[key] for key in keys))
+
+    def _share(self, rows: int, batch_idx: int) -> float:
+        """What makes the sum over a step's parts, each divided by ``accumulate``, the mean of rows.
+
+        1 but in the last step of an epoch, which has fewer rows.
+        """
+        parts, size = self.config.accumulate, self.config.batch_size
+        before = batch_idx // parts * size
+        samples = len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
+        return rows * parts / min(size, samples - before)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Mean loss and token accuracy over the validation batches."""
+        loss, accuracy = self._loss(batch)
+        values = {"validation/loss": loss, "validation/token_accuracy": accuracy}
+        self.log_dict(values, batch_size=len(batch["input_ids"]))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with the warm-up and cosine schedule, stepped every optimiser step."""
+        c = self.config
+        groups = parameter_groups(self.model, c.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=c.betas)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self.total_steps, c.warmup)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class Report(Callback):
+    """Hands training curves, progress and validations to the reporter."""
+
+    def __init__(self, reporter: Reporter, total_steps: int, log_every: int) -> None:
+        self.reporter = reporter
+        self.total_steps = total_steps
+        self.log_every = log_every
+        self.gradient_norm = 0.0
+        self.loss: Any = 0.0
+        self.step = 0
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        """Measure the gradient norm, before clipping, at the steps that are logged."""
+        if (trainer.global_step + 1) % self.log_every == 0:
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self.gradient_norm = float(nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Report the curves' points and how far training is, after an optimiser step."""
+        step = trainer.global_step
+        self.loss += outputs["loss"]  # of one part of the step, divided by their number
+        if step == self.step:
+            return
+        self.step, loss, self.loss = step, self.loss, 0.0
+        if step % self.log_every and step != self.total_steps:
+            return
+        values = {
+            "train/loss": float(loss),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/gradient_norm": self.gradient_norm,
+        }
+        self.reporter.metrics(values, step)
+        self.reporter.progress("train", step / self.total_steps)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report a validation and stop training if the reporter says so (pruning)."""
+        names = ("validation/loss", "validation/token_accuracy")
+        values = {name: float(trainer.callback_metrics[name]) for name in names}
+        self.reporter.metrics(values, trainer.global_step)
+        if not self.reporter.keep_going(trainer.global_step, values):
+            trainer.should_stop = True

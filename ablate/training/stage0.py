@@ -1,0 +1,227 @@
+"""Stage 0: a small encoder learns to name what is in an image, once, and is then reused frozen.
+
+The paper freezes encoders that others pretrained (section 4.1). Where none can be had, as for
+64-pixel images, this stage makes one, with a linear classifier an attribute on the training images'
+labels. Where a label is of the whole image, the mean patch feature tells it; where it is of each
+pixel, each patch feature tells which classes are in that patch, so that features say where things
+are. The result is kept in the cache under the hash of all that shapes it, and every cell with the
+same encoder and stage 0 shares it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from ablate.components.encoders import Encoder
+from ablate.components.encoders.base import Pixels
+from ablate.config.compose import filled_arguments
+from ablate.config.identity import digest, to_dict
+from ablate.config.registries import registry
+from ablate.config.schema import EncoderConfig, PretrainConfig
+from ablate.data.base import UNKNOWN, Label, LabelledImages
+from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.prepared import prepare_once
+from ablate.models.seeding import derive, stream
+from ablate.processes.messages import Reporter
+from ablate.training.module import parameter_groups
+from ablate.training.schedule import learning_rate_factor
+
+WEIGHTS, SCORES = "encoder.safetensors", "scores.json"
+LEAST_SHARE = 0.02
+"""Of a patch's pixels: a class with fewer of them is not in the patch."""
+
+
+def folder(config: EncoderConfig, cache: Path) -> Path:
+    """Where the pretrained encoder is kept."""
+    key = digest([config.name, to_dict(config.args), to_dict(config.pretrain)])
+    return cache / "encoders" / key
+
+
+def stages(config: EncoderConfig) -> list[EncoderConfig]:
+    """What stage 0 pretrains for an encoder: itself, each part of a fused one, or nothing.
+
+    A part is as it would be alone, with every argument filled in, so that both share one stage 0.
+    """
+    if config.pretrain is not None:
+        return [config]
+    if config.pretrain_parts is None:
+        return []
+    found = []
+    for settings, given in zip(config.pretrain_parts, config.args["encoders"], strict=True):
+        part = {"name": given} if isinstance(given, str) else given
+        cls: type = registry("encoder").get(part["name"])
+        args = filled_arguments(cls, json.dumps(part.get("args") or {}))
+        found.append(EncoderConfig(part["name"], args, pretrain=settings))
+    return found
+
+
+def pretrain(config: EncoderConfig, cache: Path, reporter: Reporter) -> None:
+    """Pretrain the encoder, unless the cache has it; a killed attempt leaves nothing behind."""
+    assert config.pretrain is not None
+    settings = config.pretrain
+    dataset = registry("data").get(settings.data)(**settings.args)
+
+    def run(out: Path) -> None:
+        with stream(settings.seed, "init/encoder"):
+            encoder = registry("encoder").get(config.name)(**config.args)
+        classifiers = _fit(encoder, dataset.labelled_images(cache, "train"), settings, reporter)
+        held_out = dataset.labelled_images(cache, "validation")
+        scores = _accuracy(encoder, classifiers, held_out, settings.batch_size)
+        (out / SCORES).write_text(json.dumps(scores))
+        save_file(encoder.state_dict(), out / WEIGHTS)
+
+    prepare_once(folder(config, cache), run)
+
+
+def load_pretrained(encoder: Encoder, config: EncoderConfig, cache: Path) -> dict[str, float]:
+    """Load the weights of stage 0, if there is one, into the encoder or its parts.
+
+    Returns:
+        Held-out accuracy by attribute, as metrics; those of a part are numbered by it.
+    """
+    whole = config.pretrain is not None
+    parts = [encoder] if whole else list(getattr(encoder, "parts", []))
+    metrics: dict[str, float] = {}
+    for number, stage in enumerate(stages(config)):
+        path = folder(stage, cache)
+        parts[number].load_state_dict(load_file(path / WEIGHTS))
+        prefix = "pretrain/accuracy" if whole else f"pretrain/{number}/accuracy"
+        scores: dict[str, float] = json.loads((path / SCORES).read_text())
+        metrics |= {f"{prefix}/{attribute}": score for attribute, score in scores.items()}
+    return metrics
+
+
+class Collator:
+    """Images through the encoder's transform, and their labels by attribute.
+
+    A label of pixels becomes (rows, columns, classes): 1 where the class is in the patch. This
+    takes it that the transform squashes the whole image to its square.
+    """
+
+    def __init__(self, encoder: Encoder, classes: Mapping[str, Sequence[str]]) -> None:
+        self.transform: Any = encoder.transform
+        self.grid = encoder.grid
+        self.classes = classes
+
+    def __call__(
+        self, items: Sequence[tuple[Any, dict[str, Label]]]
+    ) -> tuple[Pixels, dict[str, Tensor]]:
+        labels = {
+            attribute: torch.stack([self._target(each[attribute], len(names)) for _, each in items])
+            for attribute, names in self.classes.items()
+        }
+        return default_collate([self.transform(image) for image, _ in items]), labels
+
+    def _target(self, label: Label, count: int) -> Tensor:
+        if not isinstance(label, np.ndarray):
+            return torch.tensor(label)
+        target = torch.zeros(count, *self.grid)
+        for index in set(np.unique(label).tolist()) - {UNKNOWN}:
+            pixels = torch.from_numpy(label == index).float()
+            share = F.adaptive_avg_pool2d(pixels[None], self.grid)
+            target[index] = share[0] >= LEAST_SHARE
+        return target.permute(1, 2, 0)
+
+
+def _loader(
+    encoder: Encoder, images: LabelledImages, batch_size: int, seed: int, shuffle: bool
+) -> DataLoader:
+    sampler = SeededSampler(len(images), seed, shuffle=shuffle)
+    return make_loader(images, Collator(encoder, images.classes), batch_size, sampler=sampler)
+
+
+def _fit(
+    encoder: Encoder, images: LabelledImages, settings: PretrainConfig, reporter: Reporter
+) -> nn.ModuleDict:
+    """Train the encoder in place and return the classifiers."""
+    width = encoder.embed_dim
+    with stream(settings.seed, "init/classifiers"):
+        classifiers = nn.ModuleDict(
+            {
+                attribute: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(names)))
+                for attribute, names in images.classes.items()
+            }
+        )
+    model = nn.ModuleList([encoder, classifiers])
+    groups = parameter_groups(model, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, settings.steps, settings.warmup)
+    )
+    loader = _loader(encoder, images, settings.batch_size, derive(settings.seed, "data"), True)
+    model.train()
+    for step, (pixels, labels) in enumerate(islice(_epochs(loader), settings.steps)):
+        loss = _loss(encoder, classifiers, pixels, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        reporter.progress("pretrain", (step + 1) / settings.steps)
+    return classifiers
+
+
+def _epochs(loader: DataLoader) -> Any:
+    """Batches for ever, each epoch in an order of its own."""
+    epoch = 0
+    while True:
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        yield from loader
+        epoch += 1
+
+
+def _logits(features: Tensor, classify: nn.Module, label: Tensor) -> Tensor:
+    """Scores of the classes: (B, classes) of an image, (B, rows, columns, classes) of patches."""
+    if label.ndim == 1:
+        return classify(features.mean(1))
+    return classify(features).view(label.shape)
+
+
+def _loss(
+    encoder: Encoder, classifiers: nn.ModuleDict, pixels: Pixels, labels: dict[str, Tensor]
+) -> Tensor:
+    """The sum over attributes: cross-entropy of an image's class, of each class in a patch."""
+    features = encoder(pixels)
+    losses = []
+    for attribute, classify in classifiers.items():
+        label = labels[attribute]
+        logits = _logits(features, classify, label)
+        if label.ndim == 1:
+            losses.append(F.cross_entropy(logits, label))
+        else:
+            each = F.binary_cross_entropy_with_logits(logits, label, reduction="none")
+            losses.append(each.sum(-1).mean())
+    return torch.stack(losses).sum()
+
+
+@torch.inference_mode()
+def _accuracy(
+    encoder: Encoder, classifiers: nn.ModuleDict, images: LabelledImages, batch_size: int
+) -> dict[str, float]:
+    """The share of images, or of patches with anything in them, whose likeliest class is right."""
+    encoder.eval()
+    right: dict[str, list[Tensor]] = {attribute: [] for attribute in classifiers}
+    for pixels, labels in _loader(encoder, images, batch_size, 0, False):
+        features = encoder(pixels)
+        for attribute, classify in classifiers.items():
+            label = labels[attribute]
+            likeliest = _logits(features, classify, label).argmax(-1)
+            if label.ndim == 1:
+                hits, known = likeliest == label, label != UNKNOWN
+            else:
+                hits = label.gather(-1, likeliest[..., None])[..., 0] > 0
+                known = label.any(-1)
+            right[attribute].append(hits[known])
+    scores = {attribute: torch.cat(hits).float().mean() for attribute, hits in right.items()}
+    return {a: float(score) for a, score in scores.items() if not score.isnan()}  # labelled at all
