@@ -28,7 +28,7 @@ def sweep(
     plan = plan_sweep(find_file(file), overrides)
     from ablate.processes.executors import warm_up
     from ablate.sweeping.run import SweepRun, finished_runs
-    from ablate.sweeping.sizes import model_sizes, vocabulary_sizes
+    from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 

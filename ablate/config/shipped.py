@@ -32,9 +32,7 @@ def find_file(given: Path | str) -> Path:
     if name in shipped:
         return shipped[name]
     known = nearest(str(given), [*map(str, path.parent.glob("*.yaml")), *shipped])
-    raise ConfigError(
-        COMMAND_LINE, str(given), f"no such file, and none ships; {known}"
-    )
+    raise ConfigError(COMMAND_LINE, str(given), f"no such file, and none ships; {known}")
 
 
 def find_base(path: Path) -> Path:

@@ -94,6 +94,8 @@ class TransformerBackbone(Backbone):
             self.model = read_causal_lm(Path(path), resolved)
         accepted = inspect.signature(self.model.base_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
+        # transformers renames the argument in the course of its fifth version.
+        self._cache_argument = "cache" if "cache" in accepted else "past_key_values"
         self._is_llama = self.model.config.model_type == "llama"
 
     @property
@@ -190,8 +192,8 @@ class TransformerBackbone(Backbone):
         output = self.model.base_model(
             inputs_embeds=embeds,
             attention_mask=mask,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{self._cache_argument: cache},
             **placed,
         )
         return output.last_hidden_state
@@ -212,7 +214,7 @@ class TransformerBackbone(Backbone):
                 hidden,
                 attention_mask=seen,
                 position_embeddings=rotation,
-                past_key_values=cache,
+                **{self._cache_argument: cache},
             )
         return base.norm(hidden)
 

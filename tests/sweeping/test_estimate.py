@@ -16,7 +16,7 @@ from ablate.sweeping import estimate
 from ablate.sweeping import work as cell
 from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once
 from ablate.sweeping.plan import plan_sweep
-from ablate.sweeping.sizes import model_sizes, vocabulary_sizes
+from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
 from ablate.training.feature_cache import LIMIT, requests
 from ablate.training.stage0 import pretrain
 from tests.support import ablate, write

@@ -14,7 +14,7 @@ import transformers
 from ablate.config.schema import RunConfig
 from ablate.models.sizes import ModelSize
 from ablate.sweeping.plan import Plan, plan_sweep
-from ablate.sweeping.sizes import model_sizes
+from ablate.sweeping.preflight import model_sizes
 from tests.support import SWEEPS, ablate, write
 
 # Loaded here, so that a dry run's time is not that of importing them.
