@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,10 +76,11 @@ def _shipped(name: str | None) -> list[str]:
 
     if name is not None:
         return [find_file(name).read_text()]
-    return [f"  {name}: {_first_comment(path.read_text())}" for name, path in shipped_files()]
+    return [f"  {name}: {_first_sentence(path.read_text())}" for name, path in shipped_files()]
 
 
-def _first_comment(text: str) -> str:
-    """The first sentence-line of the comment that a file begins with."""
-    first = text.partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+def _first_sentence(text: str) -> str:
+    """Of the comment that a file begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    comment = " ".join(line.lstrip("# ") for line in lines)
+    return re.split(r"(?<=[.?!])\s", comment, maxsplit=1)[0]

@@ -27,29 +27,31 @@ def sweep(
 
     plan = plan_sweep(find_file(file), overrides)
     from ablate.processes.executors import warm_up
-    from ablate.sweeping.run import SweepRun, finished_runs
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
+    from ablate.sweeping.run import SweepRun, finished_runs
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
     console, tracker, cache = terminal(), Tracker(), cache_folder()
     done = finished_runs(tracker)
-    new = any(cell.identity not in done for cell in plan.cells)
-    if new and not dry_run:
-        warm_up(*FORKED)
     if dry_run:
         from ablate.sweeping.dry_run import print_dry_run
 
         print_dry_run(console, plan, done, cache)
         return
+    new = sum(cell.identity not in done for cell in plan.cells)
+    counts = f"{len(plan.cells)} cells, {len(plan.cells) - new} finished, {new} to run"
+    console.print(f"{plan.name}: {counts}", markup=False, highlight=False)
     if new:
+        warm_up(*FORKED)
         model_sizes(plan, vocabulary_sizes(plan, cache))
     with Display(console) as display:
         outcome = SweepRun(plan, tracker, cache, display).run(jobs)
     console.print(
         f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "
-        f"table: ablate report {plan.name}"
+        f"table: ablate report {plan.name}",
+        markup=False,
     )
     if outcome.failed:
         for name, reason in outcome.failed.items():

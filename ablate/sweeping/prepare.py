@@ -26,6 +26,7 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
         CellError: a stage 0 failed.
     """
     for config in {str((c.data, c.evaluate)): c for c in configs}.values():
+        display.say(f"preparing data: {config.data.name}")
         data_set(config).prepare(cache)
         for name in config.evaluate.benchmarks:
             try:

@@ -1,4 +1,4 @@
-"""One progress display for a sweep or study: a bar in all with its ETA, and one a running cell."""
+"""One progress display for a sweep or study: a bar in all with its ETA, one per running cell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARES = {"train": (0.0, 0.9), "evaluate": (0.9, 0.1)}
 
 
 class Display:
-    """Bars on a terminal; a line for each ended cell everywhere (a log file too).
+    """Bars on a terminal; everywhere, a log file too, a line per ended cell and what is left.
 
     Args:
         console: where to print.
@@ -39,12 +39,14 @@ class Display:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             speed_estimate_period=3600,
+            disable=not console.is_terminal,  # in a log file, bars would be debris
         )
         self._cells: dict[str, TaskID] = {}
         self._fractions: dict[str, float] = {}
         self._since: dict[str, float] = {}
         self._overall: TaskID | None = None
         self._count = 0
+        self._begun = time.monotonic()
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -64,19 +66,22 @@ class Display:
             self._bars.remove_task(self._overall)
         self._fractions.clear()
         self._count = count
+        self._begun = time.monotonic()
         self._overall = self._bars.add_task(f"[bold]{name}: {count} cells", total=float(count))
         self.console.print(f"{name}: {count} cells, {jobs} at a time")
 
     def started(self, cell: str) -> None:
         """A cell's process began."""
-        self._cells[cell] = self._bars.add_task(f"  {cell}", total=1.0)
+        self._cells[cell] = self._bars.add_task(f"  {escape(cell)}", total=1.0)
         self._since[cell] = time.monotonic()
 
     def progress(self, cell: str, phase: str, fraction: float) -> None:
         """A cell is so far in a phase."""
         before, share = SHARES.get(phase, (0.0, 1.0))
         done = before + share * fraction
-        self._bars.update(self._cells[cell], completed=done, description=f"  {cell} {phase}")
+        self._bars.update(
+            self._cells[cell], completed=done, description=f"  {escape(cell)} {phase}"
+        )
         self._advance(cell, done)
 
     def ended(self, cell: str, failure: str = "") -> None:
@@ -86,7 +91,18 @@ class Display:
         seconds = time.monotonic() - self._since[cell]
         ended = sum(f == 1.0 for f in self._fractions.values())
         text = f"[red]failed[/red]: {escape(failure)}" if failure else "done"
-        self.console.print(f"  {ended}/{self._count} {cell} {text} ({seconds:.0f} s)")
+        left = f", {self._time_left()} left" if ended < self._count else ""
+        self.console.print(f"  {ended}/{self._count} {escape(cell)} {text} ({seconds:.0f} s){left}")
+
+    def say(self, text: str) -> None:
+        """A line about what goes on before the first cell."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def _time_left(self) -> str:
+        """As the bar's ETA: by the rate over the whole phase so far."""
+        done = sum(self._fractions.values())
+        seconds = (time.monotonic() - self._begun) * (self._count - done) / done
+        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
     def _advance(self, cell: str, fraction: float) -> None:
         self._fractions[cell] = fraction
