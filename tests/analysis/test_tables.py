@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from ablate.analysis.results import SweepResults
+from ablate.analysis.score_plot import plot_scores
 from ablate.analysis.tables import FORMATS, mean_and_deviation, render, sweep_table
 
 
@@ -71,3 +74,12 @@ def test_render(form: str) -> None:
     text = render(sweep_table(results()), form)
     assert "51.00" in text
     assert text.count("msc") == 3
+
+
+def test_the_picture_names_what_it_shows(tmp_path: Path) -> None:
+    made = results()
+    chance = SweepResults("s", made.axes, made.frame.assign(**{"chance/bench": 0.125}))
+    plot_scores(chance, tmp_path / "s.svg")
+    drawn = (tmp_path / "s.svg").read_text()
+    for text in ("mlp 0.1", "msc 0.2", "bench accuracy, %", "chance", "s: a dot per seed (3)"):
+        assert f"<!-- {text}" in drawn  # what matplotlib draws as outlines, it notes so

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from ablate.components.backbones.presets import (
@@ -88,6 +90,8 @@ def theirs(name: str) -> Any:
     """transformers' model of the kind, with weights as uneven as trained ones."""
     import transformers as hf
 
+    if name == "mamba2-groups" and Version(hf.__version__) < Version("5.23"):
+        pytest.skip("transformers' own Mamba-2 mixes up groups before 5.23")
     torch.manual_seed(0)
     shared = {"vocab_size": ROWS, "hidden_size": 32, "num_hidden_layers": 2}
     if name == "mamba1":
