@@ -4,64 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from ablate.components.registry import Registry
+from ablate.data.samples import Sample, Samples
 from ablate.data.text import ChatTemplate, Tokenizer
 
 Split = Literal["train", "validation", "test"]
 UNKNOWN = -100
 """Class of an attribute that is not told (ignored by torch's losses)."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Samples(Protocol, Generic[T_co]):
-    """A map-style data set, as ``torch.utils.data.DataLoader`` takes it."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> T_co: ...
-
-
-@dataclass
-class Turn:
-    """One question and its answer."""
-
-    question: str
-    answer: str
-
-
-@dataclass
-class Sample:
-    """An image and a conversation about it.
-
-    Args:
-        id: stable and unique inside its split.
-        image: RGB, or None for a conversation without an image.
-        turns: the conversation, at least one turn.
-        category: the kind of question, for results broken down by it; "" for none.
-        answers: all acceptable references for the last turn; the last answer by default.
-    """
-
-    id: str
-    image: Image.Image | None
-    turns: list[Turn]
-    category: str = ""
-    answers: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if not self.turns:
-            raise ValueError(f"sample {self.id!r} has no turn: give it a question and an answer")
-        if not self.answers:
-            self.answers = [self.turns[-1].answer]
 
 
 Label = int | np.ndarray

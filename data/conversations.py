@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ablate.data.base import Sample
+from ablate.data.samples import Sample
 from ablate.data.shards import ShardDataset
 
 

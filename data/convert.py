@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate.data.base import Sample, Split
+from ablate.data.base import Split
 from ablate.data.llava_records import (
     BadRecordError,
     ImageFormat,
@@ -25,6 +25,7 @@ from ablate.data.llava_records import (
     record_lines,
 )
 from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.samples import Sample
 from ablate.data.shards import Record, ShardInfo, read_index, write_index, write_shard
 from ablate.data.text import Tokenizer, train_tokenizer
 

@@ -10,19 +10,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from ablate.data.base import (
-    DATASETS,
-    UNKNOWN,
-    EncodedImages,
-    Label,
-    LabelledImages,
-    Sample,
-    Samples,
-    Split,
-    Turn,
-)
+from ablate.data.base import DATASETS, UNKNOWN, EncodedImages, Label, LabelledImages, Split
 from ablate.data.conversations import Conversations
 from ablate.data.prepared import TOKENIZER, ShardedDataSet, prepare_once
+from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import Record, ShardDataset, write_shards
 from ablate.data.text import TemplateName, train_tokenizer
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from PIL import Image, ImageOps
 
-from ablate.data.base import Turn
+from ablate.data.samples import Turn
 from ablate.data.shards import BROKEN_IMAGE, JPEG, PNG, decode_image, encode_pixels
 
 ImageFormat = Literal["original", "pixels"]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
-from ablate.data.base import Samples
+from ablate.data.samples import Samples
 
 T = TypeVar("T")
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ablate.data.base import DATASETS, DataSet, Label, LabelledImages, Sample, Samples, Split
+from ablate.data.base import DATASETS, DataSet, Label, LabelledImages, Split
 from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import evenly_spread
 from ablate.data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
 

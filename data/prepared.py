@@ -10,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ablate.data.base import SPLITS, DataSet, Sample, Samples, Split
+from ablate.data.base import SPLITS, DataSet, Split
+from ablate.data.samples import Sample, Samples
 from ablate.data.shards import ShardDataset, read_index
 from ablate.data.text import ChatTemplate, Tokenizer, get_template
 

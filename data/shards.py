@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 from webdataset import TarWriter
 
-from ablate.data.base import Sample, Turn
+from ablate.data.samples import Sample, Turn
 
 FORMAT = 1
 INDEX = "index.json"

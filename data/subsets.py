@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from torch.utils.data import Subset
 
-from ablate.data.base import Samples
+from ablate.data.samples import Samples
 
 T = TypeVar("T")
 

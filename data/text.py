@@ -16,7 +16,7 @@ from ablate.data.batch_memory import empty
 from ablate.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    from ablate.data.base import Sample, Turn
+    from ablate.data.samples import Sample, Turn
 
 __all__ = [
     "IGNORE_INDEX",

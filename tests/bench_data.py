@@ -31,9 +31,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from ablate.components.encoders.image_transform import ImageTransform
-from ablate.data.base import Sample, Samples, Turn
 from ablate.data.convert import Conversion, ConvertOptions
 from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
+from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import ShardDataset
 from ablate.data.text import stack_pixels
 

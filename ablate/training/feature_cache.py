@@ -26,10 +26,11 @@ from ablate.config.checks import stages_of
 from ablate.config.identity import digest, to_dict
 from ablate.config.registries import benchmark_named
 from ablate.config.schema import Policy, RunConfig
-from ablate.data.base import DataSet, Samples
+from ablate.data.base import DataSet
 from ablate.data.features import table_of, write_features
 from ablate.data.image_names import image_names
 from ablate.data.prepared import prepare_once
+from ablate.data.samples import Samples
 from ablate.errors import CellError, ConfigError
 from ablate.models.devices import autocast, device_here, precision, to_device
 from ablate.processes.messages import Reporter

@@ -9,9 +9,10 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from ablate.config.schema import RunConfig
-from ablate.data.base import DataSet, Sample, Samples
+from ablate.data.base import DataSet
 from ablate.data.features import image_transform
 from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited
 from ablate.data.text import TrainCollator, Transform
 from ablate.models.devices import precision

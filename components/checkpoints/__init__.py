@@ -7,9 +7,9 @@ from ablate.components.checkpoints.causal_lm import (
 )
 from ablate.components.checkpoints.files import CheckpointError, read_json, read_tensors
 from ablate.components.checkpoints.locate import locate
-from ablate.components.checkpoints.mamba import load_mamba
 from ablate.components.checkpoints.matching import copy, distinct, matched
 from ablate.components.checkpoints.ml_mamba import load_ml_mamba
+from ablate.components.checkpoints.state_spaces import load_mamba
 from ablate.components.checkpoints.timm_vit import load_timm
 
 __all__ = [

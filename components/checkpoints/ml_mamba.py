@@ -14,8 +14,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ablate.components.checkpoints.files import CheckpointError, read_object
-from ablate.components.checkpoints.mamba import TABLES
 from ablate.components.checkpoints.matching import copy, matched
+from ablate.components.checkpoints.state_spaces import TABLES
 
 _PARTS = ("mlp", "bidirectional_mamba", "projector", "llm_backbone")
 

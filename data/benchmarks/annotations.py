@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ablate.data.base import Sample, Samples, Split, Turn
+from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark
+from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import BROKEN_IMAGE, decode_image
 from ablate.data.subsets import evenly_spread, limited
 

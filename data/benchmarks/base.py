@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ablate.components.registry import Registry
-from ablate.data.base import Sample, Samples, Split
+from ablate.data.base import Split
+from ablate.data.samples import Sample, Samples
 
 # An item as evaluated: id, question, prediction, answer, answers, category, score, and, where the
 # benchmark has choices, choice_probabilities (choice -> probability).

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablate.data.base import Sample, Samples, Split
+from ablate.data.base import Split
 from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, exact_match
 from ablate.data.easy_vqa import EasyVQA
+from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited
 
 

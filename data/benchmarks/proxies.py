@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ablate.data.base import Sample, Samples, Split
+from ablate.data.base import Split
 from ablate.data.benchmarks import pope, vsr
 from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, mean_by_category
 from ablate.data.benchmarks.gqa import gqa_accuracy, summarise_gqa
@@ -22,6 +22,7 @@ from ablate.data.proxies.textvqa import ProxyTextVQA
 from ablate.data.proxies.vizwiz import ProxyVizWiz
 from ablate.data.proxies.vqa import ProxyVQA
 from ablate.data.proxies.vsr import ProxyVSR
+from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited
 
 PEOPLE = 10  # the soft accuracies are among ten people's answers; here all ten agree

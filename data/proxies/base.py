@@ -23,10 +23,11 @@ from typing import ClassVar, Literal, Protocol
 
 from PIL import Image
 
-from ablate.data.base import SPLITS, DataSet, Label, LabelledImages, Sample, Split, Turn
+from ablate.data.base import SPLITS, DataSet, Label, LabelledImages, Split
 from ablate.data.prepared import TOKENIZER, prepare_once
 from ablate.data.proxies.picture import CLASSES, Picture
 from ablate.data.proxies.scene import LEVELS, Level
+from ablate.data.samples import Sample, Turn
 from ablate.data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
 from ablate.data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.base import DATASETS, Split
 from ablate.data.proxies.base import Proxy, ProxyItem
 from ablate.data.proxies.picture import COLORS, SHAPES
 from ablate.data.proxies.scene import (
@@ -20,6 +20,7 @@ from ablate.data.proxies.scene import (
     related_cells,
 )
 from ablate.data.proxies.vqa import near_misses
+from ablate.data.samples import Turn
 
 WEIGHTS = (2, 1, 1, 1, 1, 1)  # a query is for a colour or a shape
 

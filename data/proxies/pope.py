@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.base import DATASETS, Split
 from ablate.data.proxies.base import Proxy, ProxyItem
 from ablate.data.proxies.scene import ALL, COUNT, SEEN, Level, Scene, Thing
+from ablate.data.samples import Turn
 
 SETTINGS = ("random", "popular", "adversarial")
 # The order of frequency: the first are the most popular, neighbours (0-1, 2-3, ...) are companions.

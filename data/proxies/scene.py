@@ -12,8 +12,8 @@ from typing import Literal
 
 from PIL import ImageDraw
 
-from ablate.data.base import Turn
 from ablate.data.proxies.picture import COLORS, IMAGE_SIZE, SHAPES, Ink, Mark, Picture
+from ablate.data.samples import Turn
 
 Level = Literal["easy", "medium", "hard"]
 LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")

@@ -8,10 +8,11 @@ from random import Random
 
 from PIL import ImageFont
 
-from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.base import DATASETS, Split
 from ablate.data.proxies.base import Proxy, ProxyItem
 from ablate.data.proxies.picture import COLORS, IMAGE_SIZE, Draw, Mark, Picture
 from ablate.data.proxies.scene import HELD_OUT_EVERY, Level
+from ablate.data.samples import Turn
 
 WORDS = (
     *("bank", "bar", "beer", "book", "bus", "cafe", "cake", "cash", "city", "club"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.base import DATASETS, Split
 from ablate.data.proxies.base import Proxy, ProxyItem
 from ablate.data.proxies.scene import ALL, COLORS, SEEN, SHAPES, Level, Scene
+from ablate.data.samples import Turn
 
 UNANSWERABLE = "unanswerable"
 

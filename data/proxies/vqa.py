@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection
 from random import Random
 
-from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.base import DATASETS, Split
 from ablate.data.proxies.base import Proxy, ProxyItem
 from ablate.data.proxies.picture import COLORS, SHAPES
 from ablate.data.proxies.scene import ALL, SEEN, Level, Scene, Thing
+from ablate.data.samples import Turn
 
 MAX_COUNT = 4  # as many as the coarsest grid has cells
 PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape in SHAPES}

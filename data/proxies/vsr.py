@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from ablate.data.base import DATASETS, Split, Turn
+from ablate.data.base import DATASETS, Split
 from ablate.data.proxies.base import Proxy, ProxyItem
 from ablate.data.proxies.scene import (
     ALL,
@@ -19,6 +19,7 @@ from ablate.data.proxies.scene import (
     either_side,
     related_cells,
 )
+from ablate.data.samples import Turn
 
 
 @DATASETS.register("proxy-vsr")

@@ -11,7 +11,8 @@ import torch
 from ablate.config.compose import Layer, compose, expand, merge
 from ablate.config.identity import identity
 from ablate.config.schema import LoraConfig, Policy, RunConfig
-from ablate.data.base import DataSet, Sample, Turn
+from ablate.data.base import DataSet
+from ablate.data.samples import Sample, Turn
 from ablate.data.text import TEMPLATES, ChatTemplate, Tokenizer, train_tokenizer
 from ablate.errors import ConfigError
 from ablate.models.activation_checkpointing import repeated_layers

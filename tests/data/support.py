@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ablate.data.base import Sample, Turn
+from ablate.data.samples import Sample, Turn
 from ablate.data.shards import Record
 
 ROOT = Path(__file__).parents[2]

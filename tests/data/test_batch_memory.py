@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from ablate.data import batch_memory
-from ablate.data.base import Sample
 from ablate.data.batch_memory import KEPT
 from ablate.data.loading import IMAGE_BLOCKS, ResumableLoader, SeededSampler, make_loader
+from ablate.data.samples import Sample
 from ablate.data.text import stack_pixels
 from tests.data.support import Numbers, to_tensor
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import ablate.data.convert
-from ablate.data.base import Sample
 from ablate.data.convert import Conversion, ConvertOptions
 from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
+from ablate.data.samples import Sample
 from ablate.data.shards import ShardDataset
 from tests.data.support import encoded
 from tests.data.test_llava import record, source

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ablate.data.base import Sample, Turn
 from ablate.data.benchmarks.annotations import AnnotatedItems, Item
 from ablate.data.conversations import Conversations
 from ablate.data.features import (
@@ -26,6 +25,7 @@ from ablate.data.features import (
 )
 from ablate.data.image_names import image_key, image_names
 from ablate.data.mixture import WeightedSamples
+from ablate.data.samples import Sample, Turn
 from ablate.data.shards import Record, ShardDataset, write_shards
 
 SIZE = 8

@@ -17,9 +17,9 @@ from PIL import Image, ImageChops
 
 import ablate.data.convert
 from ablate.data import DATASETS
-from ablate.data.base import Turn
 from ablate.data.llava import LLaVA
 from ablate.data.llava_records import BadRecordError, read_image, read_turns, record_lines
+from ablate.data.samples import Turn
 from ablate.data.shards import decode_image, read_index
 from tests.data.support import ROOT, encoded, image
 

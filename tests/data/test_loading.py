@@ -11,8 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from ablate.data.base import Sample
 from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
+from ablate.data.samples import Sample
 from tests.data.support import Numbers
 
 

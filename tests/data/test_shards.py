@@ -14,7 +14,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from ablate.data.base import Sample, Turn
+from ablate.data.samples import Sample, Turn
 from ablate.data.shards import (
     INDEX,
     Record,

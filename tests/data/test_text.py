@@ -11,8 +11,8 @@ import tokenizers
 import torch
 from PIL import Image
 
-from ablate.data.base import Sample, Turn
 from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.samples import Sample, Turn
 from ablate.data.text import (
     IGNORE_INDEX,
     TEMPLATES,

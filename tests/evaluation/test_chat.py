@@ -14,9 +14,9 @@ from PIL import Image
 
 from ablate.cli.main import main
 from ablate.config.compose import Layer, compose, expand
-from ablate.data.base import Turn
 from ablate.data.benchmarks.base import BENCHMARKS
 from ablate.data.prepared import TOKENIZER
+from ablate.data.samples import Turn
 from ablate.data.text import Tokenizer, encode_conversation, train_tokenizer
 from ablate.errors import ConfigError
 from ablate.evaluation.chat import Chat, TextStream, find_model, open_chat

@@ -20,7 +20,7 @@ from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
 from ablate.training.feature_cache import LIMIT, requests
 from ablate.training.stage0 import pretrain
 from tests.support import ablate, write
-from tests.training.test_features import FROZEN, Told, distinct_images
+from tests.training.test_feature_cache import FROZEN, Told, distinct_images
 
 STAGE = {"data": "easy-vqa", "steps": 2, "batch_size": 8, "threads": 1, "seed": 77}
 STAGED = merge(FROZEN, {"encoder": {"pretrain": STAGE}})

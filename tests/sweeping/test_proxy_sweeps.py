@@ -14,7 +14,7 @@ from ablate.data.proxies import base as proxies
 from ablate.sweeping.plan import Plan, plan_sweep
 from ablate.training.stage0 import folder, load_pretrained, pretrain, stages
 from tests.support import SWEEPS, write
-from tests.training.test_pretrain import Silent
+from tests.training.test_stage0 import Silent
 
 SIX = ["proxy-vqa", "proxy-gqa", "proxy-textvqa", "proxy-pope", "proxy-vizwiz", "proxy-vsr"]
 AXES = {

@@ -23,8 +23,9 @@ from ablate.config.compose import Layer, compose, expand, merge
 from ablate.config.identity import identity
 from ablate.config.registries import data_set
 from ablate.config.schema import RunConfig
-from ablate.data.base import Sample, Samples, Split
+from ablate.data.base import Split
 from ablate.data.easy_vqa import EasyVQA
+from ablate.data.samples import Sample, Samples
 from ablate.errors import CellError, ConfigError
 from ablate.models.vlm import build_component
 from ablate.sweeping import work as cell
