@@ -233,11 +233,12 @@ class Judge:
         df = max(len(scores.starts) - 1, 1)
         half = critical("bonferroni", family, df, 1 - CONFIDENCE) * error
         found = "no difference" if abs(difference) <= half else "a difference"
+        seeds = "one seed" if shared.any() or not scores.paired else "no seed in common"
         reason = (
-            f"one seed: the seeds' part of the error is unknown; the items alone show {found}, and "
+            f"{seeds}: the seeds' part of the error is unknown; the items alone show {found}, and "
             "another seed may show another"
             if np.isfinite(half)
-            else "one seed and one cluster of items: nothing is known of the error"
+            else f"{seeds}, one cluster of items: nothing is known of the error"
         )
         method = "items alone, Bonferroni"
         low, high = difference - half, difference + half

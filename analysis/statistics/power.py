@@ -102,7 +102,7 @@ def design(judge: Judge) -> Design:
     covariances = cell_covariances(scores.values, scores.starts)
     between = between_seeds(covariances)[np.ix_(pooled, pooled)]
     off = ~np.eye(len(pooled), dtype=bool)
-    item_variance = max(float(np.diagonal(between).mean() - np.nanmean(between[off])), 0.0)
+    item_variance = max(float(np.nanmean(np.diagonal(between)) - np.nanmean(between[off])), 0.0)
     pairs = [
         (covariances[t, r, t, r] + covariances[u, r, u, r] - 2 * covariances[t, r, u, r]) / 2
         for t in pooled

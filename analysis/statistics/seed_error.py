@@ -66,18 +66,17 @@ def seed_error(
     variants = means.shape[-2]
     pool = np.ones((*means.shape[:-2], variants), dtype=bool)
     pool[..., list(apart)] = False
-    if pool.sum(-1).max() < 2:
-        pool[:] = True
-    df = present.sum(1) - 1
     if np.isnan(pairs).all():
         return None
+    if not _known(pairs, pool).any():
+        pool[:] = True
     for _ in range(variants - 2):
         pool = _without_the_oddest(pairs, pool, present, paired)
     pooled = _pooled(pairs, pool)
     own = _own(pairs, pool)
     excess = np.maximum(own - STANDS_OUT * pooled[..., None], 0)
     excess = np.where(np.isnan(excess), 0, excess)
-    return SeedError(pooled, _pooled_df(present, pool, paired), excess, df, ~pool)
+    return SeedError(pooled, _pooled_df(present, pool, paired), excess, present.sum(1) - 1, ~pool)
 
 
 def _pair_variances(means: np.ndarray, present: np.ndarray, paired: bool) -> np.ndarray:
@@ -94,9 +93,14 @@ def _pair_variances(means: np.ndarray, present: np.ndarray, paired: bool) -> np.
     return pairs
 
 
+def _known(pairs: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """(..., T, T): the pairs of the pool whose variance is known."""
+    return pool[..., :, None] & pool[..., None, :] & ~np.isnan(pairs)
+
+
 def _pooled(pairs: np.ndarray, pool: np.ndarray) -> np.ndarray:
     """Half the mean pair variance of the pool; for complete cells that is MS(T x R)."""
-    both = pool[..., :, None] & pool[..., None, :] & ~np.isnan(pairs)
+    both = _known(pairs, pool)
     total = np.where(both, pairs, 0).sum((-2, -1))
     return total / (2 * np.maximum(both.sum((-2, -1)), 1))
 
@@ -104,8 +108,8 @@ def _pooled(pairs: np.ndarray, pool: np.ndarray) -> np.ndarray:
 def _own(pairs: np.ndarray, pool: np.ndarray) -> np.ndarray:
     """(..., T): each variant's variance: its pairs' with the pool, less the pool's without it.
 
-    For complete cells the unbiased estimate of Grubbs 1948 (MINQUE). NaN where fewer than two
-    other variants are pooled: a pair's variance cannot be divided between its two sides.
+    For complete cells the unbiased estimate of Grubbs 1948 (MINQUE). NaN where no pair of other
+    variants is known: a pair's variance cannot be divided between its two sides.
     """
     variants = pairs.shape[-1]
     own = np.empty(pool.shape)
@@ -113,7 +117,7 @@ def _own(pairs: np.ndarray, pool: np.ndarray) -> np.ndarray:
         others = _without(pool, t)
         known = others & ~np.isnan(pairs[..., t, :])
         mean = np.where(known, pairs[..., t, :], 0).sum(-1) / np.maximum(known.sum(-1), 1)
-        enough = (others.sum(-1) > 1) & known.any(-1)
+        enough = known.any(-1) & _known(pairs, others).any((-2, -1))
         own[..., t] = np.where(enough, mean - _pooled(pairs, others), np.nan)
     return own
 

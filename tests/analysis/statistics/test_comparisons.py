@@ -118,6 +118,15 @@ def test_unequal_seeds_compare_what_is_shared() -> None:
     np.testing.assert_allclose(found[0].difference, (scores.means[1] - scores.means[0])[:3].mean())
 
 
+def test_two_variants_without_a_seed_in_common_are_never_a_verdict() -> None:
+    scores = sweep([0.6, 0.7, 0.9], seeds=4)
+    scores.values[0, 2:] = scores.values[2, :2] = np.nan
+    found = Judge(scores).against("a")
+    assert [c.seeds for c in found] == [2, 1]
+    assert found[1].verdict == "undecided"
+    assert found[1].reason.startswith("no seed in common: the seeds' part")
+
+
 def test_variants_with_seeds_of_their_own_are_compared_unpaired() -> None:
     paired = sweep([0.6, 0.8], seeds=4)
     values = np.full((2, 8, paired.values.shape[2]), np.nan)

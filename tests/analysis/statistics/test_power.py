@@ -109,9 +109,9 @@ def test_components_do_not_see_variants_that_are_apart() -> None:
     assert design(Judge(scores, apart=("d",))) == design(Judge(scores.only("abc")))
 
 
-def test_a_missing_cell_does_not_break_the_components() -> None:
+def test_missing_cells_do_not_break_the_components() -> None:
     scores = sweep([0.6, 0.6, 0.6], seeds=4)
-    scores.values[1, 2] = np.nan
+    scores.values[1, 2] = scores.values[2, 1:] = np.nan
     assert np.isfinite(smallest_difference(design(Judge(scores))))
 
 

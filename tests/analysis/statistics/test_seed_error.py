@@ -77,6 +77,22 @@ def test_a_pair_is_pooled_whatever_is_apart() -> None:
     np.testing.assert_allclose(made(cells, apart=(1,)).pooled, made(cells).pooled)
 
 
+def test_a_pool_that_shares_no_two_seeds_takes_in_what_is_apart() -> None:
+    cells = means(1, 1, 1)
+    cells[0, 1:] = np.nan
+    found = made(cells, apart=(2,))
+    np.testing.assert_allclose(found.pooled, (cells[1] - cells[2]).var(ddof=1) / 2)
+    assert not found.excess.any()
+
+
+def test_a_variant_of_one_seed_does_not_hide_the_others() -> None:
+    cells = means(1, 1, 1, seeds=5)
+    cells[0, 1:] = np.nan
+    found = made(cells)
+    np.testing.assert_allclose(found.pooled, made(cells[1:]).pooled)
+    assert not found.alone.any()
+
+
 def test_a_missing_cell_costs_one_degree_of_freedom() -> None:
     cells = means(1, 1, 1, 1)
     cells[1, 2] = np.nan
