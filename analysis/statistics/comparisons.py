@@ -163,7 +163,8 @@ class Judge:
     @cached_property
     def groups(self) -> dict[str, TwoGroups]:
         """The variants whose seeds fall into two groups."""
-        return {g.variant: g for g in two_groups(self.scores.variants, self.scores.means)}
+        scores = self.scores
+        return {g.variant: g for g in two_groups(scores.variants, scores.means, scores.step)}
 
     @cached_property
     def _covariances(self) -> np.ndarray:

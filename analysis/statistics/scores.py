@@ -123,6 +123,12 @@ class Scores:
         return self.values.mean(2)
 
     @property
+    def step(self) -> float:
+        """The least by which two cells' means can differ; 0 if all scores are alike."""
+        steps = np.diff(np.unique(self.values[~np.isnan(self.values)]))
+        return float(steps.min()) / self.values.shape[2] if len(steps) else 0.0
+
+    @property
     def paired(self) -> bool:
         """Whether any two variants share a seed; else each has seeds of its own."""
         return bool(((~np.isnan(self.means)).sum(0) > 1).any()) or len(self.variants) == 1

@@ -33,17 +33,21 @@ class TwoGroups(NamedTuple):
         )
 
 
-def two_groups(variants: Sequence[str], means: np.ndarray) -> list[TwoGroups]:
+def two_groups(variants: Sequence[str], means: np.ndarray, step: float) -> list[TwoGroups]:
     """The variants whose seeds are in two groups.
 
     Args:
         variants: T labels.
         means: (T, R); NaN for cells that are left out. Fewer than three seeds show no groups.
+        step: the least by which two means can differ, 1 / n for n items that are right or wrong:
+            seeds that tie by rounding are no group.
     """
     found = []
     for variant, row in zip(variants, means, strict=True):
         scores = np.sort(row[~np.isnan(row)])
-        if len(scores) < 3 or gap_share(scores) <= largest_gap_share(len(scores), len(variants)):
+        if len(scores) < 3:
+            continue
+        if gap_share(scores, step) <= largest_gap_share(len(scores), len(variants)):
             continue
         cut = int(np.argmax(np.diff(scores))) + 1
         low, high = scores[:cut], scores[cut:]
@@ -51,11 +55,14 @@ def two_groups(variants: Sequence[str], means: np.ndarray) -> list[TwoGroups]:
     return found
 
 
-def gap_share(scores: np.ndarray) -> np.ndarray:
-    """The largest gap between sorted neighbours over the range, (..., R) -> (...); 0 if equal."""
+def gap_share(scores: np.ndarray, step: float = 0.0) -> np.ndarray:
+    """The largest gap between sorted neighbours over the range, (..., R) -> (...); 0 if equal.
+
+    Scores that are rounded to a ``step`` give the least share that their true values may have.
+    """
     ordered = np.sort(np.asarray(scores, float), axis=-1)
-    span = ordered[..., -1] - ordered[..., 0]
-    gap = np.diff(ordered, axis=-1).max(-1)
+    span = ordered[..., -1] - ordered[..., 0] + step
+    gap = np.diff(ordered, axis=-1).max(-1) - step
     return np.divide(gap, span, out=np.zeros_like(gap), where=span > 0)
 
 

@@ -99,6 +99,12 @@ def test_seeds_of_their_own_are_not_paired() -> None:
     assert not Scores.from_frame(own).paired
 
 
+def test_the_least_step_between_means() -> None:
+    assert Scores.from_arrays({"a": [[0, 1, 1, 0.0]]}).step == 1 / 4
+    assert Scores.from_arrays({"a": [[0, 0.3, 1, np.nan], [0, 1, 1, 1]]}).step == pytest.approx(0.1)
+    assert Scores.from_arrays({"a": [[1, 1.0]]}).step == 0
+
+
 def test_some_variants_only() -> None:
     scores = Scores.from_frame(frame()).only(["msc"])
     assert scores.variants == ("msc",)
