@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablate.data.base import Split
+from ablate.data.llava_images import ImageFormat, read_image
 from ablate.data.llava_records import (
     BadRecordError,
-    ImageFormat,
     image_name,
-    read_image,
     read_records,
     read_turns,
     record_id,
@@ -32,6 +31,8 @@ from ablate.data.text import Tokenizer, train_tokenizer
 PROBLEMS = "problems.jsonl"
 CONVERSION = "conversion.json"
 PER_SHARD = 1024
+VERSION = 2
+"""Of what a conversion makes of its sources: a new number for any change of it."""
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 Progress = Callable[[int, int], None]
@@ -50,8 +51,9 @@ class ConvertOptions:
         bad: a record without an answer, or whose image is missing, broken or outside the folder,
             is left out and listed in ``problems.jsonl`` (``skip``), or stops it all (``refuse``).
         text_only: conversations without an image are kept or left out (``skip``).
-        image_format: PNG and JPEG files are stored as they are (``original``) or decoded
-            (``pixels``): several times as large, and much faster to read.
+        image_format: PNG and JPEG files are stored as they are, but for those that are turned or
+            transparent (``original``), or decoded (``pixels``): several times as large, and much
+            faster to read.
         max_side: larger images are scaled down to this many pixels on their longer side.
 
     Raises:
@@ -139,7 +141,7 @@ class Conversion:
     """One JSON file with its images, to be converted.
 
     Args:
-        json_file: the JSON list of records.
+        json_file: the records, see ``ablate.data.llava_records``.
         images: the folder that the records' image paths start from.
         options: what shapes the converted data.
     """
@@ -150,6 +152,8 @@ class Conversion:
 
     def key(self) -> str:
         """Checksum (hex) of the sources (paths, and size and time of the files) and the options.
+
+        ``VERSION`` is in it, too.
 
         Raises:
             ValueError: a file or the image folder is not there.
@@ -162,7 +166,7 @@ class Conversion:
             stats.append((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns))
         if not self.images.is_dir():
             raise ValueError(f"no image folder at {self.images}")
-        key = json.dumps([stats, str(self.images.resolve()), asdict(self.options)])
+        key = json.dumps([VERSION, stats, str(self.images.resolve()), asdict(self.options)])
         return hashlib.sha256(key.encode()).hexdigest()
 
     def _given_tokenizer(self) -> Path | None:
@@ -224,7 +228,7 @@ class Conversion:
             first = f"; the first bad one: {problems[0]}" if problems else ""
             raise ValueError(f"{self.json_file} has no record of use{first}")
         lines = "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in problems)
-        (directory / PROBLEMS).write_text(lines)
+        (directory / PROBLEMS).write_text(lines, "utf-8")
         told = _told(directory) | {"skipped": sum(result.skipped for result in ordered)}
         (directory / CONVERSION).write_text(json.dumps(told))
         self._write_tokenizer(directory, records)
@@ -284,8 +288,8 @@ def _make_way(directory: Path, key: str) -> None:
         directory.rmdir()
     elif _told(directory).get("key") != key:
         raise ValueError(
-            f"{directory} exists and is not this data converted with these options; "
-            "delete it or choose another place"
+            f"{directory} exists and is not this data converted with these options by this "
+            "version; delete it or choose another place"
         )
 
 
@@ -309,14 +313,15 @@ def _told(directory: Path) -> dict[str, Any]:
 def _read_summary(directory: Path, converted: int) -> Summary:
     indices = {split: read_index(directory / split) for split in SPLITS}
     shards = [shard for index in indices.values() for shard in index["shards"]]
-    lines = (directory / PROBLEMS).read_text().splitlines()
+    # Not splitlines(): an id may hold other separators, which JSON leaves as they are.
+    lines = (directory / PROBLEMS).read_text("utf-8").split("\n")
     return Summary(
         samples={split: index["samples"] for split, index in indices.items()},
         converted=converted,
         shards=len(shards),
         bytes=sum(shard["bytes"] for shard in shards),
         skipped=_told(directory)["skipped"],
-        problems=[Problem(**json.loads(line)) for line in lines],
+        problems=[Problem(**json.loads(line)) for line in lines if line],
     )
 
 

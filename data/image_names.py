@@ -16,6 +16,7 @@ from torch.utils.data import Subset
 
 from ablate.data.benchmarks.annotations import AnnotatedItems
 from ablate.data.conversations import Conversations
+from ablate.data.images import VERSION
 from ablate.data.mixture import WeightedSamples
 from ablate.data.shards import ShardDataset
 
@@ -70,8 +71,8 @@ def _(samples: AnnotatedItems) -> list[str]:
 
 
 def _file_name(path: Path) -> str:
-    """Path, size and time; a file that is not there is for its reader to complain about."""
+    """Path, size, time, way of reading; a file that is not there is for its reader to report."""
     if not path.is_file():
         return str(path)
     stat = path.stat()
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    return f"{path} {stat.st_size} {stat.st_mtime_ns} {VERSION}"

@@ -14,9 +14,9 @@ from ablate.analysis.results import ResultsError, open_store
 from ablate.components.checkpoints import CheckpointError
 from ablate.components.registry import nearest
 from ablate.config.registries import data_set
+from ablate.data.images import ImageError, decode_image
 from ablate.data.prepared import TOKENIZER
 from ablate.data.samples import Sample, Turn
-from ablate.data.shards import BROKEN_IMAGE, decode_image
 from ablate.data.text import ChatTemplate, PromptCollator, Tokenizer
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.models.devices import device_here, precision, to_device
@@ -73,10 +73,11 @@ def read_image(path: Path) -> Image.Image:
         ConfigError: no such file, or no image.
     """
     try:
-        return decode_image(path.read_bytes())
-    except BROKEN_IMAGE as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        message = f"{path}: {reason or 'is not an image that Pillow can read'}"
+        return decode_image(path.expanduser().read_bytes())
+    except OSError as error:
+        raise ConfigError(COMMAND_LINE, "--image", f"{path}: {error.strerror}") from error
+    except ImageError as error:
+        message = f"{path}: is not an image that Pillow can read: {error}"
         raise ConfigError(COMMAND_LINE, "--image", message) from error
 
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark
+from ablate.data.images import ImageError, decode_image
 from ablate.data.samples import Sample, Samples, Turn
-from ablate.data.shards import BROKEN_IMAGE, decode_image
 from ablate.data.subsets import evenly_spread, limited
 
 IMAGES_CHECKED = 16
@@ -146,7 +146,7 @@ class AnnotatedItems:
         data = read_bytes(item.image)
         try:
             image = decode_image(data)
-        except BROKEN_IMAGE as error:
+        except ImageError as error:
             raise AnnotationError(
                 f"image {item.image} of question {item.id} is broken: {error}"
             ) from error
