@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 from ablate.data.benchmarks.annotations import AnnotatedItems
 from ablate.data.conversations import Conversations
 from ablate.data.images import VERSION
+from ablate.data.lengths import ShortenedSamples
 from ablate.data.mixture import WeightedSamples
 from ablate.data.shards import ShardDataset
 
@@ -49,6 +50,11 @@ def _(samples: ShardDataset) -> list[str]:
 def _(samples: Conversations) -> list[str]:
     names = image_names(samples.samples)
     return [names[group[0]] for group in samples.groups]
+
+
+@image_names.register
+def _(samples: ShortenedSamples) -> list[str]:
+    return image_names(samples.samples)
 
 
 @image_names.register

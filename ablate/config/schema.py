@@ -88,11 +88,19 @@ class EncoderConfig(ComponentConfig):
 
 @dataclass
 class DataConfig:
-    """The training data. ``max_length``: text tokens a sample, longer ones are cut."""
+    """The training data. ``max_length``: text tokens a sample, longer ones are cut.
+
+    ``too_long``: what becomes of a conversation whose first question leaves no room for any answer:
+    the run is refused, the conversation is left out (``skip``), or the question loses its end
+    (``truncate``), so that its answer, or ``max_length / 2`` tokens of it, have room.
+    """
 
     name: str = "easy-vqa"
     args: dict[str, Any] = field(default_factory=dict)
     max_length: int = 256
+    too_long: Literal["refuse", "skip", "truncate"] = field(
+        default="refuse", metadata=IN_IDENTITY_IF_SET
+    )
     num_workers: int = field(default=0, metadata=NOT_IN_IDENTITY)
 
 
