@@ -162,7 +162,8 @@ class Mixture(DataSet):
         return self._template
 
     def fingerprint(self, cache_dir: Path) -> str:
-        parts = {n: (p.fingerprint(cache_dir), self._weights[n]) for n, p in self._parts.items()}
+        # In their order, which decides the order of the samples.
+        parts = [(n, p.fingerprint(cache_dir), self._weights[n]) for n, p in self._parts.items()]
         tokenizer = (self._directory(cache_dir) / TOKENIZER).read_text()
         return hashlib.sha256(json.dumps([parts, tokenizer]).encode()).hexdigest()
 

@@ -21,6 +21,7 @@ from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare
+from ablate.sweeping.steps import Steps
 from ablate.sweeping.work import measure_only, train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
@@ -75,13 +76,18 @@ class SweepRun:
 
     Args:
         plan: the sweep.
+        steps: of each cell, by its name.
         tracker: where results are kept.
         cache: folder of converted data.
         display: shows progress.
     """
 
-    def __init__(self, plan: Plan, tracker: Tracker, cache: Path, display: Display) -> None:
+    def __init__(
+        self, plan: Plan, steps: dict[str, Steps], tracker: Tracker, cache: Path, display: Display
+    ) -> None:
         self.plan = plan
+        self.identities = {name: each.identity for name, each in steps.items()}
+        self.steps = steps
         self.tracker = tracker
         self.cache = cache
         self.display = display
@@ -92,15 +98,18 @@ class SweepRun:
         self.tracker.bury()
         cells, outcome = self.plan.cells, self.outcome
         done, busy = finished_runs(self.tracker), running_elsewhere(self.tracker)
-        outcome.reused = [c.name for c in cells if c.identity in done]
-        outcome.failed = {c.name: busy[c.identity] for c in cells if c.identity in busy}
-        todo = [c for c in cells if c.identity not in done | busy]
+        known = self.identities
+        outcome.reused = [c.name for c in cells if known[c.name] in done]
+        outcome.failed = {c.name: busy[known[c.name]] for c in cells if known[c.name] in busy}
+        todo = [c for c in cells if known[c.name] not in done | busy]
         prepare([c.config for c in todo], self.cache, self.display)
         with Recorder(self.tracker, self.display, "sweep", self.plan.name, "cell") as recorder:
             recorder.run_ids = {
-                c.name: done[c.identity].info.run_id for c in cells if c.identity in done
+                name: done[identity].info.run_id
+                for name, identity in known.items()
+                if identity in done
             }
-            self.tracker.client.log_dict(recorder.parent, describe(self.plan), "plan.json")
+            self.tracker.client.log_dict(recorder.parent, describe(self.plan, known), "plan.json")
             self._execute("train", todo, jobs or default_jobs(cells[0].config), recorder)
             self._execute("measure", self._unmeasured(recorder), 1, recorder)
             recorder.status = "FAILED" if outcome.failed else "FINISHED"
@@ -131,7 +140,7 @@ class SweepRun:
 
     def _tasks(self, kind: Kind, cells: list[Cell], folder: Path) -> Iterator[Task]:
         for cell in cells:
-            out = folder / cell.identity
+            out = folder / self.identities[cell.name]
             out.mkdir()
             cores = os.cpu_count() or 1
             job = CellJob(cell, kind, out)
@@ -145,7 +154,8 @@ class SweepRun:
         job: CellJob = task.key
         cell = job.cell
         if job.kind == "train" and isinstance(message, Started):
-            recorder.start(cell.name, cell.config, **self._tags(cell))
+            run_id = recorder.start(cell.name, cell.config, **self._tags(cell))
+            self.tracker.client.log_dict(run_id, self.steps[cell.name].keys, "steps.json")
         recorder.record(cell.name, message, job.kind, job.out)
         match message:
             case Failed(reason):
@@ -158,13 +168,13 @@ class SweepRun:
     def _tags(self, cell: Cell) -> dict[str, str]:
         axes = {f"axis.{axis}": label for axis, label in cell.labels.items()}
         shared = {"combination": cell.combination_identity, "sweep": self.plan.name}
-        return {"identity": cell.identity, **shared, **axes}
+        return {"identity": self.identities[cell.name], **shared, **axes}
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def describe(plan: Plan, identities: dict[str, str]) -> dict[str, Any]:
     """The plan as a report reads it back from the parent run: axes, cells and identities."""
     cells = [
-        {"name": c.name, "identity": c.identity, "labels": c.labels, "seed": c.config.seed}
+        {"name": c.name, "identity": identities[c.name], "labels": c.labels, "seed": c.config.seed}
         for c in plan.cells
     ]
     return {"name": plan.name, "axes": plan.axes, "cells": cells, "compare": plan.compare}

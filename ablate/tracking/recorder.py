@@ -72,13 +72,14 @@ class Recorder:
             for name in self._open:
                 each.callback(self.tracker.end, self.run_ids[name], "KILLED")
 
-    def start(self, name: str, config: RunConfig, **tags: str) -> None:
-        """Open a child run."""
+    def start(self, name: str, config: RunConfig, **tags: str) -> str:
+        """Open a child run; returns its id."""
         run_id = self.tracker.start(self.child_kind, name, self.parent, config, **tags)
         self.run_ids[name] = run_id
         self._open.add(name)
         self.tracker.client.log_dict(run_id, self._environment, "environment.json")
         self.tracker.client.log_dict(run_id, self._git, "git.json")
+        return run_id
 
     def record(self, name: str, message: Message, kind: str, out: Path) -> None:
         """Log one message of a child run's process.

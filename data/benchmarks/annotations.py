@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 
 from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark
+from ablate.data.contents import Contents
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import BROKEN_IMAGE, decode_image
 from ablate.data.subsets import evenly_spread, limited
@@ -188,6 +190,14 @@ class OfficialBenchmark(Benchmark):
 
     def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
         return limited(AnnotatedItems(self.items(cache_dir)), limit)
+
+    def fingerprint(self, cache_dir: Path, split: Split) -> str:
+        """By the files' contents, each read once (``Contents``), and not by the decoded images."""
+        contents, root = Contents(cache_dir), self.folder(cache_dir)
+        images = sorted({item.image for item in self.items(cache_dir)})
+        paths = [*(root / file.path for file in self.files), *images]
+        held = [(str(path.relative_to(root)), contents.of(path)) for path in paths]
+        return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
     def check(self, cache_dir: Path) -> list[Finding]:
         """What is there of the files and images, and whether it is good; reads some images."""
