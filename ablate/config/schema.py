@@ -108,8 +108,9 @@ class TrainConfig:
     gradients are summed. ``activation_checkpointing`` keeps only the inputs of each layer for the
     backward pass and computes the rest again: the same results from less memory and more time.
 
-    ``save`` keeps the trained model with the run, as the artifact folder ``model``; a run that is
-    done already is not done again for it.
+    The trained model is kept with the run, as the artifact folder ``model``, where its weights take
+    at most ``save_below_mb`` (10^6 bytes), and beyond that if ``save`` says so; a run that is done
+    already is not done again for it.
     """
 
     epochs: int = 1
@@ -128,6 +129,7 @@ class TrainConfig:
     validate_every: int | None = field(default=None, metadata=NOT_IN_IDENTITY)
     validate_samples: int = field(default=512, metadata=NOT_IN_IDENTITY)
     save: bool = field(default=False, metadata=NOT_IN_IDENTITY)
+    save_below_mb: int = field(default=64, metadata=NOT_IN_IDENTITY)
 
 
 @dataclass

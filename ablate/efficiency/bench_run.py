@@ -153,7 +153,7 @@ class BenchRun:
                 self._handle(task, message, recorder)
                 return True
 
-            execute(self._tasks(Path(folder)), 1, handle)
+            execute(self._tasks(Path(folder)), 1, handle, recorder.beat)
             recorder.status = "FAILED" if self.outcome.failed else "FINISHED"
         return self.outcome
 
@@ -177,7 +177,7 @@ class BenchRun:
             return
         if isinstance(message, Started):
             recorder.start(job.name, job.run)
-        recorder.record(job.name, message, "bench", job.out)
+        recorder.record(job.name, message, "bench")
         match message:
             case Failed(reason):
                 self.outcome.failed[job.name] = reason

@@ -25,7 +25,7 @@ from ablate.sweeping.steps import Steps
 from ablate.sweeping.work import measure_only, train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import PROCESS, Tracker
+from ablate.tracking.store import AXIS, PROCESS, Tracker
 
 Kind = Literal["train", "measure"]
 
@@ -136,7 +136,7 @@ class SweepRun:
             return True
 
         with tempfile.TemporaryDirectory(prefix="ablate-") as folder:
-            execute(self._tasks(kind, cells, Path(folder)), jobs, handle)
+            execute(self._tasks(kind, cells, Path(folder)), jobs, handle, recorder.beat)
 
     def _tasks(self, kind: Kind, cells: list[Cell], folder: Path) -> Iterator[Task]:
         for cell in cells:
@@ -156,7 +156,7 @@ class SweepRun:
         if job.kind == "train" and isinstance(message, Started):
             run_id = recorder.start(cell.name, cell.config, **self._tags(cell))
             self.tracker.client.log_dict(run_id, self.steps[cell.name].keys, "steps.json")
-        recorder.record(cell.name, message, job.kind, job.out)
+        recorder.record(cell.name, message, job.kind)
         match message:
             case Failed(reason):
                 self.outcome.failed[cell.name] = reason
@@ -166,7 +166,7 @@ class SweepRun:
                 self.tracker.tag(recorder.run_ids[cell.name], measured=measured_tag(cell.config))
 
     def _tags(self, cell: Cell) -> dict[str, str]:
-        axes = {f"axis.{axis}": label for axis, label in cell.labels.items()}
+        axes = {f"{AXIS}{axis}": label for axis, label in cell.labels.items()}
         shared = {"combination": cell.combination_identity, "sweep": self.plan.name}
         return {"identity": self.identities[cell.name], **shared, **axes}
 

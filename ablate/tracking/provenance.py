@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,17 +19,26 @@ from ablate.units import GIB
 
 
 def this_process() -> str:
-    """Host, pid and start time: what tells whether the process of a run still lives."""
+    """Place, pid and start time: what tells whether the process of a run still lives."""
     started = psutil.Process().create_time()
-    return json.dumps([socket.gethostname(), os.getpid(), round(started, 2)])
+    return json.dumps([_place(), os.getpid(), round(started, 2)])
+
+
+def _place() -> str:
+    """Where a pid means this process: the host, its start, and the container's own pids."""
+    marks = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # not Linux
+        marks.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        marks.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(marks)
 
 
 def is_dead(process: str | None) -> bool:
-    """Whether the process that ``this_process`` described is surely gone (of this host alone)."""
+    """Whether the process that ``this_process`` described is surely gone (of this place alone)."""
     if not process:
         return False
-    host, pid, started = json.loads(process)
-    if host != socket.gethostname():
+    place, pid, started = json.loads(process)
+    if place != _place():
         return False
     try:
         return abs(psutil.Process(pid).create_time() - started) > 1

@@ -261,6 +261,9 @@ class Curve:
     def progress(self, phase: str, fraction: float) -> None:
         """Not needed here."""
 
+    def keep(self, path: Path) -> None:
+        """Nothing to do."""
+
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         return True
 

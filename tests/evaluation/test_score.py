@@ -42,6 +42,9 @@ class Log:
     def progress(self, phase: str, fraction: float) -> None:
         """Of no interest here."""
 
+    def keep(self, path: Path) -> None:
+        """Nothing to do."""
+
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         return True
 

@@ -39,6 +39,9 @@ class Kept:
     def progress(self, phase: str, fraction: float) -> None:
         """Nothing to keep."""
 
+    def keep(self, path: Path) -> None:
+        """Nothing to do."""
+
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         return True
 
