@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
-from ablate.data.prepared import TOKENIZER
+from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
 from ablate.evaluation.evaluate import evaluate
 from ablate.models.saved import MODEL, components_of, save, start_from
