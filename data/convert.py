@@ -24,10 +24,10 @@ from ablate.data.llava_records import (
     record_id,
     record_lines,
 )
-from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample
 from ablate.data.shards import Record, ShardInfo, read_index, write_index, write_shard
-from ablate.data.text import Tokenizer, train_tokenizer
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files, train_tokenizer
 
 PROBLEMS = "problems.jsonl"
 CONVERSION = "conversion.json"
@@ -156,7 +156,7 @@ class Conversion:
         """
         given = self._given_tokenizer()
         stats = []
-        for path in [self.json_file] if given is None else [self.json_file, given]:
+        for path in [self.json_file, *([] if given is None else tokenizer_files(given))]:
             if not path.is_file():
                 raise ValueError(f"no file at {path}")
             stats.append((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns))

@@ -88,11 +88,18 @@ class EncoderConfig(ComponentConfig):
 
 @dataclass
 class DataConfig:
-    """The training data. ``max_length``: text tokens a sample, longer ones are cut."""
+    """The training data. ``max_length``: text tokens a sample, longer ones are cut.
+
+    ``prompts: drop`` trains on the answer alone, right after the image: the stage that aligns
+    images with captions. Evaluation and chat prompt as ever. ``parse_special_tokens``: the name of
+    a special token in a question or an answer means that token; by default it is text.
+    """
 
     name: str = "easy-vqa"
     args: dict[str, Any] = field(default_factory=dict)
     max_length: int = 256
+    prompts: Literal["keep", "drop"] = field(default="keep", metadata=IN_IDENTITY_IF_SET)
+    parse_special_tokens: bool = field(default=False, metadata=IN_IDENTITY_IF_SET)
     num_workers: int = field(default=0, metadata=NOT_IN_IDENTITY)
 
 

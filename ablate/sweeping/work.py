@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
-from ablate.data.prepared import TOKENIZER
+from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
 from ablate.errors import CellError
 from ablate.evaluation.evaluate import evaluate

@@ -14,6 +14,7 @@ from ablate.data.features import image_transform
 from ablate.data.loading import SeededSampler, make_loader
 from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited
+from ablate.data.templates import CaptionTemplate
 from ablate.data.text import TrainCollator, Transform
 from ablate.models.devices import precision
 from ablate.models.seeding import derive
@@ -25,8 +26,14 @@ from ablate.training.schedule import total_steps
 
 def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -> TrainCollator:
     """What makes the run's training and validation batches."""
-    tokenizer = dataset.tokenizer(cache)
-    return TrainCollator(tokenizer, dataset.template, transform, config.data.max_length)
+    data = config.data
+    return TrainCollator(
+        dataset.tokenizer(cache),
+        CaptionTemplate() if data.prompts == "drop" else dataset.template,
+        transform,
+        data.max_length,
+        parse_special_tokens=data.parse_special_tokens,
+    )
 
 
 def training_loader(

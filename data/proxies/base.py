@@ -24,12 +24,13 @@ from typing import ClassVar, Literal, Protocol
 from PIL import Image
 
 from ablate.data.base import SPLITS, DataSet, Label, LabelledImages, Split
-from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.prepared import prepare_once
 from ablate.data.proxies.picture import CLASSES, Picture
 from ablate.data.proxies.scene import LEVELS, Level
 from ablate.data.samples import Sample, Turn
 from ablate.data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
-from ablate.data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
+from ablate.data.templates import ChatTemplate, TemplateName, get_template
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, train_tokenizer
 
 VERSION = 4  # of what is rendered: a new number for any change of it
 EVAL_SAMPLES: dict[Split, int] = {"validation": 1000, "test": 3000}
