@@ -75,7 +75,8 @@ def answer(
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, choices)
     for i, (record, tokens) in enumerate(zip(records, generation.tokens.tolist(), strict=True)):
-        record["prediction"] = tokenizer.decode(tokens)
+        # As LLaVA and prismatic hand texts to the official scorers, some of which never strip.
+        record["prediction"] = tokenizer.decode(tokens).strip()
         if chances:
             record["choice_probabilities"] = {c: float(p[i]) for c, p in chances.items()}
         record["score"] = benchmark.score(record["prediction"], record)

@@ -17,6 +17,7 @@ from ablate.cli.main import main
 from ablate.config.compose import Layer, compose, expand, merge
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import ConfigError, DataError
 from ablate.evaluation.evaluate import evaluate
 from ablate.evaluation.rescore import rescore
@@ -210,6 +211,18 @@ def test_a_run_needs_its_benchmarks_files(name: str, data: Path) -> None:
     root = data / "benchmarks" / name
     with pytest.raises(DataError, match=f"{name}: no file at {root}"):
         prepare([run], data, Display(Console()))
+
+
+def test_texts_are_scored_without_the_white_space_around_them(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in LLaVA and prismatic: a byte-level tokenizer's first word begins with its space."""
+    monkeypatch.setattr(Tokenizer, "decode", lambda *_: " a word\n")
+    run = config(evaluate={"limit": 3})
+    dataset = data_set(run)
+    model = build_model(run, dataset.tokenizer(data).vocab_size)
+    records = evaluate(run, model, dataset, data, benchmark_named("easy-vqa"), Log())
+    assert {record["prediction"] for record in records} == {"a word"}
 
 
 IDS = """
