@@ -86,6 +86,7 @@ class POPE(OfficialBenchmark):
         for setting in SETTINGS
     )
     images = OfficialFile("val2014", "COCO's val2014.zip of cocodataset.org")
+    answers_in_order = True
 
     def __init__(self, *, scoring: Literal["probability", "generation"] = "probability") -> None:
         self._scoring = scoring
