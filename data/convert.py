@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablate.data.base import Split
+from ablate.data.json_lines import parse_json_lines
 from ablate.data.llava_records import (
     BadRecordError,
     ImageFormat,
@@ -309,14 +310,14 @@ def _told(directory: Path) -> dict[str, Any]:
 def _read_summary(directory: Path, converted: int) -> Summary:
     indices = {split: read_index(directory / split) for split in SPLITS}
     shards = [shard for index in indices.values() for shard in index["shards"]]
-    lines = (directory / PROBLEMS).read_text().splitlines()
+    problems = parse_json_lines((directory / PROBLEMS).read_bytes())
     return Summary(
         samples={split: index["samples"] for split, index in indices.items()},
         converted=converted,
         shards=len(shards),
         bytes=sum(shard["bytes"] for shard in shards),
         skipped=_told(directory)["skipped"],
-        problems=[Problem(**json.loads(line)) for line in lines],
+        problems=[Problem(**problem) for _, problem in problems],
     )
 
 

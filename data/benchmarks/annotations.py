@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.contents import Contents
+from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import BROKEN_IMAGE, decode_image
 from ablate.data.subsets import evenly_spread, limited
@@ -163,6 +164,8 @@ class OfficialBenchmark(Benchmark):
     files: ClassVar[tuple[OfficialFile, ...]]
     """The annotation files."""
     images: ClassVar[OfficialFile]
+    answers_in_order: ClassVar[bool] = False
+    """Whether official answer files have no ids, but the order of one category's questions."""
 
     @abstractmethod
     def read(self, root: Path) -> list[Item]:
@@ -280,19 +283,13 @@ def read_list(path: Path) -> list[Entry]:
 
 def read_json_lines(path: Path) -> list[Entry]:
     """The objects of a JSON-lines file, one at least; raises as ``read_json``, naming the line."""
-    entries = []
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise AnnotationError(f"{place}: not valid JSON: {error}") from error
-        entries.append(Entry(place, values))
-    if not entries:
+    try:
+        lines = parse_json_lines(read_bytes(path))
+    except ValueError as error:
+        raise AnnotationError(f"{path}, {error}") from error
+    if not lines:
         raise AnnotationError(f"{path}: holds no question")
-    return entries
+    return [Entry(f"{path}, line {number}", values) for number, values in lines]
 
 
 def most_common(answers: Sequence[str]) -> str:
