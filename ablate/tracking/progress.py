@@ -92,7 +92,9 @@ class Display:
         self._ended += 1
         text = f"[red]failed[/red]: {escape(failure)}" if failure else "done"
         left = f", {self._time_left()} left" if self._ended < self._count else ""
-        self.console.print(f"  {self._ended}/{self._count} {escape(cell)} {text} ({seconds:.0f} s){left}")
+        self.console.print(
+            f"  {self._ended}/{self._count} {escape(cell)} {text} ({seconds:.0f} s){left}"
+        )
 
     def say(self, text: str) -> None:
         """A line about what goes on before the first cell."""
