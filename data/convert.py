@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ablate.cores import cores_here
 from ablate.data.base import Split
 from ablate.data.json_lines import parse_json_lines
 from ablate.data.llava_records import (
@@ -328,7 +328,7 @@ def _run(
     handle: Callable[[Chunk, ChunkResult], None],
 ) -> None:
     """Convert chunks in processes; what ``handle`` raises ends it all."""
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or cores_here()
     pool = ProcessPoolExecutor(count, initializer=_leave_interrupts_to_parent)
     try:
         futures = {pool.submit(convert_chunk, directory, chunk): chunk for chunk in chunks}

@@ -6,7 +6,6 @@ first cell, is counted once.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from ablate.components.encoders import Encoder
 from ablate.components.scans.kernels import KernelError
 from ablate.config.registries import data_set
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
+from ablate.cores import cores_here
 from ablate.data.features import BATCH_SIZE, FEATURES, table_of
 from ablate.data.image_names import image_names
 from ablate.models.saved import start_from
@@ -210,7 +210,7 @@ def _stage_seconds(config: RunConfig) -> float | None:
 
 
 def _features_seconds(config: RunConfig, images: int) -> float | None:
-    batch = _encoder_seconds(config, BATCH_SIZE, os.cpu_count() or 1, learns=False)
+    batch = _encoder_seconds(config, BATCH_SIZE, cores_here(), learns=False)
     return None if batch is None else batch * images / BATCH_SIZE
 
 

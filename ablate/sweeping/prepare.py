@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
+from ablate.cores import cores_here
 from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.text import encode_choices, encode_prompt
@@ -70,7 +70,7 @@ def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
 
 def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:
     wanted = [r.config for r in requests(configs, cache, data_set) if r.is_worthwhile]
-    _execute("features", wanted, [os.cpu_count() or 1] * len(wanted), cache, display)
+    _execute("features", wanted, [cores_here()] * len(wanted), cache, display)
 
 
 def _execute(

@@ -6,7 +6,6 @@ a time, so that no measurement shares the machine with another cell.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import torch
 from mlflow.entities import Run
 
 from ablate.config.schema import RunConfig
+from ablate.cores import cores_here
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
 from ablate.sweeping.plan import Cell, Plan
@@ -52,7 +52,7 @@ def default_jobs(config: RunConfig) -> int:
     """Cells at once: as many as the cores allow on a CPU, one on a GPU."""
     if torch.cuda.is_available():
         return 1
-    return max(1, (os.cpu_count() or 1) // config.train.threads)
+    return max(1, cores_here() // config.train.threads)
 
 
 def finished_runs(tracker: Tracker) -> dict[str, Run]:
@@ -142,13 +142,12 @@ class SweepRun:
         for cell in cells:
             out = folder / self.identities[cell.name]
             out.mkdir()
-            cores = os.cpu_count() or 1
             job = CellJob(cell, kind, out)
             if kind == "train":
                 arguments = (cell.config, self.cache, out)
                 yield Task(job, train_and_evaluate, arguments, cell.config.train.threads)
             else:
-                yield Task(job, measure_only, (cell.config, self.cache), cores)
+                yield Task(job, measure_only, (cell.config, self.cache), cores_here())
 
     def _handle(self, task: Task, message: Message, recorder: Recorder) -> None:
         job: CellJob = task.key

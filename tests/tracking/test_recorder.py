@@ -18,7 +18,6 @@ from ablate.config.compose import Layer, compose, expand
 from ablate.processes.interrupts import let_through
 from ablate.processes.messages import Done, Failed, Metrics, Started, Stored
 from ablate.tracking.progress import Display
-from ablate.tracking.provenance import git_state
 from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import Tracker
 from tests.support import BASE
@@ -176,8 +175,3 @@ def test_one_run_that_cannot_be_ended_does_not_keep_the_others_open(
     with pytest.raises(MlflowException, match="the store is away"):
         recorder.__exit__(None, None, None)
     assert sorted(statuses(tracker, "refused").values()) == ["KILLED"] * 3 + ["RUNNING"]
-
-
-def test_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_state() == {}
