@@ -13,7 +13,8 @@ from PIL import Image
 from ablate.components.registry import Registry
 from ablate.data.images import decode_image
 from ablate.data.samples import Sample, Samples
-from ablate.data.text import ChatTemplate, Tokenizer
+from ablate.data.templates import ChatTemplate
+from ablate.data.tokenizer import Tokenizer
 
 Split = Literal["train", "validation", "test"]
 UNKNOWN = -100

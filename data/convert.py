@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ablate.cores import cores_here
 from ablate.data.base import Split
+from ablate.data.json_lines import parse_json_lines
 from ablate.data.llava_images import ImageFormat, read_image
 from ablate.data.llava_records import (
     BadRecordError,
@@ -23,10 +24,10 @@ from ablate.data.llava_records import (
     record_id,
     record_lines,
 )
-from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample
 from ablate.data.shards import Record, ShardInfo, read_index, write_index, write_shard
-from ablate.data.text import Tokenizer, train_tokenizer
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files, train_tokenizer
 
 PROBLEMS = "problems.jsonl"
 CONVERSION = "conversion.json"
@@ -160,7 +161,7 @@ class Conversion:
         """
         given = self._given_tokenizer()
         stats = []
-        for path in [self.json_file] if given is None else [self.json_file, given]:
+        for path in [self.json_file, *([] if given is None else tokenizer_files(given))]:
             if not path.is_file():
                 raise ValueError(f"no file at {path}")
             stats.append((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns))
@@ -313,15 +314,14 @@ def _told(directory: Path) -> dict[str, Any]:
 def _read_summary(directory: Path, converted: int) -> Summary:
     indices = {split: read_index(directory / split) for split in SPLITS}
     shards = [shard for index in indices.values() for shard in index["shards"]]
-    # Not splitlines(): an id may hold other separators, which JSON leaves as they are.
-    lines = (directory / PROBLEMS).read_text("utf-8").split("\n")
+    problems = parse_json_lines((directory / PROBLEMS).read_bytes())
     return Summary(
         samples={split: index["samples"] for split, index in indices.items()},
         converted=converted,
         shards=len(shards),
         bytes=sum(shard["bytes"] for shard in shards),
         skipped=_told(directory)["skipped"],
-        problems=[Problem(**json.loads(line)) for line in lines if line],
+        problems=[Problem(**problem) for _, problem in problems],
     )
 
 
@@ -332,7 +332,7 @@ def _run(
     handle: Callable[[Chunk, ChunkResult], None],
 ) -> None:
     """Convert chunks in processes; what ``handle`` raises ends it all."""
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or cores_here()
     pool = ProcessPoolExecutor(count, initializer=_leave_interrupts_to_parent)
     try:
         futures = {pool.submit(convert_chunk, directory, chunk): chunk for chunk in chunks}

@@ -7,7 +7,7 @@ from pathlib import Path
 from ablate.data.base import DATASETS
 from ablate.data.convert import SPLITS
 from ablate.data.prepared import ShardedDataSet
-from ablate.data.text import TemplateName
+from ablate.data.templates import TemplateName
 
 
 @DATASETS.register("shards")

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ablate.data.base import DATASETS, UNKNOWN, EncodedImages, Label, LabelledImages, Split
 from ablate.data.conversations import Conversations
-from ablate.data.prepared import TOKENIZER, ShardedDataSet, prepare_once
+from ablate.data.prepared import ShardedDataSet, prepare_once
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import Record, ShardDataset, write_shards
-from ablate.data.text import TemplateName, train_tokenizer
+from ablate.data.templates import TemplateName
+from ablate.data.tokenizer import TOKENIZER, train_tokenizer
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

@@ -9,7 +9,7 @@ from typing import Literal
 from ablate.data.base import DATASETS
 from ablate.data.convert import PROBLEMS, SPLITS, Conversion, ConvertOptions
 from ablate.data.prepared import ShardedDataSet
-from ablate.data.text import TemplateName
+from ablate.data.templates import TemplateName
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Turn
 
 JSON_LINES = ".jsonl"
@@ -43,8 +44,10 @@ def read_records(path: Path) -> list[Any]:
         ValueError: it is no such file of at least one record.
     """
     try:
-        text = _text(path)
-        records = _by_line(text) if path.suffix == JSON_LINES else json.loads(text)
+        if path.suffix == JSON_LINES:
+            records = [record for _, record in parse_json_lines(_text(path).encode())]
+        else:
+            records = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(records, list):
@@ -57,7 +60,7 @@ def read_records(path: Path) -> list[Any]:
 def record_lines(path: Path) -> list[int]:
     """The line, from 1, on which each record of a file that ``read_records`` accepts begins."""
     if path.suffix == JSON_LINES:
-        return [number for number, _ in _lines(_text(path))]
+        return [number for number, _ in parse_json_lines(_text(path).encode())]
     text, decoder = _text(path), json.JSONDecoder()
     lines: list[int] = []
     position = text.index("[") + 1
@@ -75,22 +78,6 @@ def record_lines(path: Path) -> list[int]:
 
 def _text(path: Path) -> str:
     return path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
-
-
-def _lines(text: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers, from 1."""
-    lines = enumerate(text.split("\n"), 1)  # other separators may stand in a JSON string
-    return [(number, line) for number, line in lines if line.strip()]
-
-
-def _by_line(text: str) -> list[Any]:
-    records = []
-    for number, line in _lines(text):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-    return records
 
 
 def record_id(record: Any) -> str:

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from ablate.data.base import DATASETS, DataSet, Label, LabelledImages, Split
-from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import evenly_spread
-from ablate.data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
+from ablate.data.templates import ChatTemplate, TemplateName, get_template
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files, train_tokenizer
 
 
 class WeightedSamples:
@@ -165,15 +166,19 @@ class Mixture(DataSet):
         return self._template
 
     def fingerprint(self, cache_dir: Path) -> str:
-        parts = {n: (p.fingerprint(cache_dir), self._weights[n]) for n, p in self._parts.items()}
-        tokenizer = (self._directory(cache_dir) / TOKENIZER).read_text()
+        # In their order, which decides the order of the samples.
+        parts = [(n, p.fingerprint(cache_dir), self._weights[n]) for n, p in self._parts.items()]
+        files = tokenizer_files(self._directory(cache_dir) / TOKENIZER)
+        tokenizer = "".join(file.read_text() for file in files)
         return hashlib.sha256(json.dumps([parts, tokenizer]).encode()).hexdigest()
 
     def _directory(self, cache_dir: Path) -> Path:
         """Where the tokenizer is; named after what it is made from, which has no weights in it."""
         given = None
         if self._tokenizer is not None:
-            given = json.dumps(Tokenizer.load(self._tokenizer).backend.to_str())
+            tokenizer = Tokenizer.load(self._tokenizer)
+            given = json.dumps(tokenizer.backend.to_str())
+            given += json.dumps(tokenizer.config) if tokenizer.config else ""
         fingerprints = sorted(part.fingerprint(cache_dir) for part in self._parts.values())
         key = json.dumps([fingerprints, given, self._kind, self._vocab_size])
         return cache_dir / f"mixture-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -13,9 +13,8 @@ from filelock import FileLock
 from ablate.data.base import SPLITS, DataSet, Split
 from ablate.data.samples import Sample, Samples
 from ablate.data.shards import ShardDataset, read_index
-from ablate.data.text import ChatTemplate, Tokenizer, get_template
-
-TOKENIZER = "tokenizer.json"
+from ablate.data.templates import ChatTemplate, get_template
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files
 
 
 def prepare_once(directory: Path, convert: Callable[[Path], None], *, resume: bool = False) -> None:
@@ -86,5 +85,6 @@ class ShardedDataSet(DataSet):
         digest = hashlib.sha256()
         for split in self.splits:
             digest.update(read_index(directory / split)["checksum"].encode())
-        digest.update((directory / TOKENIZER).read_bytes())
+        for file in tokenizer_files(directory / TOKENIZER):
+            digest.update(file.read_bytes())
         return digest.hexdigest()

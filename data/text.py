@@ -1,39 +1,19 @@
-"""Conversations as token ids with labels: chat templates, encoding and collation into batches."""
+"""Conversations as token ids with labels: encoding, and collation into batches."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ablate.components.registry import nearest
 from ablate.data.batch_memory import empty
-from ablate.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
-
-if TYPE_CHECKING:
-    from ablate.data.samples import Sample, Turn
-
-__all__ = [
-    "IGNORE_INDEX",
-    "SPECIAL_TOKENS",
-    "TEMPLATES",
-    "ChatTemplate",
-    "PromptCollator",
-    "TemplateName",
-    "Tokenizer",
-    "TooLongError",
-    "TrainCollator",
-    "encode_answer",
-    "encode_conversation",
-    "encode_prompt",
-    "get_template",
-    "train_tokenizer",
-]
+from ablate.data.samples import Sample, Turn
+from ablate.data.templates import ChatTemplate
+from ablate.data.tokenizer import Tokenizer
 
 IGNORE_INDEX = -100  # torch.nn.functional.cross_entropy leaves out targets of this value
 
@@ -50,98 +30,68 @@ class WritesPixels(Protocol):
     def write(self, image: Image.Image, pixels: Tensor, /) -> None: ...
 
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ChatTemplate:
-    """How a conversation is written as one text. The image comes before all of it.
-
-    Args:
-        user: a question and whatever comes before the answer; holds ``{question}``.
-        answer: an answer; holds ``{answer}``. The tokenizer's end token follows it.
-        start: what the conversation opens with, once.
-        separator: what comes between the end token of an answer and the next question.
-
-    ``{eos}`` and ``{bos}`` stand for the tokenizer's end and start tokens in any of them.
-    """
-
-    user: str
-    answer: str = "{answer}"
-    start: str = ""
-    separator: str = ""
-
-
-TEMPLATES: dict[str, ChatTemplate] = {
-    "plain": ChatTemplate(user="{question}\n", separator="\n"),
-    # ML-Mamba (released code): the Zephyr chat template on a base Mamba-2 model.
-    "ml-mamba": ChatTemplate(
-        user="<|user|>\n{question}{eos}\n<|assistant|>\n",
-        separator="\n",
-    ),
-    # LLaVA-1.5 (arXiv 2310.03744): the Vicuna v1 conversation.
-    "llava-1.5": ChatTemplate(
-        start=(
-            "{bos}A chat between a curious user and an artificial intelligence assistant. "
-            "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-        ),
-        user="USER: {question} ASSISTANT:",
-        answer=" {answer}",
-    ),
-}
-TemplateName = Literal["plain", "ml-mamba", "llava-1.5"]
-
-
-def get_template(name: str) -> ChatTemplate:
-    """The template of a name.
-
-    Raises:
-        ValueError: there is no such template.
-    """
-    if name not in TEMPLATES:
-        raise ValueError(f"unknown chat template {name!r}; {nearest(name, list(TEMPLATES))}")
-    return TEMPLATES[name]
-
-
 class TooLongError(ValueError):
     """A conversation whose first ``max_length`` tokens hold nothing to learn or to answer."""
 
 
-def _frame(text: str, tokenizer: Tokenizer, **values: str) -> str:
-    return text.format(eos=tokenizer.eos_token, bos=tokenizer.bos_token, **values)
-
-
-def encode_answer(answer: str, template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:
-    """The ids of an answer as they follow the prompt, without the end token."""
-    return tokenizer.encode(_frame(template.answer, tokenizer, answer=answer))
-
-
-def _turn_prompt(
-    index: int, question: str, template: ChatTemplate, tokenizer: Tokenizer
-) -> list[int]:
-    before = template.start if index == 0 else template.separator
-    return tokenizer.encode(_frame(before + template.user, tokenizer, question=question))
+def _encode(
+    turns: Sequence[Turn],
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    *,
+    image: bool,
+    answered: bool,
+    parse_special_tokens: bool = False,
+) -> tuple[list[int], list[int]]:
+    """Ids and labels of a whole conversation, or of a prompt."""
+    ids: list[int] = []
+    labels: list[int] = []
+    texts = template.texts(turns, tokenizer, image=image, answered=answered)
+    for number, pieces in enumerate(texts):
+        if parse_special_tokens:
+            pieces = [replace(piece, typed=False) for piece in pieces]
+        for token, place in tokenizer.encode_pieces(pieces, start=template.starts and number == 0):
+            ids.append(token)
+            learnt = place is not None and pieces[place].learnt
+            labels.append(token if learnt else IGNORE_INDEX)
+    return ids, labels
 
 
 def encode_conversation(
-    turns: Sequence[Turn], template: ChatTemplate, tokenizer: Tokenizer, max_length: int
+    turns: Sequence[Turn],
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    max_length: int,
+    *,
+    image: bool = True,
+    parse_special_tokens: bool = False,
 ) -> tuple[list[int], list[int]]:
     """A conversation as ids and labels of the same length, cut to ``max_length`` tokens.
 
-    Questions and answers are tokenised apart, so that the ids before an answer are exactly those
-    of ``encode_prompt``. Labels are the ids themselves on every answer and its end token, and
-    ``IGNORE_INDEX`` elsewhere; they are not shifted.
+    Labels are the ids themselves on every answer and its end token, and ``IGNORE_INDEX``
+    elsewhere; they are not shifted. A token is supervised where the text that it ends in is.
+
+    Args:
+        turns: the conversation.
+        template: how it is written, and what of it is tokenised together.
+        tokenizer: text to ids.
+        max_length: tokens to keep.
+        image: whether it is about an image, which some templates write differently.
+        parse_special_tokens: whether the name of a special token in a question or an answer means
+            that token; by default it is text.
 
     Raises:
         TooLongError: the first ``max_length`` tokens hold no token of an answer.
+        ValueError: the template has no way to write the conversation.
     """
-    ids: list[int] = []
-    labels: list[int] = []
-    for index, turn in enumerate(turns):
-        prompt = _turn_prompt(index, turn.question, template, tokenizer)
-        answer = [*encode_answer(turn.answer, template, tokenizer), tokenizer.eos_id]
-        ids += prompt + answer
-        labels += [IGNORE_INDEX] * len(prompt) + answer
+    ids, labels = _encode(
+        turns,
+        template,
+        tokenizer,
+        image=image,
+        answered=True,
+        parse_special_tokens=parse_special_tokens,
+    )
     if all(label == IGNORE_INDEX for label in labels[:max_length]):
         raise TooLongError(
             f"the question alone takes all of max_length = {max_length} tokens, so that nothing of "
@@ -156,20 +106,59 @@ def encode_prompt(
     template: ChatTemplate,
     tokenizer: Tokenizer,
     max_length: int | None = None,
+    *,
+    image: bool = True,
 ) -> list[int]:
     """The ids of a conversation up to where the last answer begins.
 
     Raises:
         TooLongError: the prompt has more than ``max_length`` tokens.
+        ValueError: the template has no way to write the conversation.
     """
-    ids: list[int] = []
-    for index, turn in enumerate(turns):
-        ids += _turn_prompt(index, turn.question, template, tokenizer)
-        if index < len(turns) - 1:
-            ids += [*encode_answer(turn.answer, template, tokenizer), tokenizer.eos_id]
+    ids, _ = _encode(turns, template, tokenizer, image=image, answered=False)
     if max_length is not None and len(ids) > max_length:
         raise TooLongError(f"the prompt has {len(ids)} tokens, more than max_length = {max_length}")
     return ids
+
+
+def encode_choices(
+    turns: Sequence[Turn],
+    choices: Sequence[str],
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    *,
+    image: bool = True,
+) -> tuple[list[int], list[int]]:
+    """Where the answers to choose between first differ: the ids before, and each one's next.
+
+    Raises:
+        ValueError: two of them have the same next token there.
+    """
+    *earlier, last = turns
+    conversations = [
+        _encode(
+            [*earlier, replace(last, answer=choice)],
+            template,
+            tokenizer,
+            image=image,
+            answered=True,
+        )[0]
+        for choice in choices
+    ]
+    shortest = min(len(ids) for ids in conversations)
+    place = next(
+        (i for i in range(shortest) if len({ids[i] for ids in conversations}) > 1), shortest - 1
+    )
+    tokens = [ids[place] for ids in conversations]
+    for index, token in enumerate(tokens):
+        if token in tokens[:index]:
+            other, this = choices[tokens.index(token)], choices[index]
+            read = " ".join(tokenizer.backend.encode(this, add_special_tokens=False).tokens)
+            raise ValueError(
+                f"the tokenizer cannot tell {this!r} (which it reads as {read!r}) from {other!r} "
+                "where the answers first differ; choose a tokenizer that knows these words"
+            )
+    return conversations[0][:place], tokens
 
 
 def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | None:
@@ -216,8 +205,7 @@ class TrainCollator:
         tokenizer, template: how a conversation becomes ids.
         transform: image to pixels, the encoder's.
         max_length: text tokens a row; longer conversations lose their end.
-        too_long: what to do with a conversation whose questions leave no room for any answer:
-            ``raise``, or ``skip`` the row with a warning.
+        parse_special_tokens: see ``encode_conversation``.
 
     Returns:
         ``pixels`` and ``has_image`` as the functions of these names give them; ``input_ids``,
@@ -226,68 +214,77 @@ class TrainCollator:
 
     Raises:
         TooLongError: a sample without room for any answer.
+        ValueError: a sample that the template has no way to write.
     """
 
     tokenizer: Tokenizer
     template: ChatTemplate
     transform: Transform
     max_length: int
-    too_long: Literal["raise", "skip"] = "raise"
+    parse_special_tokens: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        kept: list[Sample] = []
-        rows: list[tuple[list[int], list[int]]] = []
-        for sample in samples:
-            try:
-                row = encode_conversation(
-                    sample.turns, self.template, self.tokenizer, self.max_length
-                )
-            except TooLongError as error:
-                if self.too_long == "raise":
-                    raise TooLongError(f"sample {sample.id!r}: {error}") from error
-                logger.warning("left out sample %r: %s", sample.id, error)
-            else:
-                kept.append(sample)
-                rows.append(row)
-        if not rows:
-            ids = ", ".join(s.id for s in samples)
-            raise TooLongError(
-                f"no sample of the batch fits in max_length = {self.max_length} tokens ({ids})"
-            )
+        rows = [self._row(sample) for sample in samples]
         return {
-            "pixels": stack_pixels(kept, self.transform),
-            "has_image": has_image(kept),
+            "pixels": stack_pixels(samples, self.transform),
+            "has_image": has_image(samples),
             "input_ids": pad([ids for ids, _ in rows], self.tokenizer.pad_id, "right"),
             "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0, "right"),
             "labels": pad([labels for _, labels in rows], IGNORE_INDEX, "right"),
         }
+
+    def _row(self, sample: Sample) -> tuple[list[int], list[int]]:
+        """A sample's ids and labels."""
+        try:
+            return encode_conversation(
+                sample.turns,
+                self.template,
+                self.tokenizer,
+                self.max_length,
+                image=sample.image is not None,
+                parse_special_tokens=self.parse_special_tokens,
+            )
+        except ValueError as error:
+            raise _of_sample(sample, error) from error
 
 
 @dataclass
 class PromptCollator:
     """Samples to a batch of prompts, padded on the left so that all rows generate from the end.
 
+    Args:
+        tokenizer, template, transform: as in ``TrainCollator``.
+        max_length: of a prompt, in tokens.
+        choices: answers to choose between. A row then ends where their tokens first differ.
+
     Returns:
         ``pixels`` and ``has_image`` as in ``TrainCollator``; ``input_ids`` and ``attention_mask``
-        (B, L), padded on the left; ``samples``, a list of dicts of ``id``, ``question`` and
-        ``answer`` (of the last turn), ``answers`` and ``category``.
+        (B, L), padded on the left; ``choices`` (B, len(choices)), the next token of each;
+        ``begun``, for each row the tokens of an answer that it ends with already, as all choices
+        have them; ``samples``, a list of dicts of ``id``, ``question`` and ``answer`` (of the last
+        turn), ``answers`` and ``category``.
 
     Raises:
         TooLongError: a prompt longer than ``max_length`` tokens.
+        ValueError: choices that the tokenizer cannot tell apart, or a sample that the template has
+            no way to write.
     """
 
     tokenizer: Tokenizer
     template: ChatTemplate
     transform: Transform
     max_length: int | None = None
+    choices: tuple[str, ...] = ()
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        rows = [self._prompt(sample) for sample in samples]
+        rows, begun, choices = zip(*map(self._row, samples), strict=True)
         return {
             "pixels": stack_pixels(samples, self.transform),
             "has_image": has_image(samples),
             "input_ids": pad(rows, self.tokenizer.pad_id, "left"),
             "attention_mask": pad([[1] * len(ids) for ids in rows], 0, "left"),
+            "begun": list(begun),
+            "choices": torch.tensor(choices, dtype=torch.long),
             "samples": [
                 {
                     "id": s.id,
@@ -300,8 +297,21 @@ class PromptCollator:
             ],
         }
 
-    def _prompt(self, sample: Sample) -> list[int]:
+    def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:
+        """The ids to go on from, those of them that are the answer's, and the choices' next."""
+        written = (self.template, self.tokenizer)
+        image = sample.image is not None
         try:
-            return encode_prompt(sample.turns, self.template, self.tokenizer, self.max_length)
-        except TooLongError as error:
-            raise TooLongError(f"sample {sample.id!r}: {error}") from error
+            prompt = encode_prompt(sample.turns, *written, self.max_length, image=image)
+            if not self.choices:
+                return prompt, [], []
+            row, tokens = encode_choices(sample.turns, self.choices, *written, image=image)
+        except ValueError as error:
+            raise _of_sample(sample, error) from error
+        return row, row[len(prompt) :], tokens
+
+
+def _of_sample(sample: Sample, error: ValueError) -> ValueError:
+    """The same mistake, with whose it is."""
+    kind = TooLongError if isinstance(error, TooLongError) else ValueError
+    return kind(f"sample {sample.id!r}: {error}")

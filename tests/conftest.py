@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.library_tokenizers import MAKERS, Library, make
 from tests.support import BASE, write
 
 # Two workers (-n 2) on two cores: more threads in each would only wait for each other. Set before
@@ -20,6 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache folder for the whole test run."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Library]:
+    """The tokenizers of ``tests.library_tokenizers`` by name."""
+    return {name: make(name, tmp_path_factory.mktemp(name)) for name in MAKERS}
 
 
 @pytest.fixture

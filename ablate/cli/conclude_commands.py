@@ -69,7 +69,7 @@ def score(
         str | None, typer.Option(help="Whose scorer to use [default: the file's name].")
     ] = None,
 ) -> None:
-    """Score a file of predictions again, as a cell does that logs it; see ablate/score.py."""
+    """Score a file of predictions again, as the cell does that logs it."""
     from ablate.evaluation.rescore import rescore
 
     for line in rescore(file, benchmark, cache_folder()):

@@ -29,6 +29,7 @@ def sweep(
     from ablate.processes.executors import warm_up
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
     from ablate.sweeping.run import SweepRun, finished_runs
+    from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
@@ -39,14 +40,16 @@ def sweep(
 
         print_dry_run(console, plan, done, cache)
         return
-    new = sum(cell.identity not in done for cell in plan.cells)
-    counts = f"{len(plan.cells)} cells, {len(plan.cells) - new} finished, {new} to run"
-    console.print(f"{plan.name}: {counts}", markup=False, highlight=False)
+    console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
+    vocabularies = vocabulary_sizes(plan, cache)
+    steps = plan_steps(plan, cache)
+    new = sum(each.identity not in done for each in steps.values())
+    console.print(f"{len(plan.cells) - new} finished, {new} to run")
     if new:
         warm_up(*FORKED)
-        model_sizes(plan, vocabulary_sizes(plan, cache))
+        model_sizes(plan, vocabularies)
     with Display(console) as display:
-        outcome = SweepRun(plan, tracker, cache, display).run(jobs)
+        outcome = SweepRun(plan, steps, tracker, cache, display).run(jobs)
     console.print(
         f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "

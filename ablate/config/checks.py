@@ -49,6 +49,7 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
     non_negative = {
         "seed": config.seed,
         "train.weight_decay": t.weight_decay,
+        "train.save_below_mb": t.save_below_mb,
         "data.num_workers": config.data.num_workers,
         "measure.warmup": m.warmup,
     }

@@ -93,6 +93,10 @@ class DataConfig:
     ``too_long``: what becomes of a conversation whose first question leaves no room for any answer:
     the run is refused, the conversation is left out (``skip``), or the question loses its end
     (``truncate``), so that its answer, or ``max_length / 2`` tokens of it, have room.
+
+    ``prompts: drop`` trains on the answer alone, right after the image: the stage that aligns
+    images with captions. Evaluation and chat prompt as ever. ``parse_special_tokens``: the name of
+    a special token in a question or an answer means that token; by default it is text.
     """
 
     name: str = "easy-vqa"
@@ -101,6 +105,8 @@ class DataConfig:
     too_long: Literal["refuse", "skip", "truncate"] = field(
         default="refuse", metadata=IN_IDENTITY_IF_SET
     )
+    prompts: Literal["keep", "drop"] = field(default="keep", metadata=IN_IDENTITY_IF_SET)
+    parse_special_tokens: bool = field(default=False, metadata=IN_IDENTITY_IF_SET)
     num_workers: int = field(default=0, metadata=NOT_IN_IDENTITY)
 
 
@@ -116,8 +122,9 @@ class TrainConfig:
     gradients are summed. ``activation_checkpointing`` keeps only the inputs of each layer for the
     backward pass and computes the rest again: the same results from less memory and more time.
 
-    ``save`` keeps the trained model with the run, as the artifact folder ``model``; a run that is
-    done already is not done again for it.
+    The trained model is kept with the run, as the artifact folder ``model``, where its weights take
+    at most ``save_below_mb`` (10^6 bytes), and beyond that if ``save`` says so; a run that is done
+    already is not done again for it.
     """
 
     epochs: int = 1
@@ -136,6 +143,7 @@ class TrainConfig:
     validate_every: int | None = field(default=None, metadata=NOT_IN_IDENTITY)
     validate_samples: int = field(default=512, metadata=NOT_IN_IDENTITY)
     save: bool = field(default=False, metadata=NOT_IN_IDENTITY)
+    save_below_mb: int = field(default=64, metadata=NOT_IN_IDENTITY)
 
 
 @dataclass

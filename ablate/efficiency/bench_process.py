@@ -92,6 +92,7 @@ def bench_model(job: ModelJob, out: Path, reporter: Reporter) -> None:
         if "error" not in point:
             reporter.metrics(metrics(point), point["context"])
     _leave(result | {"peers": found}, out)
+    reporter.keep(out / FOLDER)
 
 
 def dtype_of(keys: BenchKeys) -> torch.dtype:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from ablate.analysis.bench_results import BenchResults, load_bench, published
 from ablate.analysis.bench_verdicts import published_table, verdicts
 from ablate.analysis.results import ResultsError
 from ablate.config.schema import RunConfig
+from ablate.cores import cores_here
 from ablate.efficiency.bench_plan import BenchPlan
 from ablate.efficiency.bench_process import FILE, FOLDER, ModelJob, bench_machine, bench_model
 from ablate.efficiency.floor import Machine
@@ -153,13 +153,13 @@ class BenchRun:
                 self._handle(task, message, recorder)
                 return True
 
-            execute(self._tasks(Path(folder)), 1, handle)
+            execute(self._tasks(Path(folder)), 1, handle, recorder.beat)
             recorder.status = "FAILED" if self.outcome.failed else "FINISHED"
         return self.outcome
 
     def _tasks(self, folder: Path) -> Iterator[Task]:
         keys, out = self.plan.keys, folder / "machine"
-        threads = keys.threads or os.cpu_count() or 1
+        threads = keys.threads or cores_here()
         out.mkdir()
         yield Task(ModelTask(MACHINE, out), bench_machine, (keys, out), threads)
         for number, (name, run) in enumerate(self.plan.models.items()):
@@ -177,7 +177,7 @@ class BenchRun:
             return
         if isinstance(message, Started):
             recorder.start(job.name, job.run)
-        recorder.record(job.name, message, "bench", job.out)
+        recorder.record(job.name, message, "bench")
         match message:
             case Failed(reason):
                 self.outcome.failed[job.name] = reason

@@ -15,9 +15,10 @@ from ablate.components.checkpoints import CheckpointError
 from ablate.components.registry import nearest
 from ablate.config.registries import data_set
 from ablate.data.images import ImageError, decode_image
-from ablate.data.prepared import TOKENIZER
 from ablate.data.samples import Sample, Turn
-from ablate.data.text import ChatTemplate, PromptCollator, Tokenizer
+from ablate.data.templates import ChatTemplate
+from ablate.data.text import PromptCollator
+from ablate.data.tokenizer import TOKENIZER, Tokenizer
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.models.devices import device_here, precision, to_device
 from ablate.models.generation import GREEDY, Sampling

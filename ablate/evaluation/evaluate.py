@@ -12,7 +12,8 @@ from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.features import image_transform
 from ablate.data.loading import SeededSampler, make_loader
-from ablate.data.text import PromptCollator, Tokenizer, encode_answer
+from ablate.data.text import PromptCollator
+from ablate.data.tokenizer import Tokenizer
 from ablate.models.devices import autocast, device_here, to_device
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
@@ -36,7 +37,8 @@ def evaluate(
     tokenizer = dataset.tokenizer(cache)
     samples: Any = benchmark.samples(cache, config.evaluate.split, config.evaluate.limit)
     transform = image_transform(samples, model.encoder.transform, features)
-    collate = PromptCollator(tokenizer, dataset.template, transform)
+    choices = benchmark.choices or ()
+    collate = PromptCollator(tokenizer, dataset.template, transform, choices=choices)
     loader = make_loader(
         samples,
         collate,
@@ -46,11 +48,10 @@ def evaluate(
     )
     device = device_here()
     model.to(device).eval()
-    choices = {c: encode_answer(c, dataset.template, tokenizer)[0] for c in benchmark.choices or ()}
     records: list[dict[str, Any]] = []
     for batch in loader:
         with autocast(config.train, device):
-            records += answer(model, batch, benchmark, tokenizer, choices, device)
+            records += answer(model, batch, benchmark, tokenizer, device)
         reporter.progress("evaluate", len(records) / len(samples))
     return records
 
@@ -60,10 +61,9 @@ def answer(
     batch: dict[str, Any],
     benchmark: Benchmark,
     tokenizer: Tokenizer,
-    choices: dict[str, int],
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """The records of one batch; ``choices`` as in ``choice_probabilities``."""
+    """The records of one batch, as ``PromptCollator`` makes it with the benchmark's choices."""
     generation = model.generate(
         to_device(batch["pixels"], device),
         batch["input_ids"].to(device),
@@ -73,26 +73,25 @@ def answer(
         stop_ids=[tokenizer.eos_id],
     )
     records = [dict(sample) for sample in batch["samples"]]
-    chances = choice_probabilities(generation.first_logits, choices)
-    for i, (record, tokens) in enumerate(zip(records, generation.tokens.tolist(), strict=True)):
-        record["prediction"] = tokenizer.decode(tokens)
-        if chances:
-            record["choice_probabilities"] = {c: float(p[i]) for c, p in chances.items()}
+    chances = choice_probabilities(generation.first_logits, batch["choices"].to(device)).tolist()
+    answers = zip(batch["begun"], generation.tokens.tolist(), strict=True)
+    for record, (begun, tokens), row in zip(records, answers, chances, strict=True):
+        # Stripped, as LLaVA and prismatic-vlms do it before they score.
+        record["prediction"] = tokenizer.decode([*begun, *tokens]).strip()
+        if benchmark.choices:
+            record["choice_probabilities"] = dict(zip(benchmark.choices, row, strict=True))
         record["score"] = benchmark.score(record["prediction"], record)
     return records
 
 
-def choice_probabilities(
-    first_logits: torch.Tensor, choices: dict[str, int]
-) -> dict[str, torch.Tensor]:
+def choice_probabilities(first_logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
     """The probability of each choice, normalised over the choices (section 4.1).
 
     Args:
         first_logits: (B, vocab).
-        choices: choice -> the first token of its answer.
+        choices: (B, C) the token by which each choice differs from the others.
 
     Returns:
-        choice -> (B,).
+        (B, C).
     """
-    probabilities = first_logits[:, list(choices.values())].softmax(-1)
-    return {choice: probabilities[:, i] for i, choice in enumerate(choices)}
+    return first_logits.gather(1, choices).softmax(-1)

@@ -8,14 +8,15 @@ A cell logs its predictions as the artifact ``predictions/BENCHMARK.parquet``, a
 - ``score``: from 0 to 1, as the cell scored it.
 
 The same rows may come as JSON lines or as a JSON list. So may the result files that the official
-evaluations take, ``[{"question_id": ..., "answer": ...}]``: those are completed from the official
+evaluations take, ``[{"question_id": ..., "answer": ...}]`` or, of POPE, ``{"question": ...,
+"answer": ...}`` in the order of one setting's questions: those are completed from the official
 annotations, see `ablate data check`.
 """
 
 from __future__ import annotations
 
 import json
-import math
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +25,15 @@ from typing import Any
 from ablate.components.registry import UnknownComponentError, nearest
 from ablate.config.registries import benchmark_named
 from ablate.data.benchmarks import BENCHMARKS
-from ablate.data.benchmarks.annotations import OfficialBenchmark
+from ablate.data.benchmarks.annotations import Item, OfficialBenchmark
 from ablate.data.benchmarks.base import Benchmark, ItemRecord
+from ablate.data.json_lines import parse_json_lines
 from ablate.errors import ConfigError
 
 ID_KEYS = ("id", "question_id", "questionId", "image")
 PREDICTION_KEYS = ("prediction", "answer")
 ITEM_KEYS = ("id", "prediction", "answer", "answers", "category")
+MEASURED_KEYS = ("choice_probabilities", "score")
 
 
 def rescore(file: Path, benchmark: str | None, cache: Path) -> list[str]:
@@ -62,6 +65,8 @@ def score_all(file: Path, benchmark: Benchmark, cache: Path) -> list[ItemRecord]
         ConfigError: as ``rescore``.
     """
     rows = read_rows(file)
+    for number, row in enumerate(rows):
+        _check_probabilities(file, number, row, benchmark)
     if all(key in row for row in rows for key in ITEM_KEYS):
         records = [_checked(file, number, row) for number, row in enumerate(rows)]
     else:
@@ -111,7 +116,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(str(file), "", f"cannot be read: {reason}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ConfigError(str(file), "", "must hold a list of objects, one a prediction")
+        message = "must hold a list of objects, or lines of them, one for each prediction"
+        raise ConfigError(str(file), "", message)
     if not rows:
         raise ConfigError(str(file), "", "holds no prediction")
     return rows
@@ -123,11 +129,11 @@ def _parse(file: Path) -> Any:
             import pyarrow.parquet
 
             return pyarrow.parquet.read_table(file).to_pylist()
-        case ".jsonl":
-            lines = file.read_text("utf-8-sig").splitlines()
-            return [json.loads(line) for line in lines if line.strip()]
-        case ".json":
-            return json.loads(file.read_text("utf-8-sig"))
+        case ".json" | ".jsonl":  # POPE calls its lines .json
+            content = file.read_bytes().removeprefix(BOM_UTF8)
+            if content.lstrip().startswith(b"["):
+                return json.loads(content)
+            return [row for _, row in parse_json_lines(content)]
     raise ValueError(f"predictions are .parquet, .jsonl or .json, not {file.suffix!r}")
 
 
@@ -144,61 +150,143 @@ def _checked(file: Path, number: int, row: dict[str, Any]) -> ItemRecord:
     answers = row["answers"]
     if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
         raise ConfigError(str(file), place, f"answers are no texts but {answers!r}")
-    chances = row.get("choice_probabilities")
-    if chances is not None and not _are_probabilities(chances):
-        raise ConfigError(str(file), place, f"choice_probabilities are {chances!r}")
     return dict(row)
 
 
-def _are_probabilities(values: Any) -> bool:
-    return isinstance(values, dict) and all(
-        isinstance(p, int | float) and math.isfinite(p) for p in values.values()
-    )
+def _check_probabilities(
+    file: Path, number: int, row: dict[str, Any], benchmark: Benchmark
+) -> None:
+    """Check the probabilities of a row's choices, if it has them.
+
+    Raises:
+        ConfigError: they are none, or the benchmark has no choices.
+    """
+    chances = row.get("choice_probabilities")
+    if chances is None:
+        return
+    place = f"row {number}"
+    if not isinstance(chances, dict) or not all(map(_is_probability, chances.values())):
+        raise ConfigError(str(file), place, f"choice_probabilities are {chances!r}")
+    if benchmark.choices is None:
+        message = "choice_probabilities do not score this benchmark; are they of another one?"
+        raise ConfigError(str(file), place, message)
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _completed(
     file: Path, rows: Sequence[dict[str, Any]], benchmark: Benchmark, cache: Path
 ) -> list[ItemRecord]:
-    """Rows of an official result file with their items, every item of the benchmark once.
+    """Rows of an official result file with their items.
 
     Raises:
-        ConfigError: the benchmark has no official files, these are not there, an id is none of
-            theirs, or an item has no prediction.
+        ConfigError: the benchmark has no official files, these are not there, or the rows are not
+            answers to its items, each once.
     """
     if not isinstance(benchmark, OfficialBenchmark):
         lacking = next(key for key in ITEM_KEYS if any(key not in row for row in rows))
         message = f"a row has no {lacking!r}, and this benchmark has no official files to tell it"
         raise ConfigError(str(file), "", message)
     try:
-        items = {item.id: item for item in benchmark.items(cache)}
+        items = benchmark.items(cache)
     except (ValueError, OSError) as error:
         raise ConfigError(str(file), "", f"rows without references, and {error}") from error
-    records = []
+    ordered = benchmark.answers_in_order and not any(key in row for row in rows for key in ID_KEYS)
+    match = _in_order if ordered else _by_id
+    return [
+        {
+            "id": item.id,
+            "prediction": _text(file, number, row),
+            "answer": item.answer,
+            "answers": list(item.answers) or [item.answer],
+            "category": item.category,
+            **{key: row[key] for key in MEASURED_KEYS if key in row},
+        }
+        for number, (row, item) in enumerate(
+            zip(rows, match(file, rows, benchmark.name, items), strict=True)
+        )
+    ]
+
+
+def _by_id(
+    file: Path, rows: Sequence[dict[str, Any]], name: str, items: Sequence[Item]
+) -> list[Item]:
+    """The items that rows answer, by their ids.
+
+    Raises:
+        ConfigError: a row has no id or that of no item, or an item has no row.
+    """
+    by_id = {item.id: item for item in items}
+    found = []
     for number, row in enumerate(rows):
-        item_id, prediction = _result(file, number, row)
-        if item_id not in items:
-            message = f"{benchmark.name} has no item {item_id!r}"
-            raise ConfigError(str(file), f"row {number}", message)
-        item = items[item_id]
-        answers = list(item.answers) or [item.answer]
-        about = {"answer": item.answer, "answers": answers, "category": item.category}
-        records.append({"id": item_id, "prediction": prediction, **about})
-    missing = items.keys() - {record["id"] for record in records}
+        item_id = next((row[key] for key in ID_KEYS if key in row), None)
+        if not isinstance(item_id, str | int):
+            raise ConfigError(str(file), f"row {number}", f"has no id ({', '.join(ID_KEYS)})")
+        item_id = Path(str(item_id)).stem if "image" in row else str(item_id)
+        if item_id not in by_id:
+            raise ConfigError(str(file), f"row {number}", f"{name} has no item {item_id!r}")
+        found.append(by_id[item_id])
+    missing = by_id.keys() - {item.id for item in found}
     if missing:
         message = f"{len(missing)} of {len(items)} items have no prediction, {min(missing)!r} first"
         raise ConfigError(str(file), "", message)
-    return records
+    return found
 
 
-def _result(file: Path, number: int, row: dict[str, Any]) -> tuple[str, str]:
-    """Id and prediction of a row of a result file.
+def _in_order(
+    file: Path, rows: Sequence[dict[str, Any]], name: str, items: Sequence[Item]
+) -> list[Item]:
+    """The items that rows without ids answer: all of one category, in the official order.
+
+    Raises:
+        ConfigError: a row has no question, or the questions are not those of one category.
+    """
+    for number, row in enumerate(rows):
+        if not isinstance(row.get("question"), str):
+            message = f"has neither an id ({', '.join(ID_KEYS)}) nor a question"
+            raise ConfigError(str(file), f"row {number}", message)
+    categories: dict[str, list[Item]] = {}
+    for item in items:
+        categories.setdefault(item.category, []).append(item)
+    same_length = {c: group for c, group in categories.items() if len(group) == len(rows)}
+    if not same_length:
+        sizes = ", ".join(f"{len(group)} of {c}" for c, group in categories.items())
+        message = f"{len(rows)} answers without ids; {name} has questions in order: {sizes}"
+        raise ConfigError(str(file), "", message)
+    others = {c: _first_other(rows, group) for c, group in same_length.items()}
+    fitting = [c for c, other in others.items() if other == len(rows)]
+    if len(fitting) > 1:
+        message = f"answers without ids, and {' and '.join(fitting)} ask the same: give ids"
+        raise ConfigError(str(file), "", message)
+    if not fitting:
+        closest, number = max(others.items(), key=lambda other: other[1])
+        official = _asked(same_length[closest][number])
+        message = f"asks {rows[number]['question']!r}, and {closest} has {official!r} there"
+        raise ConfigError(str(file), f"row {number}", message)
+    return categories[fitting[0]]
+
+
+def _first_other(rows: Sequence[dict[str, Any]], items: Sequence[Item]) -> int:
+    """The number of the first row that asks something else than its item; of none, their count."""
+    pairs = enumerate(zip(rows, items, strict=True))
+    unlike = (n for n, (row, item) in pairs if _asked(item).lower() not in row["question"].lower())
+    return next(unlike, len(rows))
+
+
+def _asked(item: Item) -> str:
+    """The official question, without what a prompt adds in lines of its own."""
+    return item.question.partition("\n")[0]
+
+
+def _text(file: Path, number: int, row: dict[str, Any]) -> str:
+    """The prediction of a row of a result file.
 
     Raises:
         ConfigError: it has none.
     """
-    item_id = next((row[key] for key in ID_KEYS if key in row), None)
     prediction = next((row[key] for key in PREDICTION_KEYS if key in row), None)
-    if not isinstance(item_id, str | int) or not isinstance(prediction, str):
-        message = f"has no id ({', '.join(ID_KEYS)}) or no text ({', '.join(PREDICTION_KEYS)})"
-        raise ConfigError(str(file), f"row {number}", message)
-    return (Path(str(item_id)).stem if "image" in row else str(item_id)), prediction
+    if not isinstance(prediction, str):
+        raise ConfigError(str(file), f"row {number}", f"has no text ({', '.join(PREDICTION_KEYS)})")
+    return prediction

@@ -286,6 +286,11 @@ def apply_policies(model: VisionLanguageModel, config: RunConfig) -> None:
             checkpoint_activations(component)
 
 
+def weight_bytes(model: VisionLanguageModel) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
 def parameter_counts(model: VisionLanguageModel) -> dict[str, int]:
     """Parameters by component, in all, and those that are trained."""
     counts = {

@@ -50,12 +50,15 @@ def warm_up(*modules: str) -> None:
     process.start()
 
 
-def execute(tasks: Iterable[Task], jobs: int, handle: Handler) -> None:
+def execute(
+    tasks: Iterable[Task], jobs: int, handle: Handler, meanwhile: Callable[[], None] | None = None
+) -> None:
     """Run the tasks in order, ``jobs`` at a time, until all have ended.
 
     Each task ends with one ``Done`` or ``Failed``, also when its process dies without a word. On
     any exception (Ctrl-C too) the running processes are ended and the exception goes on. Where
     signals are held back (``ablate.processes.interrupts``), they are let through between messages.
+    ``meanwhile`` is called again and again, also while no task says anything.
     """
     pending = iter(tasks)
     running: dict[Connection, tuple[Task, Any]] = {}
@@ -68,6 +71,8 @@ def execute(tasks: Iterable[Task], jobs: int, handle: Handler) -> None:
                 handle(task, Started())
             if not running:
                 return
+            if meanwhile is not None:
+                meanwhile()
             for ready in wait(list(running), _POLL_SECONDS):
                 let_through()  # before the message of a task's death, which may be the signal's
                 connection = cast(Connection, ready)

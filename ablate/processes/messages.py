@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 
@@ -36,6 +37,13 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A file or folder of the task's is whole and can be kept, whatever comes after it."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
 class Done:
     """The last message of work that ended well."""
 
@@ -48,7 +56,7 @@ class Failed:
     traceback: str
 
 
-Message = Started | Metrics | Progress | Validated | Done | Failed
+Message = Started | Metrics | Progress | Validated | Stored | Done | Failed
 
 
 class Reporter(Protocol):
@@ -59,6 +67,9 @@ class Reporter(Protocol):
 
     def progress(self, phase: str, fraction: float) -> None:
         """How far a phase (such as "train" or "evaluate") is."""
+
+    def keep(self, path: Path) -> None:
+        """A file or folder that is whole: to be kept at once."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """After a validation: whether to go on training."""

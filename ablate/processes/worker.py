@@ -10,12 +10,13 @@ import traceback
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ablate.errors import CellError
-from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Validated
+from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Stored, Validated
 
 
 class PipeReporter:
@@ -31,6 +32,10 @@ class PipeReporter:
     def progress(self, phase: str, fraction: float) -> None:
         """See ``Reporter``."""
         self._connection.send(Progress(phase, fraction))
+
+    def keep(self, path: Path) -> None:
+        """See ``Reporter``."""
+        self._connection.send(Stored(path))
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """See ``Reporter``; waits for the answer."""

@@ -18,6 +18,7 @@ from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once, wit
 from ablate.sweeping.plan import Plan
 from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
 from ablate.sweeping.run import default_jobs
+from ablate.sweeping.steps import plan_steps
 from ablate.training.feature_cache import LIMIT, Request, bytes_an_image, limit, requests
 from ablate.units import GIB
 
@@ -35,20 +36,23 @@ def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Pat
         ConfigError: components or arguments that cannot be used.
     """
     seconds, once = None, Once(0, 0, None)
-    todo = [c.config for c in plan.cells if c.identity not in done]
+    finished: set[str] = set()
     try:
         vocabularies = vocabulary_sizes(plan, cache)
+        steps = plan_steps(plan, cache)
     except DataError as error:
         sizes = model_sizes(plan, {})
         note = f"Planned without its data, with each backbone's own vocabulary ({error})."
         console.print(note, markup=False, highlight=False)
     else:
         sizes = model_sizes(plan, vocabularies)
+        finished = {name for name, each in steps.items() if each.identity in done}
+        todo = [c.config for c in plan.cells if c.name not in finished]
         stored = print_features(console, todo, cache)
-        seconds = estimated_seconds(plan, sizes, done, stored, cache)
+        seconds = estimated_seconds(plan, sizes, finished, list(done.values()), stored, cache)
         once = prepared_once(todo, stored, cache)
     print_memory(console, plan, sizes)
-    print_plan(console, plan, sizes, done, seconds, once)
+    print_plan(console, plan, sizes, finished, seconds, once)
 
 
 def print_features(console: Console, configs: list[RunConfig], cache: Path) -> list[Request]:
@@ -102,7 +106,7 @@ def print_plan(
     console: Console,
     plan: Plan,
     sizes: dict[str, ModelSize],
-    done: dict[str, Run],
+    finished: set[str],
     seconds: dict[str, float] | None,
     once: Once,
 ) -> None:
@@ -112,7 +116,7 @@ def print_plan(
         console: where to print.
         plan: the sweep.
         sizes: by combination's identity.
-        done: the store's finished cells by identity.
+        finished: names of cells that are.
         seconds: of a cell by its combination's identity; None if they are not known.
         once: what is made before the first cell.
     """
@@ -124,14 +128,14 @@ def print_plan(
         table.add_column(column, justify="right", no_wrap=True)
     for identity, size in sizes.items():
         cells = [c for c in plan.cells if c.combination_identity == identity]
-        todo = sum(c.identity not in done for c in cells)
+        todo = sum(c.name not in finished for c in cells)
         minutes = "-" if seconds is None else f"{seconds[identity] / 60:.1f}"
         figures = [short_count(size.parameters[column]) for column in columns]
         figures.append(str(size.image_tokens))
         table.add_row(cells[0].combination, *figures, f"{todo} of {len(cells)}", minutes)
     console.print(table)
     jobs = default_jobs(plan.cells[0].config)
-    remaining = [c for c in plan.cells if c.identity not in done]
+    remaining = [c for c in plan.cells if c.name not in finished]
     total = (
         None if seconds is None else sum(seconds[c.combination_identity] for c in remaining) / jobs
     )

@@ -6,7 +6,6 @@ first cell, is counted once.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from ablate.components.encoders import Encoder
 from ablate.components.scans.kernels import KernelError
 from ablate.config.registries import data_set
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
+from ablate.cores import cores_here
 from ablate.data.features import BATCH_SIZE, FEATURES, table_of
 from ablate.data.image_names import image_names
 from ablate.models.saved import start_from
@@ -69,7 +69,8 @@ def without_memory(config: RunConfig) -> Encoder:
 def estimated_seconds(
     plan: Plan,
     sizes: dict[str, ModelSize],
-    done: dict[str, Run],
+    finished: set[str],
+    seen_runs: list[Run],
     stored: list[Request],
     cache: Path,
 ) -> dict[str, float] | None:
@@ -79,13 +80,13 @@ def estimated_seconds(
     are scaled by their operations from those, or else from one training step timed now. What is
     made once for all cells (``prepared_once``) is not in it.
     """
-    seen = _history(plan, done)
+    seen = _history(plan, seen_runs)
     steps = _steps(plan, cache)
     work: dict[str, float] = {}
     for cell in plan.cells:
         # Finished cells are not asked what they will store; if they could, most likely they have.
-        finished = cell.identity in done and applies(cell.config)
-        encodes = not (finished or _is_stored(cell.config, stored))
+        over = cell.name in finished and applies(cell.config)
+        encodes = not (over or _is_stored(cell.config, stored))
         name = cell.combination_identity
         work.setdefault(name, steps[name] * operations(cell.config, sizes[name], encodes=encodes))
     first = plan.cells[0]
@@ -102,11 +103,11 @@ def estimated_seconds(
     return {name: seen.get(name, amount / rate) for name, amount in work.items()}
 
 
-def _history(plan: Plan, done: dict[str, Run]) -> dict[str, float]:
+def _history(plan: Plan, seen_runs: list[Run]) -> dict[str, float]:
     """Median seconds of the plan's combinations that finished before, with any seed."""
     wanted = plan.combinations
     found: dict[str, list[float]] = {}
-    for run in done.values():
+    for run in seen_runs:
         combination = run.data.tags["ablate.combination"]
         if combination in wanted:
             seconds = run.data.metrics["seconds/train"] + run.data.metrics["seconds/evaluate"]
@@ -209,7 +210,7 @@ def _stage_seconds(config: RunConfig) -> float | None:
 
 
 def _features_seconds(config: RunConfig, images: int) -> float | None:
-    batch = _encoder_seconds(config, BATCH_SIZE, os.cpu_count() or 1, learns=False)
+    batch = _encoder_seconds(config, BATCH_SIZE, cores_here(), learns=False)
     return None if batch is None else batch * images / BATCH_SIZE
 
 

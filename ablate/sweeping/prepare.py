@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
+from ablate.cores import cores_here
+from ablate.data.base import DataSet
+from ablate.data.benchmarks.base import Benchmark
+from ablate.data.text import encode_choices, encode_prompt
 from ablate.errors import CellError, DataError
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started
@@ -22,19 +25,36 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
     """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
 
     Raises:
-        DataError: a benchmark's files are not there, or are damaged.
+        DataError: a benchmark's files are not there, or are damaged, or its items cannot be put to
+            a model by the data's template and tokenizer.
         CellError: a stage 0 failed.
     """
     for config in {str((c.data, c.evaluate)): c for c in configs}.values():
         display.say(f"preparing data: {config.data.name}")
-        data_set(config).prepare(cache)
+        dataset = data_set(config)
+        dataset.prepare(cache)
         for name in config.evaluate.benchmarks:
             try:
-                benchmark_named(name).samples(cache, config.evaluate.split, 1)
+                _ask(benchmark_named(name), dataset, config, cache)
             except (ValueError, OSError) as error:
                 raise DataError("evaluate.benchmarks", name, str(error)) from error
     _pretrain(configs, cache, display)
     _store_features(configs, cache, display)
+
+
+def _ask(benchmark: Benchmark, dataset: DataSet, config: RunConfig, cache: Path) -> None:
+    """Encode a benchmark's first item, as for the models later.
+
+    Raises:
+        ValueError, OSError: it is not there, or the template or the tokenizer will not do.
+    """
+    sample = benchmark.samples(cache, config.evaluate.split, 1)[0]
+    written = (dataset.template, dataset.tokenizer(cache))
+    image = sample.image is not None
+    if benchmark.choices:
+        encode_choices(sample.turns, benchmark.choices, *written, image=image)
+    else:
+        encode_prompt(sample.turns, *written, image=image)
 
 
 def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
@@ -50,7 +70,7 @@ def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
 
 def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:
     wanted = [r.config for r in requests(configs, cache, data_set) if r.is_worthwhile]
-    _execute("features", wanted, [os.cpu_count() or 1] * len(wanted), cache, display)
+    _execute("features", wanted, [cores_here()] * len(wanted), cache, display)
 
 
 def _execute(

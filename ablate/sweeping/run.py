@@ -6,7 +6,6 @@ a time, so that no measurement shares the machine with another cell.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,14 +16,16 @@ import torch
 from mlflow.entities import Run
 
 from ablate.config.schema import RunConfig
+from ablate.cores import cores_here
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare
+from ablate.sweeping.steps import Steps
 from ablate.sweeping.work import measure_only, train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import PROCESS, Tracker
+from ablate.tracking.store import AXIS, PROCESS, Tracker
 
 Kind = Literal["train", "measure"]
 
@@ -51,7 +52,7 @@ def default_jobs(config: RunConfig) -> int:
     """Cells at once: as many as the cores allow on a CPU, one on a GPU."""
     if torch.cuda.is_available():
         return 1
-    return max(1, (os.cpu_count() or 1) // config.train.threads)
+    return max(1, cores_here() // config.train.threads)
 
 
 def finished_runs(tracker: Tracker) -> dict[str, Run]:
@@ -75,13 +76,18 @@ class SweepRun:
 
     Args:
         plan: the sweep.
+        steps: of each cell, by its name.
         tracker: where results are kept.
         cache: folder of converted data.
         display: shows progress.
     """
 
-    def __init__(self, plan: Plan, tracker: Tracker, cache: Path, display: Display) -> None:
+    def __init__(
+        self, plan: Plan, steps: dict[str, Steps], tracker: Tracker, cache: Path, display: Display
+    ) -> None:
         self.plan = plan
+        self.identities = {name: each.identity for name, each in steps.items()}
+        self.steps = steps
         self.tracker = tracker
         self.cache = cache
         self.display = display
@@ -92,15 +98,18 @@ class SweepRun:
         self.tracker.bury()
         cells, outcome = self.plan.cells, self.outcome
         done, busy = finished_runs(self.tracker), running_elsewhere(self.tracker)
-        outcome.reused = [c.name for c in cells if c.identity in done]
-        outcome.failed = {c.name: busy[c.identity] for c in cells if c.identity in busy}
-        todo = [c for c in cells if c.identity not in done | busy]
+        known = self.identities
+        outcome.reused = [c.name for c in cells if known[c.name] in done]
+        outcome.failed = {c.name: busy[known[c.name]] for c in cells if known[c.name] in busy}
+        todo = [c for c in cells if known[c.name] not in done | busy]
         prepare([c.config for c in todo], self.cache, self.display)
         with Recorder(self.tracker, self.display, "sweep", self.plan.name, "cell") as recorder:
             recorder.run_ids = {
-                c.name: done[c.identity].info.run_id for c in cells if c.identity in done
+                name: done[identity].info.run_id
+                for name, identity in known.items()
+                if identity in done
             }
-            self.tracker.client.log_dict(recorder.parent, describe(self.plan), "plan.json")
+            self.tracker.client.log_dict(recorder.parent, describe(self.plan, known), "plan.json")
             self._execute("train", todo, jobs or default_jobs(cells[0].config), recorder)
             self._execute("measure", self._unmeasured(recorder), 1, recorder)
             recorder.status = "FAILED" if outcome.failed else "FINISHED"
@@ -127,26 +136,26 @@ class SweepRun:
             return True
 
         with tempfile.TemporaryDirectory(prefix="ablate-") as folder:
-            execute(self._tasks(kind, cells, Path(folder)), jobs, handle)
+            execute(self._tasks(kind, cells, Path(folder)), jobs, handle, recorder.beat)
 
     def _tasks(self, kind: Kind, cells: list[Cell], folder: Path) -> Iterator[Task]:
         for cell in cells:
-            out = folder / cell.identity
+            out = folder / self.identities[cell.name]
             out.mkdir()
-            cores = os.cpu_count() or 1
             job = CellJob(cell, kind, out)
             if kind == "train":
                 arguments = (cell.config, self.cache, out)
                 yield Task(job, train_and_evaluate, arguments, cell.config.train.threads)
             else:
-                yield Task(job, measure_only, (cell.config, self.cache), cores)
+                yield Task(job, measure_only, (cell.config, self.cache), cores_here())
 
     def _handle(self, task: Task, message: Message, recorder: Recorder) -> None:
         job: CellJob = task.key
         cell = job.cell
         if job.kind == "train" and isinstance(message, Started):
-            recorder.start(cell.name, cell.config, **self._tags(cell))
-        recorder.record(cell.name, message, job.kind, job.out)
+            run_id = recorder.start(cell.name, cell.config, **self._tags(cell))
+            self.tracker.client.log_dict(run_id, self.steps[cell.name].keys, "steps.json")
+        recorder.record(cell.name, message, job.kind)
         match message:
             case Failed(reason):
                 self.outcome.failed[cell.name] = reason
@@ -156,15 +165,15 @@ class SweepRun:
                 self.tracker.tag(recorder.run_ids[cell.name], measured=measured_tag(cell.config))
 
     def _tags(self, cell: Cell) -> dict[str, str]:
-        axes = {f"axis.{axis}": label for axis, label in cell.labels.items()}
+        axes = {f"{AXIS}{axis}": label for axis, label in cell.labels.items()}
         shared = {"combination": cell.combination_identity, "sweep": self.plan.name}
-        return {"identity": cell.identity, **shared, **axes}
+        return {"identity": self.identities[cell.name], **shared, **axes}
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def describe(plan: Plan, identities: dict[str, str]) -> dict[str, Any]:
     """The plan as a report reads it back from the parent run: axes, cells and identities."""
     cells = [
-        {"name": c.name, "identity": c.identity, "labels": c.labels, "seed": c.config.seed}
+        {"name": c.name, "identity": identities[c.name], "labels": c.labels, "seed": c.config.seed}
         for c in plan.cells
     ]
     return {"name": plan.name, "axes": plan.axes, "cells": cells, "compare": plan.compare}

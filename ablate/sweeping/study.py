@@ -293,14 +293,14 @@ class StudyRun:
                     if pruned:
                         recorder.tracker.tag(recorder.run_ids[name], state="pruned")
                     return not pruned
-            recorder.record(name, message, "train", Path(out))
+            recorder.record(name, message, "train")
             return True
 
         with tempfile.TemporaryDirectory(prefix="ablate-") as out:
             threads = config.train.threads
             arguments = (config, self.cache, Path(out))
             task = Task(name, train_and_evaluate, arguments, threads)
-            execute([task], 1, handle)
+            execute([task], 1, handle, recorder.beat)
         if pruned:
             study.tell(trial, state=TrialState.PRUNED)
         elif self.plan.keys.objective in results:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
-from ablate.data.prepared import TOKENIZER
+from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
+from ablate.errors import CellError
 from ablate.evaluation.evaluate import evaluate
 from ablate.models.saved import MODEL, components_of, save, start_from
 from ablate.models.vlm import (
@@ -20,6 +22,7 @@ from ablate.models.vlm import (
     build_component,
     build_model,
     parameter_counts,
+    weight_bytes,
 )
 from ablate.processes.messages import Reporter
 from ablate.training.feature_cache import applies, folder, make_features
@@ -30,8 +33,9 @@ from ablate.training.stage0 import load_pretrained, pretrain
 def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
     """Train a cell's model and score it.
 
-    Predictions go to ``out`` as one parquet file per benchmark, and the model, if the run saves it,
-    to a folder ``MODEL`` there, with its tokenizer.
+    The model, if it is small or the run saves it, goes to a folder ``MODEL`` in ``out``, with its
+    tokenizer, before any benchmark; the predictions of each go to a parquet file there. All are
+    kept as soon as they are whole.
 
     Raises:
         CellError: the cell cannot give a result.
@@ -53,18 +57,35 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     reporter.metrics({"seconds/train": trained - start})
     if not whole:
         return
-    for name in config.evaluate.benchmarks:
-        benchmark = benchmark_named(name)
-        records = evaluate(config, model, dataset, cache, benchmark, reporter, features)
-        pd.DataFrame(records).to_parquet(out / f"{file_name(name)}.parquet", index=False)
-        scores = benchmark.summarise(records)
-        reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
-        if benchmark.chance is not None:
-            reporter.metrics({f"chance/{name}": benchmark.chance})
-    reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
-    if config.train.save:
+    if config.train.save or weight_bytes(model) <= config.train.save_below_mb * 10**6:
         save(model, config, out / MODEL)
         dataset.tokenizer(cache).save(out / MODEL / TOKENIZER)
+        reporter.keep(out / MODEL)
+    failed = {}
+    for name in config.evaluate.benchmarks:
+        try:
+            answered = evaluate(
+                config, model, dataset, cache, benchmark_named(name), reporter, features
+            )
+            keep_results(name, answered, out, reporter)
+        except Exception as error:  # a benchmark fails alone
+            failed[name] = f"{type(error).__name__}: {error}"
+    reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
+    if failed:
+        reasons = "; ".join(f"benchmark {name} failed: {why}" for name, why in failed.items())
+        raise CellError(f"{reasons}. Its training and other benchmarks are kept")
+
+
+def keep_results(name: str, records: list[dict[str, Any]], out: Path, reporter: Reporter) -> None:
+    """A benchmark's predictions, as a parquet file in ``out``, and its scores."""
+    path = out / f"{file_name(name)}.parquet"
+    pd.DataFrame(records).to_parquet(path, index=False)
+    reporter.keep(path)
+    benchmark = benchmark_named(name)
+    scores = benchmark.summarise(records)
+    reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
+    if benchmark.chance is not None:
+        reporter.metrics({f"chance/{name}": benchmark.chance})
 
 
 def file_name(benchmark: str) -> str:

@@ -45,7 +45,7 @@ class Display:
         self._fractions: dict[str, float] = {}
         self._since: dict[str, float] = {}
         self._overall: TaskID | None = None
-        self._count = 0
+        self._count = self._ended = 0
         self._begun = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -65,7 +65,7 @@ class Display:
         if self._overall is not None:
             self._bars.remove_task(self._overall)
         self._fractions.clear()
-        self._count = count
+        self._count, self._ended = count, 0
         self._begun = time.monotonic()
         self._overall = self._bars.add_task(f"[bold]{name}: {count} cells", total=float(count))
         self.console.print(f"{name}: {count} cells, {jobs} at a time")
@@ -89,10 +89,12 @@ class Display:
         self._bars.remove_task(self._cells.pop(cell))
         self._advance(cell, 1.0)
         seconds = time.monotonic() - self._since[cell]
-        ended = sum(f == 1.0 for f in self._fractions.values())
+        self._ended += 1
         text = f"[red]failed[/red]: {escape(failure)}" if failure else "done"
-        left = f", {self._time_left()} left" if ended < self._count else ""
-        self.console.print(f"  {ended}/{self._count} {escape(cell)} {text} ({seconds:.0f} s){left}")
+        left = f", {self._time_left()} left" if self._ended < self._count else ""
+        self.console.print(
+            f"  {self._ended}/{self._count} {escape(cell)} {text} ({seconds:.0f} s){left}"
+        )
 
     def say(self, text: str) -> None:
         """A line about what goes on before the first cell."""

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import json
 import os
 import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from ablate.cores import cores_here
 from ablate.units import GIB
+
+NOT_READ = "not read"
+"""What a record begins with that says why there is none."""
+GIT_BYTES = 2**20
+"""As much as is kept of what git prints."""
+GIT_SECONDS = 60
 
 
 def this_process() -> str:
-    """Host, pid and start time: what tells whether the process of a run still lives."""
+    """Place, pid and start time: what tells whether the process of a run still lives."""
     started = psutil.Process().create_time()
-    return json.dumps([socket.gethostname(), os.getpid(), round(started, 2)])
+    return json.dumps([_place(), os.getpid(), round(started, 2)])
+
+
+def _place() -> str:
+    """Where a pid means this process: the host, its start, and the container's own pids."""
+    marks = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # not Linux
+        marks.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        marks.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(marks)
 
 
 def is_dead(process: str | None) -> bool:
-    """Whether the process that ``this_process`` described is surely gone (of this host alone)."""
+    """Whether the process that ``this_process`` described is surely gone (of this place alone)."""
     if not process:
         return False
-    host, pid, started = json.loads(process)
-    if host != socket.gethostname():
+    place, pid, started = json.loads(process)
+    if place != _place():
         return False
     try:
         return abs(psutil.Process(pid).create_time() - started) > 1
@@ -36,33 +55,86 @@ def is_dead(process: str | None) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Python, machine, devices and the version of every installed package."""
-    import torch
+    """Python, machine, devices and the version of every installed package.
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    What cannot be read is recorded as such (``NOT_READ``): this never stops a sweep.
+    """
     return {
         "python": sys.version,
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
-        "gpus": gpus,
-        "packages": dict(sorted(packages.items())),
+        "cores": cores_here(),
+        "memory_gib": _known(lambda: round(psutil.virtual_memory().total / GIB, 1)),
+        "gpus": _known(_gpus),
+        "packages": _known(_packages),
     }
 
 
-def git_state() -> dict[str, str]:
-    """Commit, status and diff of the working folder's repository; empty without one or git."""
+def _known(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # whatever another's driver or package raises
+        return f"{NOT_READ}: {type(error).__name__}: {error}"
 
-    def git(*words: str) -> str:
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _packages() -> dict[str, str]:
+    """Version by name; one without a name goes by its place."""
+    found: dict[str, str] = {}
+    for package in distributions():
+        place = str(getattr(package, "_path", package))
         try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return ""
-        return done.stdout if done.returncode == 0 else ""
+            version = package.version or f"{NOT_READ}: it tells no version"
+            found[package.metadata["Name"] or place] = version
+        except Exception as error:  # an unfinished or removed installation
+            found[place] = f"{NOT_READ}: {type(error).__name__}: {error}"
+    return dict(sorted(found.items()))
 
-    commit = git("rev-parse", "HEAD").strip()
-    if not commit:
+
+def git_state() -> dict[str, str]:
+    """Commit, status and diff of the working folder's repository; empty without one or git.
+
+    Bytes that are no UTF-8 appear as ``\\xe9``; a long text is cut; what git refuses is recorded as
+    such (``NOT_READ``).
+    """
+    try:
+        place = _git("rev-parse", "--git-dir")
+    except FileNotFoundError:
         return {}
-    return {"commit": commit, "status": git("status", "--short"), "diff": git("diff", "HEAD")}
+    if place.startswith(NOT_READ) and "not a git repository" in place:
+        return {}
+    return {
+        "commit": _git("rev-parse", "--verify", "HEAD").strip(),
+        "status": _git("status", "--short"),
+        "diff": _git("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color"),
+    }
+
+
+def _git(*words: str) -> str:
+    """What git prints, or why it does not.
+
+    Raises:
+        FileNotFoundError: there is no git.
+    """
+    plain = os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            ["git", *words], capture_output=True, check=False, env=plain, timeout=GIT_SECONDS
+        )
+    except FileNotFoundError:
+        raise
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{NOT_READ}: {error}"
+    if done.returncode:
+        return f"{NOT_READ}: {_text(done.stderr).strip()}"
+    cut = f"\n[cut: {len(done.stdout)} bytes in all]" if len(done.stdout) > GIT_BYTES else ""
+    return _text(done.stdout[:GIT_BYTES]) + cut
+
+
+def _text(said: bytes) -> str:
+    return said.decode("utf-8", "backslashreplace")

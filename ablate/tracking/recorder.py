@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 
 from ablate.config.schema import RunConfig
 from ablate.processes.interrupts import held
-from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started
+from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started, Stored
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import environment, git_state
-from ablate.tracking.store import Tracker
+from ablate.tracking.store import BEAT_SECONDS, Tracker
 
 
 class Recorder:
@@ -45,6 +45,7 @@ class Recorder:
         self.run_ids: dict[str, str] = {}
         self.status = "KILLED"
         self._open: set[str] = set()
+        self._last_beat = time.monotonic()
         self._closing = ExitStack()
         self._environment = environment()
         self._git = git_state()
@@ -72,22 +73,28 @@ class Recorder:
             for name in self._open:
                 each.callback(self.tracker.end, self.run_ids[name], "KILLED")
 
-    def start(self, name: str, config: RunConfig, **tags: str) -> None:
-        """Open a child run."""
+    def start(self, name: str, config: RunConfig, **tags: str) -> str:
+        """Open a child run; returns its id."""
         run_id = self.tracker.start(self.child_kind, name, self.parent, config, **tags)
         self.run_ids[name] = run_id
         self._open.add(name)
         self.tracker.client.log_dict(run_id, self._environment, "environment.json")
         self.tracker.client.log_dict(run_id, self._git, "git.json")
+        return run_id
 
-    def record(self, name: str, message: Message, kind: str, out: Path) -> None:
+    def beat(self) -> None:
+        """Let the open runs say that they are alive, from time to time; call it often."""
+        if time.monotonic() - self._last_beat >= BEAT_SECONDS:
+            self._last_beat = time.monotonic()
+            self.tracker.beat([self.parent, *(self.run_ids[name] for name in self._open)])
+
+    def record(self, name: str, message: Message, kind: str) -> None:
         """Log one message of a child run's process.
 
         Args:
             name: the child run's.
             message: what its process said.
             kind: what the process does, such as "train"; names the file of its failure.
-            out: the folder of the files that it makes, kept with the run when it is done.
         """
         run_id = self.run_ids[name]
         match message:
@@ -97,10 +104,10 @@ class Recorder:
                 self.tracker.metrics(run_id, values, step)
             case Progress(phase, fraction):
                 self.display.progress(name, phase, fraction)
+            case Stored(path):
+                place = None if path.is_dir() else "predictions"  # a folder has its own name
+                self.tracker.client.log_artifact(run_id, str(path), place)
             case Done():
-                for path in sorted(out.iterdir()):
-                    place = None if path.is_dir() else "predictions"  # a folder has its own name
-                    self.tracker.client.log_artifact(run_id, str(path), place)
                 self._end(name, "FINISHED")
             case Failed(reason, trace):
                 if trace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,7 +19,13 @@ from ablate.tracking.provenance import is_dead, this_process
 SQLITE = "sqlite:///"
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
+AXIS = "axis."
+BEAT = "ablate.beat"
+BEAT_SECONDS, SILENT_SECONDS = 30, 600
+"""How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""What makes MLflow's pages open on runs and their metrics, and not on traces of prompts."""
 
 
 def tracking_uri() -> str:
@@ -60,7 +67,7 @@ class Tracker:
         local = self.uri.startswith(SQLITE)
         folder = Path(self.uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts"
         location = (folder / name).as_uri() if local else None
-        return self.client.create_experiment(name, artifact_location=location)
+        return self.client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING)
 
     def search(self, **tags: str) -> list[Run]:
         """Runs of all experiments with these values of ``ablate.*`` tags, newest first."""
@@ -98,8 +105,10 @@ class Tracker:
         all_tags = {KIND: kind, NAME: name, PROCESS: this_process(), PARENT: parent}
         all_tags |= {f"ablate.{key}": value for key, value in tags.items()}
         run_id = self.client.create_run(experiment, tags=all_tags, run_name=name).info.run_id
+        labels = [Param(key, value) for key, value in tags.items() if key.startswith(AXIS)]
         try:
-            self.client.log_batch(run_id, params=parameters(config))
+            # The labels too, since a comparison takes its axes from parameters and not from tags.
+            self.client.log_batch(run_id, params=[*parameters(config), *labels])
             self.client.log_dict(run_id, to_dict(config), "config.yaml")
         except Exception:
             self.end(run_id, "FAILED")
@@ -117,22 +126,39 @@ class Tracker:
         entities = [RunTag(f"ablate.{key}", value) for key, value in tags.items()]
         self.client.log_batch(run_id, tags=entities)
 
+    def beat(self, run_ids: Iterable[str]) -> None:
+        """Say of running runs that they are alive."""
+        for run_id in run_ids:
+            self.tag(run_id, beat=str(int(time.time())))
+
     def end(self, run_id: str, status: str) -> None:
         """End a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)
 
     def bury(self) -> list[Run]:
-        """End as KILLED every run of ours that is RUNNING while its process is gone."""
+        """End as KILLED every run that is RUNNING while its process is gone, or silent too long."""
         ids = [e.experiment_id for e in self.client.search_experiments()]
         running = self.client.search_runs(ids, "attributes.status = 'RUNNING'") if ids else []
-        dead = [run for run in running if is_dead(run.data.tags.get(PROCESS))]
+        dead = [run for run in running if is_dead(run.data.tags.get(PROCESS)) or _is_silent(run)]
         for run in dead:
             self.end(run.info.run_id, "KILLED")
         return dead
 
 
+def _is_silent(run: Run) -> bool:
+    """Whether a run has not said for ``SILENT_SECONDS`` that it is alive."""
+    if PROCESS not in run.data.tags:
+        return False  # somebody else's
+    begun = run.info.start_time / 1000
+    return time.time() - float(run.data.tags.get(BEAT, begun)) > SILENT_SECONDS
+
+
 def parameters(config: RunConfig) -> list[Param]:
     """A config as short, flat parameters: ``connector``, ``connector.scan``, ``train.lr``."""
     flat = flatten(to_dict(config))
-    short = {key.replace(".args", "").removesuffix(".name"): value for key, value in flat.items()}
+    short = {
+        key.replace(".args", "").removesuffix(".name"): value
+        for key, value in flat.items()
+        if value != {}  # a component without arguments has its name alone
+    }
     return [Param(key, str(value)) for key, value in short.items()]

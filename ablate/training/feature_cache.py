@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ablate.components.encoders import Encoder
+from ablate.components.source import source_hash
 from ablate.config.checks import stages_of
 from ablate.config.identity import digest, to_dict
 from ablate.config.registries import benchmark_named
@@ -85,6 +86,7 @@ def folder(config: RunConfig, encoder: Encoder, cache: Path) -> Path:
         values.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     chosen = config.encoder
     setting = [precision(config.train), device_here().type, torch.__version__]
+    setting += [source_hash(type(part)) for part in (encoder, *getattr(encoder, "parts", ()))]
     fields = [VERSION, chosen.name, to_dict(chosen.args), chosen.feature_precision, *setting]
     return cache / FOLDER / digest([fields, values.hexdigest()])
 

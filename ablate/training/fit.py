@@ -20,6 +20,7 @@ from ablate.data.loading import SeededSampler, make_loader
 from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited, without
+from ablate.data.templates import CaptionTemplate
 from ablate.data.text import TrainCollator, Transform
 from ablate.models.devices import precision
 from ablate.models.seeding import derive
@@ -33,8 +34,14 @@ FOUND = "found.json"
 
 def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -> TrainCollator:
     """What makes the run's training and validation batches."""
-    tokenizer = dataset.tokenizer(cache)
-    return TrainCollator(tokenizer, dataset.template, transform, config.data.max_length)
+    data = config.data
+    return TrainCollator(
+        dataset.tokenizer(cache),
+        CaptionTemplate() if data.prompts == "drop" else dataset.template,
+        transform,
+        data.max_length,
+        parse_special_tokens=data.parse_special_tokens,
+    )
 
 
 def training_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Samples[Sample]:

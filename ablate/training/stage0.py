@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from ablate.components.encoders import Encoder
 from ablate.components.encoders.base import Pixels
+from ablate.components.source import source_hash
 from ablate.config.compose import filled_arguments
 from ablate.config.identity import digest, to_dict
 from ablate.config.registries import registry
@@ -37,6 +38,8 @@ from ablate.processes.messages import Reporter
 from ablate.training.module import parameter_groups
 from ablate.training.schedule import learning_rate_factor
 
+VERSION = 1
+"""Raised by whoever changes what stage 0 gives."""
 WEIGHTS, SCORES = "encoder.safetensors", "scores.json"
 LEAST_SHARE = 0.02
 """Of a patch's pixels: a class with fewer of them is not in the patch."""
@@ -44,8 +47,9 @@ LEAST_SHARE = 0.02
 
 def folder(config: EncoderConfig, cache: Path) -> Path:
     """Where the pretrained encoder is kept."""
-    key = digest([config.name, to_dict(config.args), to_dict(config.pretrain)])
-    return cache / "encoders" / key
+    source = source_hash(registry("encoder").get(config.name))
+    key = [VERSION, config.name, to_dict(config.args), to_dict(config.pretrain), source]
+    return cache / "encoders" / digest(key)
 
 
 def stages(config: EncoderConfig) -> list[EncoderConfig]:

@@ -15,8 +15,9 @@ def locate(weights: str, published: str, *, fetch: bool = True) -> Path | None:
     """The local path of weights, downloaded once if they are on the Hugging Face hub.
 
     Args:
-        weights: ``none``; ``pretrained`` for the published ones; the path of a file or directory;
-            or a hub name such as ``state-spaces/mamba2-2.7b``.
+        weights: ``none``; ``pretrained`` for the published ones (also where a folder of that name
+            is here: it is ``./pretrained``); the path of a file or directory; or a hub name such
+            as ``state-spaces/mamba2-2.7b``.
         published: the hub name of the published ones.
         fetch: False to leave a hub name alone (None is returned), as when only planning.
 
@@ -28,7 +29,7 @@ def locate(weights: str, published: str, *, fetch: bool = True) -> Path | None:
     """
     if weights == "none":
         return None
-    if Path(weights).exists():
+    if weights != "pretrained" and Path(weights).exists():
         return Path(weights)
     name = published if weights == "pretrained" else weights
     if not _HUB_NAME.fullmatch(name):

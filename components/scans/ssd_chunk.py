@@ -151,7 +151,7 @@ class Gradients:
         fed: of x * dt, (Z, R, Q, P).
         keys: of B, (Z, Q, N).
         queries: of C, (Z, Q, N).
-        total: of the running sums of log decays, (Z, R, Q).
+        total: of the running sums of log decays, (Z, R, Q), in float64 as these are.
     """
 
     fed: Tensor
@@ -182,8 +182,8 @@ def scan_chunk_backward(
     grad_before = None
     if before is not None:
         grad_before = _carried_backward(grads, grad_outputs, chunk, before)
-    # A position's log decay enters the running sums from there on. Float64 as in ``_decays``.
-    grad_log = grads.total.to(_exact(x)).flip(2).cumsum(2).flip(2)
+    # A position's log decay enters the running sums from there on.
+    grad_log = grads.total.flip(2).cumsum(2).flip(2)
     if grad_after is not None:
         grad_to_end = _kept_backward(grads, grad_after, chunk)
         # It also enters what the positions before it, and the state, keep until the end.
@@ -206,8 +206,9 @@ def _inside_backward(grad_outputs: Tensor, chunk: _Chunk) -> Gradients:
     grad_weights = _per_head(grad_outputs, chunk.fed.mT).mul_(between)
     grad_fed = _per_head(between.mul_(scores).mT, grad_outputs)
     grad_scores = grad_weights.sum(1).tril_()
-    # A position's decay to itself is 1 whatever dt is.
-    by_pair = grad_weights.mul_(scores.tril_(-1))
+    # A position's decay to itself is 1 whatever dt is. Pairs on one side of a strong decay cancel
+    # between the two sums, and may leave less than float32 rounds off them: float64 keeps it.
+    by_pair = grad_weights.mul_(scores.tril_(-1)).to(_exact(scores))
     return Gradients(
         fed=grad_fed,
         keys=torch.bmm(grad_scores.mT, chunk.queries),

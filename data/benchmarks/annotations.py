@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections import Counter
@@ -12,7 +13,9 @@ from typing import Any, ClassVar
 
 from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark
-from ablate.data.images import ImageError, decode_image
+from ablate.data.contents import Contents
+from ablate.data.images import VERSION, ImageError, decode_image
+from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.subsets import evenly_spread, limited
 
@@ -161,6 +164,8 @@ class OfficialBenchmark(Benchmark):
     files: ClassVar[tuple[OfficialFile, ...]]
     """The annotation files."""
     images: ClassVar[OfficialFile]
+    answers_in_order: ClassVar[bool] = False
+    """Whether official answer files have no ids, but the order of one category's questions."""
 
     @abstractmethod
     def read(self, root: Path) -> list[Item]:
@@ -188,6 +193,14 @@ class OfficialBenchmark(Benchmark):
 
     def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
         return limited(AnnotatedItems(self.items(cache_dir)), limit)
+
+    def fingerprint(self, cache_dir: Path, split: Split) -> str:
+        """By the files' contents, each read once (``Contents``), and by how images are decoded."""
+        contents, root = Contents(cache_dir), self.folder(cache_dir)
+        images = sorted({item.image for item in self.items(cache_dir)})
+        paths = [*(root / file.path for file in self.files), *images]
+        held = [(str(path.relative_to(root)), contents.of(path)) for path in paths]
+        return hashlib.sha256(json.dumps([VERSION, held]).encode()).hexdigest()
 
     def check(self, cache_dir: Path) -> list[Finding]:
         """What is there of the files and images, and whether it is good; reads some images."""
@@ -270,19 +283,13 @@ def read_list(path: Path) -> list[Entry]:
 
 def read_json_lines(path: Path) -> list[Entry]:
     """The objects of a JSON-lines file, one at least; raises as ``read_json``, naming the line."""
-    entries = []
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise AnnotationError(f"{place}: not valid JSON: {error}") from error
-        entries.append(Entry(place, values))
-    if not entries:
+    try:
+        lines = parse_json_lines(read_bytes(path))
+    except ValueError as error:
+        raise AnnotationError(f"{path}, {error}") from error
+    if not lines:
         raise AnnotationError(f"{path}: holds no question")
-    return entries
+    return [Entry(f"{path}, line {number}", values) for number, values in lines]
 
 
 def most_common(answers: Sequence[str]) -> str:

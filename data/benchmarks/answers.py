@@ -1,13 +1,13 @@
 """How the VQA family of benchmarks compares short answers that ten people gave.
 
-The rules are those of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; the answer
-processing published with VQA v2), with its oddities, because published figures have them too.
+The rules are those of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; ``vqaEval.py`` of
+GT-Vision-Lab/VQA), with its oddities, because published figures have them too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 
@@ -41,7 +41,7 @@ def _without_one_apostrophe(word: str) -> list[str]:
     return [word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"]
 
 
-_RESTORED = {
+VQA_CONTRACTIONS: Mapping[str, str] = {
     short: word for word in _CONTRACTIONS.split() for short in _without_one_apostrophe(word)
 } | {"somebody'd": "somebodyd"}  # this one way round in the published table
 
@@ -61,15 +61,20 @@ def strip_punctuation(text: str) -> str:
     return _FULL_STOP.sub("", result, count=_MAX_FULL_STOPS)
 
 
-def normalise_words(text: str) -> str:
+def normalise_words(text: str, contractions: Mapping[str, str] = VQA_CONTRACTIONS) -> str:
     """Lower-case; number words to digits; drop articles; restore apostrophes; single spaces."""
     words = [_NUMBERS.get(word, word) for word in text.lower().split()]
-    return " ".join(_RESTORED.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def normalise(text: str) -> str:
-    """An answer as the VQA evaluation compares it."""
-    return normalise_words(strip_punctuation(one_line(text)))
+def normalise(text: str, contractions: Mapping[str, str] = VQA_CONTRACTIONS) -> str:
+    """An answer as the VQA evaluation compares it.
+
+    Args:
+        text: the answer.
+        contractions: word without an apostrophe -> word with it.
+    """
+    return normalise_words(strip_punctuation(one_line(text)), contractions)
 
 
 def one_line(text: str) -> str:

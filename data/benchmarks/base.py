@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,23 @@ class Benchmark(ABC):
             split: which items; a benchmark with a single set of items gives it for any split.
             limit: a fixed subset of so many, the same for every model; None for all.
         """
+
+    def fingerprint(self, cache_dir: Path, split: Split) -> str:
+        """Checksum (hex) of a split's items; this one reads every one of them.
+
+        Raises:
+            ValueError, OSError: they cannot be read.
+        """
+        digest = hashlib.sha256()
+        samples = self.samples(cache_dir, split)
+        for index in range(len(samples)):
+            sample = samples[index]
+            text = [sample.id, *map(astuple, sample.turns), sample.category, sample.answers]
+            digest.update(json.dumps(text).encode())
+            if sample.image is not None:
+                digest.update(f"{sample.image.mode} {sample.image.size}".encode())
+                digest.update(sample.image.tobytes())
+        return digest.hexdigest()
 
     @abstractmethod
     def score(self, prediction: str, record: ItemRecord) -> float:

@@ -26,5 +26,9 @@ class EasyVQABenchmark(Benchmark):
         self._data.prepare(cache_dir)
         return limited(self._data.split(cache_dir, split), limit)
 
+    def fingerprint(self, cache_dir: Path, split: Split) -> str:
+        self._data.prepare(cache_dir)
+        return self._data.fingerprint(cache_dir)
+
     def score(self, prediction: str, record: ItemRecord) -> float:
         return exact_match(prediction, record["answers"])

@@ -13,12 +13,12 @@ from ablate.data.benchmarks.annotations import (
     read_object,
 )
 from ablate.data.benchmarks.answers import SHORT_ANSWER
-from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord, exact_match, mean_by_group
+from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord, mean_by_group
 
 
 def gqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is the answer, but for case and a closing full stop."""
-    return exact_match(prediction.strip().rstrip("."), answers)
+    """1 if the prediction, in lower case and without its final full stops, is exactly an answer."""
+    return float(prediction.rstrip(".").lower() in answers)
 
 
 def summarise_gqa(records: Sequence[ItemRecord]) -> dict[str, float]:
@@ -46,6 +46,9 @@ def summarise_gqa(records: Sequence[ItemRecord]) -> dict[str, float]:
 @BENCHMARKS.register("gqa")
 class GQA(OfficialBenchmark):
     """``accuracy``: exact match, overall and by type of question.
+
+    Equals GQA's ``eval.py`` (of gqadataset.org) on predictions that LLaVA's
+    ``scripts/convert_gqa_for_eval.py`` (haotian-liu/LLaVA, commit a689fd8) has converted.
 
     Reads, in ``CACHE/benchmarks/gqa``: ``testdev_balanced_questions.json`` and ``images/*.jpg``.
     """

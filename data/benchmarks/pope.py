@@ -25,14 +25,14 @@ CHOICES = ("Yes", "No")
 def says_yes(record: ItemRecord) -> bool:
     """Whether the answer is yes: by the probabilities where the record has them, or by the text.
 
-    A text is a no if its first sentence has the word No, no or not, and a yes otherwise, as in the
-    official evaluation.
+    A text is a no if No, no or not is among what single spaces part in all before its first full
+    stop, commas removed; and a yes otherwise. So "\\nNo" and "NO" are yes, as in the official code.
     """
     choice = more_probable(record, CHOICES)
     if choice is not None:
         return choice == "Yes"
-    sentence = record["prediction"].strip().split(".")[0].replace(",", "")
-    return not {"No", "no", "not"} & set(sentence.split())
+    sentence = record["prediction"].partition(".")[0].replace(",", "")
+    return not {"No", "no", "not"} & set(sentence.split(" "))
 
 
 def is_yes(record: ItemRecord) -> bool:
@@ -68,6 +68,10 @@ def summarise_pope(records: Sequence[ItemRecord]) -> dict[str, float]:
 class POPE(OfficialBenchmark):
     """Accuracy, precision, recall, F1 and ratio of yes, by setting and their mean.
 
+    Texts are scored as by ``evaluate.py`` of AoiDragon/POPE (commit f3ec604), but that a ratio
+    whose denominator is 0 is 0 here and an error there; probabilities as by ``harnesses/pope.py``
+    of TRI-ML/vlm-evaluation (commit 2b3a7d6), which takes yes of equals.
+
     Reads, in ``CACHE/benchmarks/pope``: ``coco_pope_random.json``, ``coco_pope_popular.json``,
     ``coco_pope_adversarial.json`` (JSON lines) and ``val2014/COCO_val2014_*.jpg``.
 
@@ -82,6 +86,7 @@ class POPE(OfficialBenchmark):
         for setting in SETTINGS
     )
     images = OfficialFile("val2014", "COCO's val2014.zip of cocodataset.org")
+    answers_in_order = True
 
     def __init__(self, *, scoring: Literal["probability", "generation"] = "probability") -> None:
         self._scoring = scoring

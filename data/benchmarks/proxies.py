@@ -23,6 +23,7 @@ from ablate.data.proxies.vizwiz import ProxyVizWiz
 from ablate.data.proxies.vqa import ProxyVQA
 from ablate.data.proxies.vsr import ProxyVSR
 from ablate.data.samples import Sample, Samples
+from ablate.data.shards import read_index
 from ablate.data.subsets import limited
 
 PEOPLE = 10  # the soft accuracies are among ten people's answers; here all ten agree
@@ -45,6 +46,11 @@ class ProxyBenchmark(Benchmark):
         proxy = self.data()
         proxy.prepare_split(cache_dir, split)
         return limited(proxy.split(cache_dir, split), limit)
+
+    def fingerprint(self, cache_dir: Path, split: Split) -> str:
+        proxy = self.data()
+        proxy.prepare_split(cache_dir, split)
+        return str(read_index(proxy.split_directory(cache_dir, split))["checksum"])
 
     @abstractmethod
     def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:

@@ -36,6 +36,9 @@ def textvqa_accuracy(prediction: str, references: Sequence[str]) -> float:
 class TextVQA(OfficialBenchmark):
     """``accuracy``: the soft accuracy.
 
+    Equals ``TextVQAAccuracyEvaluator`` in ``mmf/utils/m4c_evaluators.py`` of facebookresearch/mmf
+    (commit 2dc099a).
+
     Reads, in ``CACHE/benchmarks/textvqa``: ``TextVQA_0.5.1_val.json`` and the images in
     ``train_images/`` (where the official archive has those of validation, too).
     """

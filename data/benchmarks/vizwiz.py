@@ -13,12 +13,37 @@ from ablate.data.benchmarks.annotations import (
     most_common,
     read_list,
 )
-from ablate.data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
+from ablate.data.benchmarks.answers import (
+    SHORT_ANSWER,
+    VQA_CONTRACTIONS,
+    consensus,
+    normalise,
+)
 from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord, mean_by_category
 from ablate.data.benchmarks.binary import Confusion
 
 UNANSWERABLE = "unanswerable"
 IF_UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."
+
+# The official table is VQA's with typographic apostrophes in all but these words, so that an answer
+# typed in ASCII seldom gets the apostrophe that people's answers have.
+_TYPOGRAPHIC = str.maketrans("'", "\N{RIGHT SINGLE QUOTATION MARK}")
+_ASCII_KEYS = ("couldn'tve", "hadn'tve")
+_ASCII_VALUES = (
+    *("ain't", "aren't", "can't", "could've"),
+    *("couldn't", "we've", "where's", "who've"),
+)
+VIZWIZ_CONTRACTIONS = {
+    (short if short in _ASCII_KEYS else short.translate(_TYPOGRAPHIC)): (
+        word if word in _ASCII_VALUES else word.translate(_TYPOGRAPHIC)
+    )
+    for short, word in VQA_CONTRACTIONS.items()
+}
+
+
+def normalise_vizwiz(text: str) -> str:
+    """An answer as the VizWiz evaluation compares it: by VQA's rules, with a table of its own."""
+    return normalise(text, VIZWIZ_CONTRACTIONS)
 
 
 def vizwiz_accuracy(prediction: str, references: Sequence[str]) -> float:
@@ -27,7 +52,7 @@ def vizwiz_accuracy(prediction: str, references: Sequence[str]) -> float:
     The prediction is normalised and the references are taken as annotated, as in the official
     evaluation.
     """
-    return consensus(normalise(prediction), references)
+    return consensus(normalise_vizwiz(prediction), references)
 
 
 def summarise_vizwiz(records: Sequence[ItemRecord]) -> dict[str, float]:
@@ -40,7 +65,8 @@ def summarise_vizwiz(records: Sequence[ItemRecord]) -> dict[str, float]:
     """
     figures = mean_by_category(records, "accuracy")
     confusion = Confusion.of(
-        (normalise(r["prediction"]) == UNANSWERABLE, r["category"] == UNANSWERABLE) for r in records
+        (normalise_vizwiz(r["prediction"]) == UNANSWERABLE, r["category"] == UNANSWERABLE)
+        for r in records
     )
     return figures | {"unanswerable-f1": confusion.f1}
 
@@ -48,6 +74,10 @@ def summarise_vizwiz(records: Sequence[ItemRecord]) -> dict[str, float]:
 @BENCHMARKS.register("vizwiz")
 class VizWiz(OfficialBenchmark):
     """``accuracy``: the soft accuracy, overall and by answer type; ``unanswerable-f1``.
+
+    Equals ``vqaEval.py`` of the VizWiz API (Qing Li, of vizwiz.org). Its F1 is of answerability
+    submitted apart; here, as in TRI-ML/vlm-evaluation (``vizwiz/eval.py``, commit 7292fd6), the
+    answer "unanswerable" says so.
 
     Reads, in ``CACHE/benchmarks/vizwiz``: ``val.json`` and the images in ``val/``.
     """

@@ -35,6 +35,10 @@ def vsr_accuracy(prediction: str, record: ItemRecord) -> float:
 class VSR(OfficialBenchmark):
     """``accuracy`` by the probability of True and False, overall and for each relation.
 
+    Equals ``harnesses/vsr.py`` of TRI-ML/vlm-evaluation (commit 7292fd6), which takes True of
+    equals. VSR's own code has no rule for text: without probabilities, it is compared with True or
+    False but for case, final full stops and surrounding white space.
+
     Reads, in ``CACHE/benchmarks/vsr``: ``test.jsonl`` of the zero-shot split, and ``images/*.jpg``.
     """
 

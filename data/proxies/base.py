@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,13 +22,15 @@ from typing import ClassVar, Literal, Protocol
 
 from PIL import Image
 
+from ablate.cores import cores_here
 from ablate.data.base import SPLITS, DataSet, Label, LabelledImages, Split
-from ablate.data.prepared import TOKENIZER, prepare_once
+from ablate.data.prepared import prepare_once
 from ablate.data.proxies.picture import CLASSES, Picture
 from ablate.data.proxies.scene import LEVELS, Level
 from ablate.data.samples import Sample, Turn
 from ablate.data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
-from ablate.data.text import ChatTemplate, TemplateName, Tokenizer, get_template, train_tokenizer
+from ablate.data.templates import ChatTemplate, TemplateName, get_template
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, train_tokenizer
 
 VERSION = 4  # of what is rendered: a new number for any change of it
 EVAL_SAMPLES: dict[Split, int] = {"validation": 1000, "test": 3000}
@@ -153,7 +154,7 @@ class Proxy(DataSet):
 
     def _convert(self, directory: Path, split: Split) -> None:
         shards = range(-(-self.count(split) // PER_SHARD))
-        with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ProcessPoolExecutor(cores_here()) as pool:
             tasks = [pool.submit(_render_shard, self, directory, split, n) for n in shards]
             infos = [task.result() for task in tasks]
         write_index(directory, infos)

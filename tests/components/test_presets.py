@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ablate.components.backbones import BACKBONES
-from ablate.components.checkpoints import CheckpointError
+from ablate.components.checkpoints import CheckpointError, locate
 from ablate.components.connectors import CONNECTORS
 from ablate.components.encoders import ENCODERS
 from tests.components.checkpoint_cases import (
@@ -159,3 +159,11 @@ def test_nothing_is_loaded_when_planning(tmp_path: Path) -> None:
         TinyMamba1(50, weights="pretrained")
         backbone = TinyMamba2(50, weights=str(tmp_path))
     assert all(p.is_meta for p in backbone.parameters())
+
+
+def test_words_for_weights_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word in ("none", "pretrained"):
+        (tmp_path / word).mkdir()
+        assert locate(word, "nobody/tiny", fetch=False) is None
+        assert locate(f"./{word}", "nobody/tiny", fetch=False) == Path(word)

@@ -13,7 +13,8 @@ from ablate.config.identity import identity
 from ablate.config.schema import LoraConfig, Policy, RunConfig
 from ablate.data.base import DataSet
 from ablate.data.samples import Sample, Turn
-from ablate.data.text import TEMPLATES, ChatTemplate, Tokenizer, train_tokenizer
+from ablate.data.templates import TEMPLATES, ChatTemplate
+from ablate.data.tokenizer import Tokenizer, train_tokenizer
 from ablate.errors import ConfigError
 from ablate.models.activation_checkpointing import repeated_layers
 from ablate.models.lora import add_adapters
@@ -260,6 +261,9 @@ class Curve:
 
     def progress(self, phase: str, fraction: float) -> None:
         """Not needed here."""
+
+    def keep(self, path: Path) -> None:
+        """Nothing to do."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         return True

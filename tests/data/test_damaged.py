@@ -251,6 +251,14 @@ def test_bad_records_are_left_out_and_listed(tmp_path: Path) -> None:
     assert damage(tmp_path / "out" / "train") == []
 
 
+def test_a_bad_records_id_may_hold_a_line_separator(tmp_path: Path) -> None:
+    separated = {**GOOD[1], "id": "a\u2028b", "image": "nowhere.jpg"}
+    made = conversion(tmp_path, [GOOD[0], separated])
+    for _ in range(2):  # converted, and read again
+        summary = made.run(tmp_path / "out", workers=1)
+        assert [problem.id for problem in summary.problems] == ["a\u2028b"]
+
+
 @pytest.mark.parametrize("name", sorted(RECORDS)[::5])
 def test_a_bad_record_can_be_refused(name: str, tmp_path: Path) -> None:
     content, reason = RECORDS[name]

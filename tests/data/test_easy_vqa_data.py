@@ -11,8 +11,10 @@ from ablate.data import DATASETS
 from ablate.data.base import Split
 from ablate.data.benchmarks import BENCHMARKS
 from ablate.data.easy_vqa import COLORS, SHAPES, EasyVQA, category
+from ablate.data.samples import Turn
 from ablate.data.subsets import evenly_spread
-from ablate.data.text import TEMPLATES, encode_answer
+from ablate.data.templates import get_template
+from ablate.data.text import IGNORE_INDEX, encode_conversation
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +80,12 @@ def test_unknown_question_type() -> None:
 def test_every_answer_is_one_token(cache: Path) -> None:
     tokenizer = EasyVQA().tokenizer(cache)
     for answer in (*SHAPES, *COLORS, "yes", "no"):
-        for template in TEMPLATES.values():
-            ids = encode_answer(answer, template, tokenizer)
-            assert len(ids) == 1
+        for template in ("plain", "ml-mamba", "llava-1.5"):
+            turns = [Turn("what is it?", answer)]
+            _, labels = encode_conversation(turns, get_template(template), tokenizer, 1000)
+            ids = [label for label in labels if label != IGNORE_INDEX]
+            assert len(ids) == 2
+            assert ids[1] == tokenizer.eos_id
             assert tokenizer.decode(ids) == answer
 
 

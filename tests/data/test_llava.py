@@ -22,6 +22,7 @@ from ablate.data.llava_images import read_image
 from ablate.data.llava_records import BadRecordError, read_turns, record_lines
 from ablate.data.samples import Turn
 from ablate.data.shards import decode_stored, read_index
+from ablate.data.tokenizer import train_tokenizer
 from tests.data.support import ROOT, encoded, image
 
 
@@ -212,6 +213,28 @@ def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"none\.json is not a tokenizer\.json"):
         third.prepare(tmp_path / "cache")
+
+
+def test_a_chat_template_goes_with_a_given_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    given = tmp_path / "given" / "tokenizer.json"
+    train_tokenizer(["a colour"], "bpe", 300).save(given)
+    plain = prepared(tmp_path, [record(i) for i in range(3)], tokenizer=str(given))
+    whole = {plain.directory(tmp_path / "cache"): plain.fingerprint(tmp_path / "cache")}
+    for jinja in ("{{ messages[0].content }}", "{{ messages[1].content }}"):
+        given.with_name("chat_template.jinja").write_text(jinja)
+        again = LLaVA(
+            json_file=str(tmp_path / "source" / "data.json"),
+            images=str(tmp_path / "source" / "images"),
+            vocab_size=300,
+            validation_every=5,
+            tokenizer=str(given),
+            template="tokenizer",
+        )
+        again.prepare(tmp_path / "cache")
+        assert again.tokenizer(tmp_path / "cache").config == {"chat_template": jinja}
+        whole[again.directory(tmp_path / "cache")] = again.fingerprint(tmp_path / "cache")
+    assert len(whole) == len(set(whole.values())) == 3
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

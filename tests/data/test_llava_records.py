@@ -203,7 +203,7 @@ def test_a_record_per_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{}\n{\n", "is not valid JSON: line 2: "), ("\n\n", "no record")]
+    ("content", "message"), [("{}\n{\n", "is not valid JSON: line 2: not"), ("\n\n", "no record")]
 )
 def test_damaged_lines_are_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(content)

@@ -13,6 +13,7 @@ from ablate.components.registry import UnknownComponentError
 from ablate.data import DATASETS
 from ablate.data.loading import SeededSampler, make_loader
 from ablate.data.mixture import Mixture, WeightedSamples, passes
+from ablate.data.tokenizer import train_tokenizer
 from tests.data.support import Numbers
 
 SIZES = {"proxy-vqa": 40, "proxy-vsr": 30}
@@ -72,6 +73,20 @@ def test_a_given_tokenizer_is_used(cache: Path) -> None:
     mixed = mixture(1, 1, tokenizer=str(path / "tokenizer.json"))
     mixed.prepare(cache)
     assert mixed.tokenizer(cache).vocab_size < mixture(1, 1).tokenizer(cache).vocab_size
+
+
+def test_a_chat_template_goes_with_a_given_tokenizer(cache: Path, tmp_path: Path) -> None:
+    given = tmp_path / "tokenizer.json"
+    train_tokenizer(["a colour"], "word", 40).save(given)
+    fingerprints = set()
+    for jinja in ("", "{{ messages[0].content }}", "{{ messages[1].content }}"):
+        if jinja:
+            given.with_name("chat_template.jinja").write_text(jinja)
+        mixed = mixture(1, 1, tokenizer=str(given), template="tokenizer")
+        mixed.prepare(cache)
+        assert mixed.tokenizer(cache).config.get("chat_template", "") == jinja
+        fingerprints.add(mixed.fingerprint(cache))
+    assert len(fingerprints) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -13,22 +13,21 @@ from PIL import Image
 
 from ablate.data.loading import SeededSampler, make_loader
 from ablate.data.samples import Sample, Turn
+from ablate.data.templates import get_template
 from ablate.data.text import (
     IGNORE_INDEX,
-    TEMPLATES,
     PromptCollator,
-    Tokenizer,
     TooLongError,
     TrainCollator,
     Transform,
-    encode_answer,
+    encode_choices,
     encode_conversation,
     encode_prompt,
-    get_template,
     stack_pixels,
-    train_tokenizer,
 )
+from ablate.data.tokenizer import Tokenizer, train_tokenizer
 from tests.data.support import Numbers, image, to_tensor
+from tests.library_tokenizers import MAKERS, Library
 
 TEXTS = ["what color is the shape?", "red", "Is there a circle?", "yes", "no", "user: assistant:"]
 TURNS = [Turn("what color is the shape?", "red"), Turn("is there a circle?", "yes")]
@@ -117,7 +116,7 @@ def test_templates_spell_the_published_conversations() -> None:
     assert spelled(TURNS, "llava-1.5") == (
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-        "USER: what color is the shape? ASSISTANT: red<|endoftext|>"
+        "USER: \nwhat color is the shape? ASSISTANT: red<|endoftext|>"
         "USER: is there a circle? ASSISTANT: yes<|endoftext|>"
     )
 
@@ -131,30 +130,6 @@ def test_braces_in_a_question_are_plain_text() -> None:
 def test_unknown_template() -> None:
     with pytest.raises(ValueError, match="did you mean 'ml-mamba'"):
         get_template("mlmamba")
-
-
-@pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_labels_are_the_answers_and_their_end(tokenizer: Tokenizer, name: str) -> None:
-    template = get_template(name)
-    ids, labels = encode_conversation(TURNS, template, tokenizer, 1000)
-    assert len(ids) == len(labels)
-    expected = [
-        token
-        for turn in TURNS
-        for token in [*encode_answer(turn.answer, template, tokenizer), tokenizer.eos_id]
-    ]
-    assert [label for label in labels if label != IGNORE_INDEX] == expected
-    assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
-
-
-@pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_prompt_is_the_conversation_up_to_the_last_answer(tokenizer: Tokenizer, name: str) -> None:
-    template = get_template(name)
-    ids, labels = encode_conversation(TURNS, template, tokenizer, 1000)
-    prompt = encode_prompt(TURNS, template, tokenizer)
-    answer = [*encode_answer("yes", template, tokenizer), tokenizer.eos_id]
-    assert prompt + answer == ids
-    assert labels[len(prompt) - 1] == IGNORE_INDEX
 
 
 def test_truncation_keeps_some_supervision_or_raises(tokenizer: Tokenizer) -> None:
@@ -246,19 +221,10 @@ def test_pixels_are_stacked_alike_in_workers(transform: Transform, workers: int)
             assert torch.equal(batch, torch.stack(pixels))
 
 
-def test_too_long_rows_raise_or_are_skipped(
-    tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_too_long_rows_raise(tokenizer: Tokenizer) -> None:
     long = Sample("long", image(0), [Turn("is there a circle? " * 50, "no")])
-    plain = get_template("plain")
     with pytest.raises(TooLongError, match="sample 'long'"):
-        TrainCollator(tokenizer, plain, to_tensor, 60)([*samples(), long])
-    skipping = TrainCollator(tokenizer, plain, to_tensor, 60, too_long="skip")
-    batch = skipping([long, *samples()])
-    assert batch["input_ids"].shape[0] == batch["pixels"].shape[0] == 2
-    assert "'long'" in caplog.text
-    with pytest.raises(TooLongError, match=r"no sample of the batch fits.*long"):
-        skipping([long])
+        TrainCollator(tokenizer, get_template("plain"), to_tensor, 60)([*samples(), long])
 
 
 def test_rows_without_an_image(tokenizer: Tokenizer) -> None:
@@ -280,3 +246,45 @@ def test_rows_without_an_image(tokenizer: Tokenizer) -> None:
 def test_a_sample_needs_a_turn() -> None:
     with pytest.raises(ValueError, match="sample 'x' has no turn"):
         Sample("x", None, [])
+
+
+@pytest.mark.parametrize("template", ["plain", "ml-mamba", "llava-1.5"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_choices_are_told_apart_where_they_first_differ(
+    libraries: dict[str, Library], name: str, template: str
+) -> None:
+    tokenizer, written = libraries[name].ours, get_template(template)
+    for choices in [("Yes", "No"), ("True", "False"), ("4", "5"), ("Yes", "Yes and no")]:
+        before, tokens = encode_choices([Turn("4 or 5?", "")], choices, written, tokenizer)
+        assert len(set(tokens)) == len(choices)
+        for choice, token in zip(choices, tokens, strict=True):
+            ids, labels = encode_conversation([Turn("4 or 5?", choice)], written, tokenizer, 1000)
+            assert ids[: len(before) + 1] == [*before, token]
+            assert labels[len(before)] == token
+
+
+def test_what_choices_have_in_common_is_given(libraries: dict[str, Library]) -> None:
+    tokenizer = libraries["llama-fast"].ours  # which has digits by themselves: "▁", "4"
+    template = get_template("llava-1.5")
+    sample = Sample("a", image(1), [Turn("4 or 5?", "4")])
+    batch = PromptCollator(tokenizer, template, to_tensor, choices=("4", "5"))([sample])
+    (row,), (begun,), (choices,) = (
+        batch[k].tolist() if k != "begun" else batch[k] for k in ("input_ids", "begun", "choices")
+    )
+    prompt = encode_prompt(sample.turns, template, tokenizer)
+    assert row == [*prompt, *begun]
+    names = [tokenizer.backend.id_to_token(token) for token in (*begun, *choices)]
+    assert names == ["▁", "4", "5"]
+
+
+def test_choices_that_are_alike_are_refused() -> None:
+    tokenizer = train_tokenizer(["red", "is it?"], "word", 40)
+    plain = get_template("plain")
+    sample = Sample("a", image(1), [Turn("is it?", "")])
+    for choices in [("Yes", "No"), ("red", "Yes", "RED")]:
+        other, this = choices[0], choices[-1]
+        message = rf"sample 'a': the tokenizer cannot tell {this!r} \(.*\) from {other!r}"
+        with pytest.raises(ValueError, match=message):
+            PromptCollator(tokenizer, plain, to_tensor, choices=choices)([sample])
+    with pytest.raises(ValueError, match="reads as '<unk>'"):
+        encode_choices(sample.turns, ("Yes", "No"), plain, tokenizer)

@@ -15,9 +15,9 @@ from PIL import Image
 from ablate.cli.main import main
 from ablate.config.compose import Layer, compose, expand
 from ablate.data.benchmarks.base import BENCHMARKS
-from ablate.data.prepared import TOKENIZER
 from ablate.data.samples import Turn
-from ablate.data.text import Tokenizer, encode_conversation, train_tokenizer
+from ablate.data.text import encode_conversation
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, train_tokenizer
 from ablate.errors import ConfigError
 from ablate.evaluation.chat import Chat, TextStream, find_model, open_chat
 from ablate.models.generation import GREEDY, Sampling

@@ -17,6 +17,8 @@ from ablate.cli.main import main
 from ablate.config.compose import Layer, compose, expand, merge
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
+from ablate.data.benchmarks.pope import SETTINGS
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import ConfigError, DataError
 from ablate.evaluation.evaluate import evaluate
 from ablate.evaluation.rescore import rescore
@@ -41,6 +43,9 @@ class Log:
 
     def progress(self, phase: str, fraction: float) -> None:
         """Of no interest here."""
+
+    def keep(self, path: Path) -> None:
+        """Nothing to do."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         return True
@@ -131,21 +136,123 @@ def test_official_result_files(name: str, tmp_path: Path) -> None:
     assert figures(rescore(path, name, tmp_path))["accuracy"] == "1.000000"
 
 
+def test_lines_end_at_a_line_feed_alone(tmp_path: Path) -> None:
+    rows = [RECORD | {"id": str(i), "prediction": f"red{mark}"} for i, mark in enumerate("\u2028x")]
+    path = tmp_path / "easy-vqa.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    assert figures(rescore(path, None, tmp_path))["accuracy"] == "0.500000"
+
+
+def pope(cache: Path, **settings: tuple[str, ...]) -> None:
+    """POPE's official files: a question for each object, of which every second is in the image."""
+    root = cache / "benchmarks" / "pope"
+    root.mkdir(parents=True)
+    for setting in SETTINGS:
+        asked = [
+            {"question_id": i, "image": "C.jpg", "text": f"Is there a {thing} in the image?"}
+            | {"label": ("yes", "no")[i % 2]}
+            for i, thing in enumerate(settings[setting])
+        ]
+        write_lines(root / f"coco_pope_{setting}.json", asked)
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+ASKED = {"random": ("dog", "cow"), "popular": ("dog", "cat", "car"), "adversarial": ("dog", "cow")}
+
+
+def answered(*answers: str, things: str = "dog cat car") -> list[dict[str, str]]:
+    """POPE's official answers, which its example gives in lower case."""
+    pairs = zip(things.split(), answers, strict=True)
+    return [{"question": f"is there a {thing} in the image?", "answer": a} for thing, a in pairs]
+
+
+def test_pope_answers_come_in_the_order_of_a_settings_questions(tmp_path: Path) -> None:
+    pope(tmp_path, **ASKED)
+    rows = answered("yes", "Yes, there is.", "no")
+    lines = rescore(write_lines(tmp_path / "answers.json", rows), "pope", tmp_path)
+    assert lines[0] == "3 predictions"
+    assert figures(lines) == {
+        name: value
+        for figure, value in {
+            "accuracy": "0.333333",  # TP 1, FP 1, FN 1
+            "precision": "0.500000",
+            "recall": "0.500000",
+            "f1": "0.500000",
+            "yes-ratio": "0.666667",
+        }.items()
+        for name in (figure, f"{figure}/popular")
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (answered("no", things="dog"), r"1 answers without ids; .*: 2 of random, 3 of popular"),
+        (answered(*["no"] * 3, things="dog cat cow"), r"row 2: asks '.*cow.* popular has '.*car"),
+        (answered("no", "no", things="cow dog"), r"row 0: asks '.*cow.* random has '.*dog"),
+        (answered("no", "no", things="dog cow"), "random and adversarial ask the same"),
+        ([{"answer": "yes"}], r"row 0: has neither an id \(.*\) nor a question"),
+        ([row | {"answer": None} for row in answered(*["no"] * 3)], "row 0: has no text"),
+    ],
+)
+def test_pope_answers_that_fit_no_setting(
+    rows: list[dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    pope(tmp_path, **ASKED)
+    with pytest.raises(ConfigError, match=message):
+        rescore(write_lines(tmp_path / "answers.json", rows), "pope", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+def test_rows_without_references_keep_what_was_measured(kind: str, tmp_path: Path) -> None:
+    official(tmp_path, "vsr")
+    chances = {"True": 0.2, "False": 0.8}
+    row = {"id": "test-000000", "prediction": "True", "choice_probabilities": chances, "score": 1.0}
+    path = tmp_path / f"vsr.{kind}"
+    pd.DataFrame([row]).to_parquet(path) if kind == "parquet" else write_lines(path, [row])
+    lines = rescore(path, None, tmp_path)
+    assert figures(lines)["accuracy"] == "0.000000"
+    assert lines[1] == "1 of them score otherwise than recorded, first test-000000"
+
+
 RECORD = {"id": "1", "prediction": "red", "answer": "red", "answers": ["red"], "category": ""}
 SCORED = RECORD | {"choice_probabilities": {"Yes": 0.5, "No": 0.5}}
 MISTAKES: dict[str, tuple[str, Any, str | None, str]] = {
     "no such file": ("easy-vqa.json", None, None, "cannot be read: No such file"),
-    "not JSON": ("easy-vqa.json", "{", None, "cannot be read: Expecting property name"),
-    "a line that is not JSON": ("easy-vqa.jsonl", "{}\nx", None, "cannot be read: Expecting value"),
+    "not JSON": ("easy-vqa.json", "{", None, "cannot be read: line 1: .*Expecting property name"),
+    "a line that is not JSON": ("easy-vqa.jsonl", "{}\nx", None, "read: line 2: not valid JSON"),
     "not parquet": ("easy-vqa.parquet", "PAR1", None, "cannot be read: "),
     "another kind": ("easy-vqa.csv", "id", None, r"\.parquet, \.jsonl or \.json, not '\.csv'"),
-    "no list": ("easy-vqa.json", {"a": 1}, None, "must hold a list of objects"),
+    "no list": ("easy-vqa.json", 1, None, "must hold a list of objects, or lines of them"),
+    "a list in a list": ("easy-vqa.json", [[RECORD]], None, "must hold a list of objects"),
     "no rows": ("easy-vqa.json", [], None, "holds no prediction"),
     "unknown benchmark": ("easy-vqb.json", [RECORD], None, "--benchmark; did you mean 'easy-vqa'"),
     "unknown option": ("a.json", [RECORD], "easy-vqb", "unknown benchmark 'easy-vqb'"),
     "another benchmark": ("gqa.json", [RECORD], "vqav2", "holds predictions of 'gqa'"),
     "others' references": ("a.json", [RECORD], "vqav2", "1: .* of another benchmark"),
     "others' choices": ("a.json", [SCORED], "vsr", "1: .* of Yes, No; .* of another benchmark"),
+    "choices of a benchmark without": (
+        "vqav2.json",
+        [SCORED],
+        None,
+        "row 0: choice_probabilities do not score this benchmark",
+    ),
+    "choices without references": (
+        "vsr.json",
+        [{"id": "test-000000", "prediction": "True", "choice_probabilities": [0.5]}],
+        None,
+        r"row 0: choice_probabilities are \[0.5\]",
+    ),
+    "no probability": (
+        "pope.json",
+        [RECORD | {"choice_probabilities": {"Yes": 10**400, "No": 0.5}}],
+        None,
+        "choice_probabilities are",
+    ),
     "twice": ("easy-vqa.json", [RECORD, RECORD], None, "1: 2 predictions for the same item"),
     "no prediction": (
         "easy-vqa.json",
@@ -210,6 +317,18 @@ def test_a_run_needs_its_benchmarks_files(name: str, data: Path) -> None:
     root = data / "benchmarks" / name
     with pytest.raises(DataError, match=f"{name}: no file at {root}"):
         prepare([run], data, Display(Console()))
+
+
+def test_texts_are_scored_without_the_white_space_around_them(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in LLaVA and prismatic: a byte-level tokenizer's first word begins with its space."""
+    monkeypatch.setattr(Tokenizer, "decode", lambda *_: " a word\n")
+    run = config(evaluate={"limit": 3})
+    dataset = data_set(run)
+    model = build_model(run, dataset.tokenizer(data).vocab_size)
+    records = evaluate(run, model, dataset, data, benchmark_named("easy-vqa"), Log())
+    assert {record["prediction"] for record in records} == {"a word"}
 
 
 IDS = """

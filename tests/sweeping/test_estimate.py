@@ -76,13 +76,13 @@ def test_cells_do_not_pay_for_stored_features(
     stored = requests([c.config for c in plan.cells], cache, data_set)
     assert len(stored) == 2
     monkeypatch.setattr(estimate, "_step_seconds", lambda config, cache, *, encodes: 1.0)
-    seconds = estimated_seconds(plan, sizes, {}, stored, cache)
+    seconds = estimated_seconds(plan, sizes, set(), [], stored, cache)
     assert seconds is not None
     assert seconds[flat] == seconds[deep] == 10  # steps of a second
     counts = sizes[deep].parameters
     rest = counts["connector"] + counts["backbone"]
     assert seconds[trained] == pytest.approx(10 * (counts["encoder"] + rest) / rest)
-    every_time = estimated_seconds(plan, sizes, {}, [], cache)
+    every_time = estimated_seconds(plan, sizes, set(), [], [], cache)
     assert every_time is not None
     assert every_time[deep] == every_time[trained] > every_time[flat] == 10
 
@@ -91,7 +91,7 @@ def test_cells_do_not_pay_for_stored_features(
     run.data.tags = {"ablate.combination": deep}
     run.data.metrics = {"seconds/train": 30.0, "seconds/evaluate": 12.0}
     todo = requests([flat_cell.config], cache, data_set)
-    after_deep = estimated_seconds(plan, sizes, {deep_cell.identity: run}, todo, cache)
+    after_deep = estimated_seconds(plan, sizes, {deep_cell.name}, [run], todo, cache)
     assert after_deep is not None
     assert after_deep[deep] == after_deep[flat] == 42
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
 from ablate.cli.main import main
 from ablate.config.compose import Layer, compose, expand, merge
-from ablate.config.identity import identity
+from ablate.config.identity import identity, to_dict
 from ablate.config.schema import RunConfig
 from ablate.models.saved import load
 from ablate.tracking.store import Tracker
@@ -52,8 +53,9 @@ def test_a_run_starts_from_what_another_saved(house: Path) -> None:
     assert code == 0
     folder = saved(first)
     model, run = load(folder)
-    assert identity(run) == first.data.tags["ablate.identity"]
     client = Tracker().client
+    logged = Path(client.download_artifacts(first.info.run_id, "config.yaml")).read_text()
+    assert to_dict(run) == yaml.safe_load(logged)
     predictions = [a.path for a in client.list_artifacts(first.info.run_id, "predictions")]
     assert predictions == ["predictions/easy-vqa.parquet"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import optuna
@@ -29,8 +31,17 @@ STUDY = {
 }
 
 
+def is_made(database: Path) -> bool:
+    """Whether the study has made its tables; Optuna would make them here, at the same time."""
+    if not database.exists():
+        return False
+    with closing(sqlite3.connect(database)) as store, suppress(sqlite3.OperationalError):
+        return bool(store.execute("SELECT version_num FROM alembic_version").fetchall())
+    return False
+
+
 def trials(house: Path) -> list[optuna.trial.FrozenTrial]:
-    if not (house / "optuna.db").exists():
+    if not is_made(house / "optuna.db"):
         return []
     names = optuna.get_all_study_names("sqlite:///optuna.db")
     return (

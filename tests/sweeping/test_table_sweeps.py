@@ -106,6 +106,8 @@ def test_recipes_are_the_papers(stage: str, house: Path) -> None:
     assert [train.epochs, train.batch_size, train.lr, train.weight_decay] == settings
     assert (train.warmup, train.grad_clip, train.precision) == (0.03, 1.0, "bf16")
     assert config.connector.name == ("msc-code" if "code" in stage else "msc-advanced")
+    # AlignDataset of the released code: the caption alone, without what the human says
+    assert config.data.prompts == ("drop" if stage == "code_align" else "keep")
     figures = sizes_by_name(planned)["base"].parameters
     assert figures["trainable"] == sum(figures[role] for role in trained)
 

@@ -16,9 +16,8 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from ablate.config.compose import Layer, compose, expand
 from ablate.processes.interrupts import let_through
-from ablate.processes.messages import Done, Failed, Metrics, Started
+from ablate.processes.messages import Done, Failed, Metrics, Started, Stored
 from ablate.tracking.progress import Display
-from ablate.tracking.provenance import git_state
 from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import Tracker
 from tests.support import BASE
@@ -67,12 +66,14 @@ def sweep_one_cell(tracker: Tracker, name: str, out: Path) -> None:
     with Recorder(tracker, display, "sweep", name, "cell") as recorder:
         for cell in ("first", "second"):
             recorder.start(cell, CONFIG, sweep=name)
-            recorder.record(cell, Started(), "train", out)
+            recorder.record(cell, Started(), "train")
         for step in (1, 2):
-            recorder.record("first", Metrics({"train/loss": 1.0}, step), "train", out)
-        recorder.record("first", Done(), "train", out)
+            recorder.record("first", Metrics({"train/loss": 1.0}, step), "train")
+        (out / "bench.parquet").write_bytes(b"")
+        recorder.record("first", Stored(out / "bench.parquet"), "train")
+        recorder.record("first", Done(), "train")
         let_through()
-        recorder.record("second", Failed("it is broken", "a trace"), "train", out)
+        recorder.record("second", Failed("it is broken", "a trace"), "train")
         recorder.status = "FAILED"
 
 
@@ -174,8 +175,3 @@ def test_one_run_that_cannot_be_ended_does_not_keep_the_others_open(
     with pytest.raises(MlflowException, match="the store is away"):
         recorder.__exit__(None, None, None)
     assert sorted(statuses(tracker, "refused").values()) == ["KILLED"] * 3 + ["RUNNING"]
-
-
-def test_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_state() == {}

@@ -83,6 +83,9 @@ class Told:
     def progress(self, phase: str, fraction: float) -> None:
         self.fractions.append(fraction)
 
+    def keep(self, path: Path) -> None:
+        """Nothing to do."""
+
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         return True
 

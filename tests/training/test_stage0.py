@@ -36,6 +36,9 @@ class Silent:
     def progress(self, phase: str, fraction: float) -> None:
         self.steps += 1
 
+    def keep(self, path: Path) -> None:
+        """Nothing to do."""
+
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         raise AssertionError("stage 0 is not validated by a study")
 
