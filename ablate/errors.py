@@ -29,3 +29,9 @@ class DataError(ConfigError):
 
 class CellError(Exception):
     """A cell that cannot give a result (a non-finite loss, no supervised token): it fails alone."""
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, with its kind where the words alone may not tell (``'depht'``)."""
+    spoken = isinstance(error, ValueError | OSError)
+    return str(error) if spoken else f"{type(error).__name__}: {error}"

@@ -40,7 +40,8 @@ def cache_folder() -> Path:
     """``ABLATE_CACHE``, or the user's cache folder."""
     import platformdirs
 
-    return Path(os.environ.get("ABLATE_CACHE") or platformdirs.user_cache_path("ablate"))
+    given = os.environ.get("ABLATE_CACHE")
+    return Path(given).expanduser() if given else platformdirs.user_cache_path("ablate")
 
 
 FORKED = ("ablate.sweeping.work", "ablate.efficiency.bench_process", "timm", "transformers")

@@ -72,5 +72,5 @@ def score(
     """Score a file of predictions again, as the cell does that logs it."""
     from ablate.evaluation.rescore import rescore
 
-    for line in rescore(file, benchmark, cache_folder()):
+    for line in rescore(file.expanduser(), benchmark, cache_folder()):
         typer.echo(line)

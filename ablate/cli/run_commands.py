@@ -105,7 +105,7 @@ def bench(
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
-    path = json or Path(f"bench-{plan.keys.name}.json")
+    path = json.expanduser() if json else Path(f"bench-{plan.keys.name}.json")
     check_path(path)
     check_models(plan)
     console = terminal()

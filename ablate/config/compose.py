@@ -116,7 +116,7 @@ def with_bases(path: Path, values: dict[str, Any]) -> list[Layer]:
             return layers
         if not isinstance(base, str):
             raise ConfigError(source, "base", f"is a path to one file, not {base!r}")
-        path = find_base(path.parent / base)
+        path = find_base(path.parent / Path(base).expanduser())
         if path.resolve() in chain:
             names = " -> ".join(p.name for p in [*chain, path])
             raise ConfigError(source, "base", f"is cyclic: {names}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.components.registry import Registry
 from ablate.config.schema import RunConfig
+from ablate.errors import reason
 
 if TYPE_CHECKING:
     from ablate.data.base import DataSet
@@ -28,11 +29,23 @@ def registry(role: str) -> Registry[Any]:
     return getattr(importlib.import_module(module), name)
 
 
+def _construct(role: str, name: str, **args: Any) -> Any:
+    cls = registry(role).get(name)
+    try:
+        return cls(**args)
+    except Exception as error:  # of the user's own class, or of a library behind ours
+        raise ValueError(reason(error)) from error
+
+
 def data_set(config: RunConfig) -> DataSet:
-    """The run's data set, not yet prepared."""
-    return registry("data").get(config.data.name)(**config.data.args)
+    """The run's data set, not yet prepared.
+
+    Raises:
+        ValueError: it refused its arguments, by whatever exception.
+    """
+    return _construct("data", config.data.name, **config.data.args)
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """An instance of a registered benchmark (or ``package.module:Class``)."""
-    return registry("benchmark").get(name)()
+    """A registered benchmark (or ``package.module:Class``); raises as ``data_set``."""
+    return _construct("benchmark", name)

@@ -38,8 +38,9 @@ def find_model(reference: str) -> Path:
     Raises:
         ConfigError: neither a folder nor a run, or no such run has saved its model.
     """
-    if Path(reference).is_dir():
-        return Path(reference)
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
     uri = tracking_uri()
     try:
         open_store(uri)

@@ -99,6 +99,7 @@ def start_from(components: Mapping[str, nn.Module], config: RunConfig, path: Pat
     Raises:
         CheckpointError: damaged weights, another component, or other arguments of it.
     """
+    path = path.expanduser()
     if path.is_file():
         if {"connector", "backbone"} <= components.keys():
             load_ml_mamba(path, components["connector"], components["backbone"])

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
+from ablate.models.shapes import check_shapes
 from ablate.models.vlm import VisionLanguageModel, build_model, parameter_counts
 
 STEP_BYTES = 4
@@ -60,10 +61,11 @@ def planned_size(config: RunConfig, vocab_size: int, built: dict[str, Any]) -> M
         built: components of earlier calls, to be used again; see ``build_model``.
 
     Raises:
-        IncompatibleError: components that do not fit each other.
+        IncompatibleError: components that do not fit each other, or what they announce.
     """
     with torch.device("meta"):
         model = build_model(config, vocab_size, built)
+    check_shapes(model, config, built)
     return ModelSize(
         parameter_counts(model), training_memory(model), model.connector.num_output_tokens
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ablate.config.registries import registry
 from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig
 from ablate.data.features import FEATURES
 from ablate.data.text import IGNORE_INDEX
-from ablate.errors import CellError
+from ablate.errors import CellError, reason
 from ablate.models.activation_checkpointing import checkpoint_activations
 from ablate.models.generation import GREEDY, Generation, Sampling, generate
 from ablate.models.lora import add_adapters
@@ -242,7 +243,9 @@ def assemble(
 
     encoder, rounded = build("encoder"), config.encoder.feature_precision == "bfloat16"
     backbone = build("backbone", vocab_size)
-    connector = build("connector", encoder.embed_dim, encoder.grid, backbone.d_model)
+    with refusals("encoder", config.encoder.name):
+        patches = encoder.embed_dim, encoder.grid
+    connector = build("connector", *patches, backbone.d_model)
     feature_type = torch.bfloat16 if rounded else None
     return VisionLanguageModel(encoder, connector, backbone, vocab_size, feature_type)
 
@@ -259,11 +262,17 @@ def build_component(config: RunConfig, role: str, *given: Any) -> Any:
         IncompatibleError: it refused its arguments.
     """
     component = getattr(config, role)
+    with refusals(role, component.name), stream(config.seed, f"init/{role}"):
+        return registry(role).get(component.name)(*given, **component.args)
+
+
+@contextmanager
+def refusals(role: str, name: str) -> Iterator[None]:
+    """What a component raises, as an ``IncompatibleError`` that names it."""
     try:
-        with stream(config.seed, f"init/{role}"):
-            return registry(role).get(component.name)(*given, **component.args)
-    except ValueError as error:
-        raise IncompatibleError(role, f"{role} {component.name!r}: {error}") from error
+        yield
+    except Exception as error:
+        raise IncompatibleError(role, f"{role} {name!r}: {reason(error)}") from error
 
 
 def apply_policies(model: VisionLanguageModel, config: RunConfig) -> None:

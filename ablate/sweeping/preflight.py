@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ablate.config.registries import data_set
-from ablate.errors import ConfigError, DataError
+from ablate.errors import ConfigError
 from ablate.models.sizes import ModelSize, planned_size
 from ablate.models.vlm import IncompatibleError
 from ablate.sweeping.plan import Plan
-from ablate.sweeping.sample_checks import check_samples
+from ablate.sweeping.sample_checks import check_samples, prepare_data
 
 
 def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
     """The tokenizer's size by combination's identity; data that is not prepared yet is.
 
     Raises:
-        ConfigError: a data set refused its arguments, or see ``check_samples``.
-        DataError: it cannot be prepared.
+        ConfigError, DataError: see ``prepare_data`` and ``check_samples``.
     """
     sizes: dict[str, int] = {}
     found: dict[str, int] = {}
@@ -27,15 +25,7 @@ def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
         key = str((cell.config.data.name, cell.config.data.args))
         where = f"{plan.source} (cell {cell.combination})"
         if key not in sizes:
-            try:
-                dataset = data_set(cell.config)
-            except ValueError as error:
-                raise ConfigError(where, "data.args", str(error)) from error
-            try:
-                dataset.prepare(cache)
-                sizes[key] = dataset.tokenizer(cache).vocab_size
-            except (ValueError, OSError) as error:
-                raise DataError(where, "data", str(error)) from error
+            sizes[key] = prepare_data(where, cell.config, cache).vocab_size
         use = str((cell.config.data, cell.config.train))
         if use not in uses:
             uses.add(use)

@@ -9,11 +9,35 @@ from ablate.config.registries import data_set
 from ablate.config.schema import RunConfig
 from ablate.data.base import DataSet, Split
 from ablate.data.lengths import NO_ROOM, question_reader
-from ablate.errors import ConfigError
+from ablate.data.tokenizer import Tokenizer
+from ablate.errors import ConfigError, DataError
 from ablate.training.fit import too_long, training_samples, validation_samples
 from ablate.training.schedule import total_steps
 
 logger = logging.getLogger(__name__)
+
+
+def prepare_data(where: str, config: RunConfig, cache: Path) -> Tokenizer:
+    """Prepare a run's data, unless they are; their tokenizer.
+
+    Args:
+        where: the file, for messages.
+        config: the run.
+        cache: folder of converted data.
+
+    Raises:
+        ConfigError: it refused its arguments.
+        DataError: it cannot be prepared.
+    """
+    try:
+        dataset = data_set(config)
+    except ValueError as error:
+        raise ConfigError(where, "data.args", str(error)) from error
+    try:
+        dataset.prepare(cache)
+        return dataset.tokenizer(cache)
+    except (ValueError, OSError) as error:
+        raise DataError(where, "data", str(error)) from error
 
 
 def check_samples(where: str, config: RunConfig, cache: Path) -> None:

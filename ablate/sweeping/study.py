@@ -25,12 +25,12 @@ from ablate.models.seeding import derive
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Message, Metrics, Validated
 from ablate.sweeping.prepare import prepare
-from ablate.sweeping.sample_checks import check_samples
+from ablate.sweeping.sample_checks import check_samples, prepare_data
 from ablate.sweeping.work import train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import is_dead, this_process
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import Tracker
+from ablate.tracking.store import Tracker, home_expanded
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 PROCESS, CUT_OFF = "process", "cut_off"
@@ -167,7 +167,7 @@ def _trial_config(plan: StudyPlan, values: dict[str, Any]) -> RunConfig:
 
 def storage_url() -> str:
     """``ABLATE_STUDIES``, or a SQLite file in the working folder."""
-    return os.environ.get("ABLATE_STUDIES") or "sqlite:///optuna.db"
+    return home_expanded(os.environ.get("ABLATE_STUDIES") or "sqlite:///optuna.db")
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,10 @@ class StudyRun:
         self.tracker.bury()
         study = self._study()
         missing = self.plan.keys.trials - len(counted(study))
-        prepare([self.plan.config] * missing, self.cache, self.display)
         if missing > 0:
+            prepare_data(str(self.plan.path), self.plan.config, self.cache)
             check_samples(str(self.plan.path), self.plan.config, self.cache)
+        prepare([self.plan.config] * missing, self.cache, self.display)
         with Recorder(
             self.tracker, self.display, "study", self.plan.keys.name, "trial"
         ) as recorder:

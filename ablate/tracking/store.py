@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ BEAT = "ablate.beat"
 BEAT_SECONDS, SILENT_SECONDS = 30, 600
 """How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
+_AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """What makes MLflow's pages open on runs and their metrics, and not on traces of prompts."""
 
@@ -34,7 +36,14 @@ def tracking_uri() -> str:
     MLflow keeps one store a URI in a process, so that a relative one would go on pointing to the
     first folder it was used in.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return home_expanded(given) if given else f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def home_expanded(uri: str) -> str:
+    """A store's address with ``~`` as the user's folder, if it is of files here."""
+    local = _AT_HOME.fullmatch(uri)
+    return uri if local is None else local[1] + str(Path(local[2]).expanduser())
 
 
 class Tracker:

@@ -81,7 +81,7 @@ class TransformerBackbone(Backbone):
         if path is None:
             resolved = _configuration(vocab_size, architecture, config)
         elif config is None:
-            resolved = _pretrained_configuration(path)
+            resolved = _pretrained_configuration(Path(path).expanduser())
         else:
             raise ValueError("transformer: give path or config, not both")
         _check(resolved, vocab_size)
@@ -91,7 +91,7 @@ class TransformerBackbone(Backbone):
                 resolved, attn_implementation="sdpa", dtype=torch.get_default_dtype()
             )
         else:
-            self.model = read_causal_lm(Path(path), resolved)
+            self.model = read_causal_lm(Path(path).expanduser(), resolved)
         accepted = inspect.signature(self.model.base_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         # transformers renames the argument in the course of its fifth version.
@@ -244,13 +244,13 @@ def _configuration(vocab_size: int, architecture: str, config: dict | None) -> A
     return AutoConfig.for_model(architecture, **settings)
 
 
-def _pretrained_configuration(path: str) -> Any:
+def _pretrained_configuration(path: Path) -> Any:
     from transformers import AutoConfig
 
-    if not (Path(path) / "config.json").is_file():
+    if not (path / "config.json").is_file():
         raise FileNotFoundError(
-            f"transformer: no config.json in {path!r}; path must be a local directory written by "
-            "save_pretrained or downloaded beforehand"
+            f"transformer: no config.json in {str(path)!r}; path must be a local directory written "
+            "by save_pretrained or downloaded beforehand"
         )
     return AutoConfig.from_pretrained(path, local_files_only=True)
 

@@ -29,8 +29,9 @@ def locate(weights: str, published: str, *, fetch: bool = True) -> Path | None:
     """
     if weights == "none":
         return None
-    if weights != "pretrained" and Path(weights).exists():
-        return Path(weights)
+    path = Path(weights).expanduser()
+    if weights != "pretrained" and path.exists():
+        return path
     name = published if weights == "pretrained" else weights
     if not _HUB_NAME.fullmatch(name):
         raise CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from ablate.components.registry import nearest
 TINY_MODEL = "vit_tiny_r_s16_p8_224"
 TINY_IMAGE_SIZE = 64
 TINY_ARGS = {"patch_size": 2, "embed_dim": 96, "depth": 2, "num_heads": 3}
+
+WORDS = ("none", "pretrained")
+"""Values of ``weights`` that are no paths."""
+LOCAL = "local-dir:"
+"""What timm expects before a model's name that is a folder's path."""
+_NEEDED = ("blocks", "num_prefix_tokens", "patch_embed.grid_size", "patch_embed.img_size")
 
 
 @ENCODERS.register("timm")
@@ -43,8 +50,8 @@ class TimmViT(Encoder):
             one by one.
 
     Raises:
-        ValueError: unknown model, one that is no vision transformer, weights that do not exist,
-            or no such block.
+        ValueError: unknown model, one that is no vision transformer or takes no square images,
+            weights that do not exist, or no such block.
         CheckpointError: a file of weights that is damaged or not this model's as a whole.
     """
 
@@ -60,6 +67,10 @@ class TimmViT(Encoder):
     ) -> None:
         super().__init__()
         model_args = dict(model_args or {})
+        if weights not in WORDS:
+            weights = str(Path(weights).expanduser())
+        if model.startswith(LOCAL):
+            model = LOCAL + str(Path(model.removeprefix(LOCAL)).expanduser())
         if model == "tiny":
             if weights == "pretrained":
                 raise ValueError("'tiny' has no published weights; give a timm model or a file")
@@ -108,28 +119,44 @@ def _create(model: str, image_size: int | None, weights: str, model_args: dict[s
         raise ValueError("model_args: leave img_size out and set the encoder's own image_size")
     if image_size is not None:
         model_args["img_size"] = image_size
-    vit = timm.create_model(model, **_weights_args(weights), **{"num_classes": 0, **model_args})
-    missing = [a for a in ("blocks", "patch_embed", "num_prefix_tokens") if not hasattr(vit, a)]
+    vit: Any = timm.create_model(
+        model, **_weights_args(weights), **{"num_classes": 0, **model_args}
+    )
+    missing = [name for name in _NEEDED if not _has(vit, name)]
     if missing:
         raise ValueError(
             f"timm's {model!r} is a {type(vit).__name__}, not a plain vision transformer "
             f"(it has no {', '.join(missing)}); take one of timm.list_models('vit*')"
+        )
+    height, width = vit.patch_embed.img_size
+    if height != width:
+        raise ValueError(
+            f"timm's {model!r} is for images of {height} x {width} pixels; give image_size, the "
+            "side of a square"
         )
     if _is_loaded_here(weights):
         load_timm(vit, Path(weights))
     return vit
 
 
+def _has(vit: Any, name: str) -> bool:
+    try:
+        attrgetter(name)(vit)
+    except AttributeError:
+        return False
+    return True
+
+
 def _is_loaded_here(weights: str) -> bool:
     """Whether ``load_timm`` loads them: timm would take what fits, but alone reads archives."""
-    is_path = weights not in ("none", "pretrained")
+    is_path = weights not in WORDS
     planned = torch.get_default_device().type == "meta"
     return is_path and not planned and Path(weights).suffix != ".npz"
 
 
 def _weights_args(weights: str) -> dict[str, Any]:
     """Arguments of ``timm.create_model`` for the weights that the user asked for."""
-    if weights not in ("none", "pretrained") and not Path(weights).is_file():
+    if weights not in WORDS and not Path(weights).is_file():
         raise ValueError(
             f"weights {weights!r}: no such file; give the path of one, 'pretrained' or 'none'"
         )

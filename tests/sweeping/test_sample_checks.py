@@ -236,3 +236,14 @@ def test_a_study_is_refused_before_it_trains(
     assert ablate("study", "t.yaml") == 2
     assert "t.yaml: train.validate_every: data set 'llava' has no" in capsys.readouterr().err
     assert runs("trial") == []
+
+
+def test_a_study_without_its_data_is_one_line(
+    house: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = {"json_file": "none.json", "images": "."}
+    search = {"train.lr": {"low": 1.0e-4, "high": 1.0e-2}}
+    values = {"data": {"name": "llava", "args": args}, "trials": 1, "search": search}
+    write(house / "t.yaml", {"base": "base.yaml", **values})
+    assert ablate("study", "t.yaml") == 2
+    assert capsys.readouterr().err.strip() == "ablate: t.yaml: data: no file at none.json"
