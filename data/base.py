@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ablate.components.registry import Registry
+from ablate.data.images import decode_image
 from ablate.data.samples import Sample, Samples
 from ablate.data.templates import ChatTemplate
 from ablate.data.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ class EncodedImages(LabelledImages):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Label]]:
-        return Image.open(BytesIO(self.images[index])).convert("RGB"), self.labels[index]
+        return decode_image(self.images[index]), self.labels[index]
 
 
 class DataSet(ABC):

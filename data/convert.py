@@ -15,11 +15,10 @@ from typing import Any, Literal
 from ablate.cores import cores_here
 from ablate.data.base import Split
 from ablate.data.json_lines import parse_json_lines
+from ablate.data.llava_images import ImageFormat, read_image
 from ablate.data.llava_records import (
     BadRecordError,
-    ImageFormat,
     image_name,
-    read_image,
     read_records,
     read_turns,
     record_id,
@@ -33,6 +32,8 @@ from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files, train_t
 PROBLEMS = "problems.jsonl"
 CONVERSION = "conversion.json"
 PER_SHARD = 1024
+VERSION = 2
+"""Of what a conversion makes of its sources: a new number for any change of it."""
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 Progress = Callable[[int, int], None]
@@ -51,8 +52,9 @@ class ConvertOptions:
         bad: a record without an answer, or whose image is missing, broken or outside the folder,
             is left out and listed in ``problems.jsonl`` (``skip``), or stops it all (``refuse``).
         text_only: conversations without an image are kept or left out (``skip``).
-        image_format: PNG and JPEG files are stored as they are (``original``) or decoded
-            (``pixels``): several times as large, and much faster to read.
+        image_format: PNG and JPEG files are stored as they are, but for those that are turned or
+            transparent (``original``), or decoded (``pixels``): several times as large, and much
+            faster to read.
         max_side: larger images are scaled down to this many pixels on their longer side.
 
     Raises:
@@ -140,7 +142,7 @@ class Conversion:
     """One JSON file with its images, to be converted.
 
     Args:
-        json_file: the JSON list of records.
+        json_file: the records, see ``ablate.data.llava_records``.
         images: the folder that the records' image paths start from.
         options: what shapes the converted data.
     """
@@ -151,6 +153,8 @@ class Conversion:
 
     def key(self) -> str:
         """Checksum (hex) of the sources (paths, and size and time of the files) and the options.
+
+        ``VERSION`` is in it, too.
 
         Raises:
             ValueError: a file or the image folder is not there.
@@ -163,7 +167,7 @@ class Conversion:
             stats.append((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns))
         if not self.images.is_dir():
             raise ValueError(f"no image folder at {self.images}")
-        key = json.dumps([stats, str(self.images.resolve()), asdict(self.options)])
+        key = json.dumps([VERSION, stats, str(self.images.resolve()), asdict(self.options)])
         return hashlib.sha256(key.encode()).hexdigest()
 
     def _given_tokenizer(self) -> Path | None:
@@ -225,7 +229,7 @@ class Conversion:
             first = f"; the first bad one: {problems[0]}" if problems else ""
             raise ValueError(f"{self.json_file} has no record of use{first}")
         lines = "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in problems)
-        (directory / PROBLEMS).write_text(lines)
+        (directory / PROBLEMS).write_text(lines, "utf-8")
         told = _told(directory) | {"skipped": sum(result.skipped for result in ordered)}
         (directory / CONVERSION).write_text(json.dumps(told))
         self._write_tokenizer(directory, records)
@@ -285,8 +289,8 @@ def _make_way(directory: Path, key: str) -> None:
         directory.rmdir()
     elif _told(directory).get("key") != key:
         raise ValueError(
-            f"{directory} exists and is not this data converted with these options; "
-            "delete it or choose another place"
+            f"{directory} exists and is not this data converted with these options by this "
+            "version; delete it or choose another place"
         )
 
 

@@ -16,6 +16,8 @@ from torch.utils.data import Subset
 
 from ablate.data.benchmarks.annotations import AnnotatedItems
 from ablate.data.conversations import Conversations
+from ablate.data.images import VERSION
+from ablate.data.lengths import ShortenedSamples
 from ablate.data.mixture import WeightedSamples
 from ablate.data.shards import ShardDataset
 
@@ -51,6 +53,11 @@ def _(samples: Conversations) -> list[str]:
 
 
 @image_names.register
+def _(samples: ShortenedSamples) -> list[str]:
+    return image_names(samples.samples)
+
+
+@image_names.register
 def _(samples: WeightedSamples) -> list[str]:
     parts = [image_names(part) for part in samples.samples]
     places = zip(parts, samples.indices, strict=True)
@@ -70,8 +77,8 @@ def _(samples: AnnotatedItems) -> list[str]:
 
 
 def _file_name(path: Path) -> str:
-    """Path, size and time; a file that is not there is for its reader to complain about."""
+    """Path, size, time, way of reading; a file that is not there is for its reader to report."""
     if not path.is_file():
         return str(path)
     stat = path.stat()
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+    return f"{path} {stat.st_size} {stat.st_mtime_ns} {VERSION}"

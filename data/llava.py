@@ -19,7 +19,7 @@ class LLaVA(ShardedDataSet):
     """LLaVA-format conversations (``ablate.data.llava_records``): ``train`` and ``validation``.
 
     Args:
-        json_file: the JSON list of records.
+        json_file: the records: a JSON list, or, in ``.jsonl``, one per line.
         images: the folder that the records' image paths start from.
         tokenizer, vocab_size, validation_every, bad, text_only, image_format, max_side: see
             ``ablate.data.convert.ConvertOptions``.

@@ -3,24 +3,33 @@
 Each is ``{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}``, as in
 LLaVA's pretraining and fine-tuning mixes (Liu et al. 2023, arXiv 2304.08485 and 2310.03744) and in
 LVIS-Instruct-4V. ``image`` is a path inside a folder, absent for a conversation about text alone.
+
+Other tools' spellings of the same are read as well: ``images``, a list of one, and the like; the
+``messages`` of OpenAI's API, with ``role`` and ``content``, as ms-swift and LLaMA-Factory have
+them, too; a ``system`` text. What could only be read in part (several images, a video, tools) is
+bad.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from PIL import Image, ImageOps
-
+from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Turn
-from ablate.data.shards import BROKEN_IMAGE, JPEG, PNG, decode_image, encode_pixels
 
-ImageFormat = Literal["original", "pixels"]
+JSON_LINES = ".jsonl"
 IMAGE_TOKEN = "<image>"
+IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "image_file", "img", "img_path")
+CONVERSATION_KEYS = ("conversations", "messages")
+UNREAD_KEYS = ("video", "videos", "audio", "audios", "tools")
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "bot": "gpt"}
 SPEAKERS = ("human", "gpt")
+LONGEST_SHOWN = 120
+_MEDIA_KEY = re.compile("image|img|video|audio", re.IGNORECASE)
+_OTHER_MEDIA = re.compile(r"^<(?:video|audio)>|<(?:video|audio)>$")
 _BETWEEN_RECORDS = re.compile(r"[\s,]*")
 
 
@@ -29,13 +38,16 @@ class BadRecordError(ValueError):
 
 
 def read_records(path: Path) -> list[Any]:
-    """The records of a JSON file, as they are.
+    """The records of a file, as they are: a JSON list, or, in ``.jsonl``, a record per line.
 
     Raises:
-        ValueError: it is no JSON list of at least one record.
+        ValueError: it is no such file of at least one record.
     """
     try:
-        records = json.loads(_text(path))
+        if path.suffix == JSON_LINES:
+            records = [record for _, record in parse_json_lines(_text(path).encode())]
+        else:
+            records = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(records, list):
@@ -47,6 +59,8 @@ def read_records(path: Path) -> list[Any]:
 
 def record_lines(path: Path) -> list[int]:
     """The line, from 1, on which each record of a file that ``read_records`` accepts begins."""
+    if path.suffix == JSON_LINES:
+        return [number for number, _ in parse_json_lines(_text(path).encode())]
     text, decoder = _text(path), json.JSONDecoder()
     lines: list[int] = []
     position = text.index("[") + 1
@@ -78,96 +92,144 @@ def image_name(record: Any) -> str | None:
     Raises:
         BadRecordError: it names something else than one image, or shows one that it does not name.
     """
-    if not isinstance(record, dict):
-        raise BadRecordError(f"is not an object but {type(record).__name__}")
-    name = record.get("image")
-    if isinstance(name, list):
-        if len(name) != 1:
-            raise BadRecordError(f"has {len(name)} images; a conversation is about one, or none")
-        name = name[0]
-    if name is None:
-        if IMAGE_TOKEN in str(record.get("conversations")):
+    record = _object(record)
+    for key in UNREAD_KEYS:
+        if record.get(key):
+            raise BadRecordError(f"has {key!r}, which is not read: it would be learnt in part")
+    messages = _messages(record)
+    lists = [_named(record.get(key)) for key in IMAGE_KEYS]
+    lists.append([name for message in messages for name in _shown_in(message)])
+    names = [name for each in {tuple(names) for names in lists} for name in each]
+    if len(names) > 1:
+        raise BadRecordError(f"has {len(names)} images; a conversation is about one, or none")
+    if not names:
+        _check_text_alone(record, messages)
+    return names[0] if names else None
+
+
+def _named(value: Any) -> list[str]:
+    """The images that a field names: one, or a list, of paths or objects with a path."""
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [name for each in value for name in _named(each)]
+    path = value.get("path", value.get("url")) if isinstance(value, dict) else value
+    if not isinstance(path, str) or not path:
+        raise BadRecordError(f"image is not a path but {brief(value)}")
+    return [path]
+
+
+def _shown_in(message: Any) -> list[str]:
+    """The images in the parts of a message, as OpenAI's API and transformers write them."""
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else []
+    images = [part for part in parts if _is_image(part)]
+    return _named([p.get(p["type"]) or p.get("path") or p.get("url") for p in images])
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("image", "image_url")
+
+
+def _check_text_alone(record: dict[str, Any], messages: list[Any]) -> None:
+    """That a record without an image is not about something to be seen or heard.
+
+    Raises:
+        BadRecordError: a key of it, or a placeholder in its text, says that it is.
+    """
+    for key, value in record.items():
+        if value and _MEDIA_KEY.search(key):
+            raise BadRecordError(f"has {key!r} and no 'image'; name its image by 'image'")
+    for position, message in enumerate(messages):
+        text = _text_of(message, position)
+        if IMAGE_TOKEN in text:
             raise BadRecordError(f"speaks of an image by {IMAGE_TOKEN} but names none")
-        return None
-    if not isinstance(name, str) or not name:
-        raise BadRecordError(f"image is not a path but {name!r}")
-    return name
+        if token := _OTHER_MEDIA.search(text.strip()):
+            raise BadRecordError(f"is about {token.group()}, which is not read")
 
 
 def read_turns(record: Any) -> list[Turn]:
     """The turns of a record, without the image token.
 
+    A system text goes in front of the first question. A first message that is an answer is left
+    out, as LLaVA's loader does.
+
     Raises:
         BadRecordError: it is no conversation of questions and answers in turn.
     """
-    if not isinstance(record, dict):
-        raise BadRecordError(f"is not an object but {type(record).__name__}")
-    messages = record.get("conversations")
-    if not isinstance(messages, list) or not messages:
-        raise BadRecordError("has no conversations")
-    texts: list[str] = []
-    for position, message in enumerate(messages):
-        speaker = SPEAKERS[position % 2]
-        if not isinstance(message, dict) or message.get("from") != speaker:
-            raise BadRecordError(f"message {position} is not from {speaker!r}")
-        text = message.get("value")
-        if not isinstance(text, str):
-            raise BadRecordError(f"message {position} has no text")
-        texts.append(_encodable(text, position).replace(IMAGE_TOKEN, "").strip())
-    if len(texts) % 2 or not all(texts[1::2]):
+    record = _object(record)
+    spoken = [
+        (_role(message, position), _text_of(message, position).replace(IMAGE_TOKEN, "").strip())
+        for position, message in enumerate(_messages(record))
+    ]
+    system = [_encodable(record["system"], "system")] if record.get("system") else []
+    first = 0
+    if spoken[0][0] == "system":
+        system.append(spoken[0][1])
+        first = 1
+    if spoken[first:] and spoken[first][0] == "gpt":
+        first += 1
+    for position, (role, _) in enumerate(spoken[first:], first):
+        expected = SPEAKERS[(position - first) % 2]
+        if role != expected:
+            raise BadRecordError(f"message {position} is not from {expected!r}")
+    texts = [text for _, text in spoken[first:]]
+    if not texts or len(texts) % 2 or not all(texts[1::2]):
         raise BadRecordError("has a question without an answer")
+    texts[0] = "\n".join(text for text in [*system, texts[0]] if text)
     return [Turn(q, a) for q, a in zip(texts[::2], texts[1::2], strict=True)]
 
 
-def _encodable(text: str, position: int) -> str:
+def _object(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise BadRecordError(f"is not an object but {type(record).__name__}")
+    return record
+
+
+def _messages(record: dict[str, Any]) -> list[Any]:
+    for key in CONVERSATION_KEYS:
+        if isinstance(record.get(key), list) and record[key]:
+            return record[key]
+    unknown = record.keys().isdisjoint(CONVERSATION_KEYS)
+    others = f", only {brief(', '.join(record))}" if unknown else ""
+    raise BadRecordError(f"has no conversations{others}")
+
+
+def _role(message: Any, position: int) -> str:
+    given = message.get("from", message.get("role")) if isinstance(message, dict) else None
+    role = "system" if given == "system" else ROLES.get(str(given))
+    if role is None:
+        message = f"message {position} is not from 'human' or 'gpt' but from {brief(given)}"
+        raise BadRecordError(message)
+    return role
+
+
+def _text_of(message: Any, position: int) -> str:
+    """The text of a message, with the image token for an image among its parts."""
+    content = message.get("value", message.get("content")) if isinstance(message, dict) else None
+    if isinstance(content, list):
+        parts = [IMAGE_TOKEN if _is_image(part) else _part_text(part, position) for part in content]
+        content = "\n".join(parts)
+    return _encodable(content, f"message {position}")
+
+
+def _part_text(part: Any, position: int) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text":
+        raise BadRecordError(f"message {position} has a part that is not read: {brief(part)}")
+    return _encodable(part.get("text"), f"message {position}")
+
+
+def _encodable(text: Any, place: str) -> str:
+    if not isinstance(text, str):
+        raise BadRecordError(f"{place} has no text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadRecordError(f"message {position} is no valid Unicode: {error.reason}") from error
+        raise BadRecordError(f"{place} is no valid Unicode: {error.reason}") from error
     return text
 
 
-def read_image(
-    name: str, folder: Path, image_format: ImageFormat = "original", max_side: int | None = None
-) -> bytes:
-    """An image file as it is stored in shards, checked to decode whole.
-
-    Args:
-        name: its path in the folder.
-        folder: the image folder.
-        image_format: ``original`` keeps a PNG or JPEG file as it is; ``pixels`` stores it decoded.
-        max_side: a larger image is scaled down to this many pixels on its longer side, and is a
-            JPEG of high quality afterwards where it was one.
-
-    Raises:
-        BadRecordError: the path leaves the folder or leads nowhere, or the image is broken.
-    """
-    try:
-        path = (folder / name).resolve()
-        inside = path.is_relative_to(folder.resolve())
-        data = path.read_bytes() if inside else b""
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; no name of a file
-        reason = getattr(error, "strerror", None) or error
-        raise BadRecordError(f"image {name!r} cannot be read: {reason}") from error
-    if not inside:
-        raise BadRecordError(f"image {name!r} is outside the image folder")
-    try:
-        image = decode_image(data)
-    except BROKEN_IMAGE as error:
-        raise BadRecordError(f"image {name!r} is broken: {error}") from error
-    side = max(image.size) if max_side is None else max_side
-    shrunk = max(image.size) > side
-    if shrunk:
-        image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
-    if image_format == "pixels":
-        return encode_pixels(image)
-    if not data.startswith((PNG, JPEG)):
-        return _encode(image, "png")
-    return _encode(image, "png" if data.startswith(PNG) else "jpeg") if shrunk else data
-
-
-def _encode(image: Image.Image, kind: Literal["png", "jpeg"]) -> bytes:
-    stream = io.BytesIO()
-    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "jpeg" else {}
-    image.save(stream, kind, **options)
-    return stream.getvalue()
+def brief(value: Any) -> str:
+    """What a record holds, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

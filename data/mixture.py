@@ -43,12 +43,15 @@ class WeightedSamples:
 
     def item(self, index: int) -> tuple[str, Any]:
         """The name of a part and what it holds at that place."""
+        part, place = self.place(index)
+        return self.names[part], self.samples[part][place]
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Which part an index is of, and the index in that part."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return self.names[part], self.samples[part][
-            int(self.indices[part][index - self.starts[part]])
-        ]
+        return part, int(self.indices[part][index - self.starts[part]])
 
 
 class _LabelledMixture(LabelledImages):

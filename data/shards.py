@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 from webdataset import TarWriter
 
+from ablate.data.images import JPEG, PNG
 from ablate.data.samples import Sample, Turn
 
 FORMAT = 1
@@ -35,12 +36,6 @@ INDEX = "index.json"
 # One row of a table: where the image and the JSON of a sample lie in the tar (offset and size in
 # bytes, CRC-32; an image of size 0 is none), and which sample of the JSON's list it is.
 _COLUMNS = ("image", "image_size", "image_crc", "json", "json_size", "json_crc", "position")
-
-
-BROKEN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for bytes that are no whole image."""
-
-PNG, JPEG = b"\x89PNG", b"\xff\xd8"  # what such files begin with
 _PIXELS = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 
 
@@ -259,7 +254,7 @@ class ShardDataset:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 values = json.loads(bytes(_read(descriptor, offset, size, crc)))[position]
-                image = decode_image(_read(descriptor, *image_place)) if with_image else None
+                image = decode_stored(_read(descriptor, *image_place)) if with_image else None
             finally:
                 os.close(descriptor)
             return sample_from_json(values, image)
@@ -324,11 +319,11 @@ def encode_pixels(image: Image.Image) -> bytes:
     return b"P6\n%d %d\n255\n" % image.size + image.tobytes()
 
 
-def decode_image(data: bytes | memoryview) -> Image.Image:
-    """An RGB image from encoded bytes; of an animation the first, without transparency.
+def decode_stored(data: bytes | memoryview) -> Image.Image:
+    """An RGB image from its bytes in a shard, which hold it upright and without transparency.
 
     Raises:
-        BROKEN_IMAGE (any of them): the bytes are no whole image.
+        OSError, ValueError, SyntaxError: the bytes are no whole image.
     """
     pixels = _PIXELS.match(data)
     if pixels:  # as from encode_pixels; Pillow's own way takes twice as long

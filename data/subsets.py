@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import TypeVar
 
@@ -31,4 +32,11 @@ def limited(samples: Samples[T], limit: int | None) -> Samples[T]:
     if limit is None:
         return samples
     subset: Samples[T] = Subset(samples, evenly_spread(len(samples), limit))  # type: ignore[arg-type]
+    return subset
+
+
+def without(samples: Samples[T], left_out: Collection[int]) -> Samples[T]:
+    """A map-style data set but for the indices left out."""
+    kept = [index for index in range(len(samples)) if index not in left_out]
+    subset: Samples[T] = Subset(samples, kept)  # type: ignore[arg-type]
     return subset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -29,9 +28,6 @@ class WritesPixels(Protocol):
     def __call__(self, image: Image.Image, /) -> Tensor: ...
 
     def write(self, image: Image.Image, pixels: Tensor, /) -> None: ...
-
-
-logger = logging.getLogger(__name__)
 
 
 class TooLongError(ValueError):
@@ -209,8 +205,6 @@ class TrainCollator:
         tokenizer, template: how a conversation becomes ids.
         transform: image to pixels, the encoder's.
         max_length: text tokens a row; longer conversations lose their end.
-        too_long: what to do with a conversation whose questions leave no room for any answer:
-            ``raise``, or ``skip`` the row with a warning.
         parse_special_tokens: see ``encode_conversation``.
 
     Returns:
@@ -227,41 +221,31 @@ class TrainCollator:
     template: ChatTemplate
     transform: Transform
     max_length: int
-    too_long: Literal["raise", "skip"] = "raise"
     parse_special_tokens: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        kept: list[Sample] = []
-        rows: list[tuple[list[int], list[int]]] = []
-        for sample in samples:
-            try:
-                row = encode_conversation(
-                    sample.turns,
-                    self.template,
-                    self.tokenizer,
-                    self.max_length,
-                    image=sample.image is not None,
-                    parse_special_tokens=self.parse_special_tokens,
-                )
-            except ValueError as error:
-                if not isinstance(error, TooLongError) or self.too_long == "raise":
-                    raise _of_sample(sample, error) from error
-                logger.warning("left out sample %r: %s", sample.id, error)
-            else:
-                kept.append(sample)
-                rows.append(row)
-        if not rows:
-            ids = ", ".join(s.id for s in samples)
-            raise TooLongError(
-                f"no sample of the batch fits in max_length = {self.max_length} tokens ({ids})"
-            )
+        rows = [self._row(sample) for sample in samples]
         return {
-            "pixels": stack_pixels(kept, self.transform),
-            "has_image": has_image(kept),
+            "pixels": stack_pixels(samples, self.transform),
+            "has_image": has_image(samples),
             "input_ids": pad([ids for ids, _ in rows], self.tokenizer.pad_id, "right"),
             "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0, "right"),
             "labels": pad([labels for _, labels in rows], IGNORE_INDEX, "right"),
         }
+
+    def _row(self, sample: Sample) -> tuple[list[int], list[int]]:
+        """A sample's ids and labels."""
+        try:
+            return encode_conversation(
+                sample.turns,
+                self.template,
+                self.tokenizer,
+                self.max_length,
+                image=sample.image is not None,
+                parse_special_tokens=self.parse_special_tokens,
+            )
+        except ValueError as error:
+            raise _of_sample(sample, error) from error
 
 
 @dataclass

@@ -90,6 +90,10 @@ class EncoderConfig(ComponentConfig):
 class DataConfig:
     """The training data. ``max_length``: text tokens a sample, longer ones are cut.
 
+    ``too_long``: what becomes of a conversation whose first question leaves no room for any answer:
+    the run is refused, the conversation is left out (``skip``), or the question loses its end
+    (``truncate``), so that its answer, or ``max_length / 2`` tokens of it, have room.
+
     ``prompts: drop`` trains on the answer alone, right after the image: the stage that aligns
     images with captions. Evaluation and chat prompt as ever. ``parse_special_tokens``: the name of
     a special token in a question or an answer means that token; by default it is text.
@@ -98,6 +102,9 @@ class DataConfig:
     name: str = "easy-vqa"
     args: dict[str, Any] = field(default_factory=dict)
     max_length: int = 256
+    too_long: Literal["refuse", "skip", "truncate"] = field(
+        default="refuse", metadata=IN_IDENTITY_IF_SET
+    )
     prompts: Literal["keep", "drop"] = field(default="keep", metadata=IN_IDENTITY_IF_SET)
     parse_special_tokens: bool = field(default=False, metadata=IN_IDENTITY_IF_SET)
     num_workers: int = field(default=0, metadata=NOT_IN_IDENTITY)

@@ -14,8 +14,8 @@ from ablate.analysis.results import ResultsError, open_store
 from ablate.components.checkpoints import CheckpointError
 from ablate.components.registry import nearest
 from ablate.config.registries import data_set
+from ablate.data.images import ImageError, decode_image
 from ablate.data.samples import Sample, Turn
-from ablate.data.shards import BROKEN_IMAGE, decode_image
 from ablate.data.templates import ChatTemplate
 from ablate.data.text import PromptCollator
 from ablate.data.tokenizer import TOKENIZER, Tokenizer
@@ -74,10 +74,11 @@ def read_image(path: Path) -> Image.Image:
         ConfigError: no such file, or no image.
     """
     try:
-        return decode_image(path.read_bytes())
-    except BROKEN_IMAGE as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        message = f"{path}: {reason or 'is not an image that Pillow can read'}"
+        return decode_image(path.expanduser().read_bytes())
+    except OSError as error:
+        raise ConfigError(COMMAND_LINE, "--image", f"{path}: {error.strerror}") from error
+    except ImageError as error:
+        message = f"{path}: is not an image that Pillow can read: {error}"
         raise ConfigError(COMMAND_LINE, "--image", message) from error
 
 

@@ -37,7 +37,7 @@ from ablate.training.feature_cache import (
     sources,
 )
 from ablate.training.feature_cache import folder as features_folder
-from ablate.training.fit import training_loader
+from ablate.training.fit import training_loader, training_samples
 from ablate.training.schedule import total_steps
 from ablate.training.stage0 import folder as stage_folder
 from ablate.training.stage0 import load_pretrained, stages
@@ -122,7 +122,7 @@ def _steps(plan: Plan, cache: Path) -> dict[str, int]:
     for identity, cell in plan.combinations.items():
         key = str(cell.config.data)
         if key not in samples:
-            samples[key] = len(data_set(cell.config).split(cache, "train"))
+            samples[key] = len(training_samples(cell.config, data_set(cell.config), cache))
         found[identity] = total_steps(cell.config.train, samples[key])
     return found
 

@@ -10,21 +10,23 @@ from ablate.errors import ConfigError, DataError
 from ablate.models.sizes import ModelSize, planned_size
 from ablate.models.vlm import IncompatibleError
 from ablate.sweeping.plan import Plan
+from ablate.sweeping.sample_checks import check_samples
 
 
 def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
     """The tokenizer's size by combination's identity; data that is not prepared yet is.
 
     Raises:
-        ConfigError: a data set refused its arguments.
+        ConfigError: a data set refused its arguments, or see ``check_samples``.
         DataError: it cannot be prepared.
     """
     sizes: dict[str, int] = {}
     found: dict[str, int] = {}
+    uses: set[str] = set()
     for identity, cell in plan.combinations.items():
         key = str((cell.config.data.name, cell.config.data.args))
+        where = f"{plan.source} (cell {cell.combination})"
         if key not in sizes:
-            where = f"{plan.source} (cell {cell.combination})"
             try:
                 dataset = data_set(cell.config)
             except ValueError as error:
@@ -34,6 +36,10 @@ def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
                 sizes[key] = dataset.tokenizer(cache).vocab_size
             except (ValueError, OSError) as error:
                 raise DataError(where, "data", str(error)) from error
+        use = str((cell.config.data, cell.config.train))
+        if use not in uses:
+            uses.add(use)
+            check_samples(where, cell.config, cache)
         found[identity] = sizes[key]
     return found
 

@@ -25,6 +25,7 @@ from ablate.models.seeding import derive
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Message, Metrics, Validated
 from ablate.sweeping.prepare import prepare
+from ablate.sweeping.sample_checks import check_samples
 from ablate.sweeping.work import train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import is_dead, this_process
@@ -224,6 +225,8 @@ class StudyRun:
         study = self._study()
         missing = self.plan.keys.trials - len(counted(study))
         prepare([self.plan.config] * missing, self.cache, self.display)
+        if missing > 0:
+            check_samples(str(self.plan.path), self.plan.config, self.cache)
         with Recorder(
             self.tracker, self.display, "study", self.plan.keys.name, "trial"
         ) as recorder:

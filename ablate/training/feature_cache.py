@@ -35,7 +35,7 @@ from ablate.data.samples import Samples
 from ablate.errors import CellError, ConfigError
 from ablate.models.devices import autocast, device_here, precision, to_device
 from ablate.processes.messages import Reporter
-from ablate.training.fit import validation_samples
+from ablate.training.fit import training_samples, validation_samples
 from ablate.training.schedule import samples_seen
 from ablate.units import GIB
 
@@ -69,7 +69,7 @@ def applies(config: RunConfig) -> bool:
 
 def sources(config: RunConfig, dataset: DataSet, cache: Path) -> dict[str, Samples[Any]]:
     """The samples that a run's model sees, by what for."""
-    found: dict[str, Samples[Any]] = {"train": dataset.split(cache, "train")}
+    found: dict[str, Samples[Any]] = {"train": training_samples(config, dataset, cache)}
     if config.train.validate_every:
         found["validation"] = validation_samples(config, dataset, cache)
     for name in config.evaluate.benchmarks:
@@ -242,5 +242,7 @@ def features_key(config: RunConfig) -> str:
 def _data_key(config: RunConfig) -> str:
     chosen, validate = config.evaluate, bool(config.train.validate_every)
     part = config.train.validate_samples if validate else 0
-    data = [config.data.name, to_dict(config.data.args)]
+    # What is left out may have the only question about an image.
+    fits = config.data.max_length if config.data.too_long == "skip" else None
+    data = [config.data.name, to_dict(config.data.args), fits]
     return digest([data, part, chosen.benchmarks, chosen.split, chosen.limit])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,16 @@ import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
+from ablate.config.identity import digest, to_dict
 from ablate.config.schema import RunConfig
-from ablate.data.base import DataSet
+from ablate.data.base import DataSet, Split
 from ablate.data.features import image_transform
+from ablate.data.lengths import VERSION as LENGTHS_VERSION
+from ablate.data.lengths import ShortenedSamples, long_questions, no_pixels, question_reader
 from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples
-from ablate.data.subsets import limited
+from ablate.data.subsets import limited, without
 from ablate.data.templates import CaptionTemplate
 from ablate.data.text import TrainCollator, Transform
 from ablate.models.devices import precision
@@ -23,6 +29,8 @@ from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
 from ablate.training.module import Report, VisionLanguageTraining
 from ablate.training.schedule import total_steps
+
+FOUND = "found.json"
 
 
 def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -> TrainCollator:
@@ -37,6 +45,48 @@ def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -
     )
 
 
+def training_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Samples[Sample]:
+    """The training split, with what is too long left out or shortened if that is asked for."""
+    return _fitting(config, dataset, cache, "train")
+
+
+def validation_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Samples[Sample]:
+    """A fixed part of the validation split, evenly spread; otherwise as ``training_samples``."""
+    samples = _fitting(config, dataset, cache, "validation")
+    return limited(samples, config.train.validate_samples)
+
+
+def _fitting(config: RunConfig, dataset: DataSet, cache: Path, split: Split) -> Samples[Sample]:
+    samples = dataset.split(cache, split)
+    if config.data.too_long == "refuse":
+        return samples
+    found = too_long(config, dataset, cache, split)
+    if config.data.too_long == "truncate":
+        return ShortenedSamples(samples, found) if found else samples
+    return without(samples, found) if found else samples
+
+
+def too_long(config: RunConfig, dataset: DataSet, cache: Path, split: Split) -> dict[int, int]:
+    """See ``ablate.data.lengths.long_questions``; what was found is remembered in the cache.
+
+    Raises:
+        ValueError: the template has no way to write a conversation.
+    """
+    data = to_dict(replace(config.data, too_long="refuse"), identity_only=True)
+    key = digest([LENGTHS_VERSION, dataset.fingerprint(cache), data, split])
+    directory = cache / "too_long" / key
+
+    def find(partial: Path) -> None:
+        samples = dataset.split(cache, split)
+        read = question_reader(samples) or samples.__getitem__
+        collate = collator(config, dataset, cache, no_pixels)
+        found = long_questions(len(samples), read, collate, config.data.max_length)
+        (partial / FOUND).write_text(json.dumps(list(found.items())))
+
+    prepare_once(directory, find)
+    return dict(json.loads((directory / FOUND).read_text()))
+
+
 def training_loader(
     config: RunConfig,
     dataset: DataSet,
@@ -48,7 +98,7 @@ def training_loader(
 
     A batch is one of the ``accumulate`` parts of a step. ``features``: see ``image_transform``.
     """
-    samples: Any = dataset.split(cache, "train")
+    samples: Any = training_samples(config, dataset, cache)
     collate = collator(config, dataset, cache, image_transform(samples, transform, features))
     sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
     loader = make_loader(
@@ -59,11 +109,6 @@ def training_loader(
         num_workers=config.data.num_workers,
     )
     return loader, total_steps(config.train, len(samples))
-
-
-def validation_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Samples[Sample]:
-    """A fixed part of the validation split, evenly spread."""
-    return limited(dataset.split(cache, "validation"), config.train.validate_samples)
 
 
 def validation_loader(
@@ -98,6 +143,9 @@ def fit(
     """
     transform = model.encoder.transform
     loader, steps = training_loader(config, dataset, cache, transform, features)
+    if config.data.too_long != "refuse":
+        found = too_long(config, dataset, cache, "train")
+        reporter.metrics({"data/too_long": float(len(found))})
     every = config.train.validate_every
     trainer = pl.Trainer(
         max_steps=steps,

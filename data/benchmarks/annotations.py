@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.contents import Contents
+from ablate.data.images import VERSION, ImageError, decode_image
 from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Sample, Samples, Turn
-from ablate.data.shards import BROKEN_IMAGE, decode_image
 from ablate.data.subsets import evenly_spread, limited
 
 IMAGES_CHECKED = 16
@@ -149,7 +149,7 @@ class AnnotatedItems:
         data = read_bytes(item.image)
         try:
             image = decode_image(data)
-        except BROKEN_IMAGE as error:
+        except ImageError as error:
             raise AnnotationError(
                 f"image {item.image} of question {item.id} is broken: {error}"
             ) from error
@@ -195,12 +195,12 @@ class OfficialBenchmark(Benchmark):
         return limited(AnnotatedItems(self.items(cache_dir)), limit)
 
     def fingerprint(self, cache_dir: Path, split: Split) -> str:
-        """By the files' contents, each read once (``Contents``), and not by the decoded images."""
+        """By the files' contents, each read once (``Contents``), and by how images are decoded."""
         contents, root = Contents(cache_dir), self.folder(cache_dir)
         images = sorted({item.image for item in self.items(cache_dir)})
         paths = [*(root / file.path for file in self.files), *images]
         held = [(str(path.relative_to(root)), contents.of(path)) for path in paths]
-        return hashlib.sha256(json.dumps(held).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([VERSION, held]).encode()).hexdigest()
 
     def check(self, cache_dir: Path) -> list[Finding]:
         """What is there of the files and images, and whether it is good; reads some images."""

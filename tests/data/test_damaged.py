@@ -18,8 +18,9 @@ from PIL import Image
 from ablate.data.benchmarks import BENCHMARKS
 from ablate.data.benchmarks.annotations import AnnotationError, MissingFileError, OfficialBenchmark
 from ablate.data.convert import PROBLEMS, Conversion, ConvertOptions
-from ablate.data.llava_records import BadRecordError, read_image
-from ablate.data.shards import INDEX, ShardDataset, ShardError, damage, decode_image, write_shards
+from ablate.data.llava_images import read_image
+from ablate.data.llava_records import BadRecordError
+from ablate.data.shards import INDEX, ShardDataset, ShardError, damage, decode_stored, write_shards
 from tests.data.benchmarks.test_official_benchmarks import EXPECTED
 from tests.data.support import encoded, image
 from tests.data.support import record as shard_record
@@ -192,11 +193,16 @@ RECORDS: dict[str, tuple[Any, str]] = {
     "conversations are text": (record(1, conversations="Q: A:"), "has no conversations"),
     "a message is text": (record(1, conversations=["Why?", "So."]), "message 0 is not from"),
     "wrong role": (
-        record(1, conversations=[{"from": "user", "value": "Q"}, GPT]),
-        "message 0 is not from 'human'",
+        record(1, conversations=[{"from": "observation", "value": "Q"}, GPT]),
+        "message 0 is not from 'human' or 'gpt' but from 'observation'",
     ),
     "no role": (record(1, conversations=[{"value": "Q"}, GPT]), "message 0 is not from 'human'"),
-    "begins with an answer": (record(1, conversations=[GPT, HUMAN]), "message 0 is not from"),
+    "answers alone": (record(1, conversations=[GPT, GPT]), "message 1 is not from 'human'"),
+    "one answer": (record(1, conversations=[GPT]), "has a question without an answer"),
+    "a system in between": (
+        record(1, conversations=[HUMAN, {"from": "system", "value": "Be brief."}]),
+        "message 1 is not from 'gpt'",
+    ),
     "two questions in a row": (record(1, conversations=[HUMAN, HUMAN, GPT]), "message 1 is not"),
     "two answers in a row": (record(1, conversations=[HUMAN, GPT, GPT]), "message 2 is not from"),
     "no answer": (said("Why?"), "has a question without an answer"),
@@ -209,9 +215,9 @@ RECORDS: dict[str, tuple[Any, str]] = {
     "half a character": (said("Why?", "\ud83d"), "message 1 is no valid Unicode"),
     "image is a number": (record(1, image=7), "image is not a path but 7"),
     "image is empty": (record(1, image=""), "image is not a path but ''"),
-    "image is an object": (record(1, image={"path": "x"}), "image is not a path but {"),
+    "image is an object": (record(1, image={"bytes": "eA=="}), "image is not a path but {"),
     "two images": (record(1, image=["sub/0.jpg", "sub/1.jpg"]), "has 2 images"),
-    "no images": (record(1, image=[]), "has 0 images"),
+    "no images": (record(1, image=[]), "speaks of an image by <image> but names none"),
     "an image but no name": (without("image"), "speaks of an image by <image> but names none"),
     "image missing": (record(99), "image 'sub/99.jpg' cannot be read: No such file"),
     "image is a folder": (record(1, image="sub"), "image 'sub' cannot be read: Is a directory"),
@@ -271,11 +277,19 @@ def test_equal_ids_are_no_damage(tmp_path: Path) -> None:
 
 
 def test_links_out_of_the_folder_and_in_circles(tmp_path: Path) -> None:
+    """Links in the image folder are the user's; records must not lead out of it by themselves."""
     (tmp_path / "images").mkdir()
-    (tmp_path / "secret.png").write_bytes(encoded(1))
-    (tmp_path / "images" / "out.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(BadRecordError, match=r"image 'out\.png' is outside the image folder"):
-        read_image("out.png", tmp_path / "images")
+    (tmp_path / "coco" / "train").mkdir(parents=True)
+    (tmp_path / "coco" / "train" / "x.png").write_bytes(encoded(1))
+    (tmp_path / "coco" / "x.png").write_bytes(encoded(2))
+    (tmp_path / "images" / "train").symlink_to(tmp_path / "coco" / "train")
+    (tmp_path / "images" / "x.png").symlink_to(tmp_path / "coco" / "x.png")
+    for name, number in (("train/x.png", 1), ("x.png", 2), ("train/../x.png", 2)):
+        assert read_image(name, tmp_path / "images") == encoded(number)
+    for name in ("../coco/x.png", "train/../../coco/x.png", str(tmp_path / "coco" / "x.png")):
+        with pytest.raises(BadRecordError, match=r"is outside the image folder; .* link one"):
+            read_image(name, tmp_path / "images")
+    assert read_image(str(tmp_path / "images" / "x.png"), tmp_path / "images") == encoded(2)
     (tmp_path / "images" / "a.png").symlink_to("b.png")
     (tmp_path / "images" / "b.png").symlink_to("a.png")
     with pytest.raises(BadRecordError, match=r"image 'a\.png' cannot be read"):
@@ -338,8 +352,9 @@ ODD_IMAGES: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "one bit": (saved(Image.new("1", (16, 16), 1), "png"), (255, 255, 255)),
     "16 bits of grey": (saved(GREY16, "png"), (128, 128, 128)),
     "16 bits of grey in TIFF": (saved(GREY16, "tiff"), (128, 128, 128)),
-    "transparency": (saved(Image.new("RGBA", (16, 16), (9, 8, 7, 0)), "png"), (9, 8, 7)),
-    "grey with transparency": (saved(Image.new("LA", (16, 16), (90, 0)), "png"), (90, 90, 90)),
+    "transparency": (saved(Image.new("RGBA", (16, 16), (9, 8, 7, 0)), "png"), (255, 255, 255)),
+    "opaque": (saved(Image.new("RGBA", (16, 16), (9, 8, 7, 255)), "png"), (9, 8, 7)),
+    "grey with transparency": (saved(Image.new("LA", (16, 16), (90, 51)), "png"), (222,) * 3),
     "animated GIF": (
         saved(RED, "gif", save_all=True, append_images=[image(0, (16, 16))]),
         (255, 0, 0),
@@ -358,7 +373,7 @@ def test_odd_images_are_read(name: str, tmp_path: Path) -> None:
     content, colour = ODD_IMAGES[name]
     (tmp_path / "x.jpg").write_bytes(content)
     stored = read_image("x.jpg", tmp_path)
-    found = decode_image(stored)
+    found = decode_stored(stored)
     assert found.mode == "RGB"
     middle = found.getpixel((found.width // 2, found.height // 2))
     assert max(abs(a - b) for a, b in zip(middle, colour, strict=True)) <= 1

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
+import ablate.data.image_names
 from ablate.data.benchmarks.annotations import AnnotatedItems, Item
 from ablate.data.conversations import Conversations
 from ablate.data.features import (
@@ -192,3 +193,13 @@ def test_a_changed_image_has_another_name(tmp_path: Path) -> None:
 def test_a_missing_file_is_left_to_its_reader(tmp_path: Path) -> None:
     items = [Item("0", tmp_path / "none.png", "what?", "that")]
     assert image_names(AnnotatedItems(items)) == [str(tmp_path / "none.png")]
+
+
+def test_another_way_of_reading_gives_other_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image(9).save(tmp_path / "0.png")
+    annotated = AnnotatedItems([Item("0", tmp_path / "0.png", "what?", "that")])
+    before = image_names(annotated)
+    monkeypatch.setattr(ablate.data.image_names, "VERSION", 99)
+    assert image_names(annotated) != before

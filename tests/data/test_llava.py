@@ -18,9 +18,10 @@ from PIL import Image, ImageChops
 import ablate.data.convert
 from ablate.data import DATASETS
 from ablate.data.llava import LLaVA
-from ablate.data.llava_records import BadRecordError, read_image, read_turns, record_lines
+from ablate.data.llava_images import read_image
+from ablate.data.llava_records import BadRecordError, read_turns, record_lines
 from ablate.data.samples import Turn
-from ablate.data.shards import decode_image, read_index
+from ablate.data.shards import decode_stored, read_index
 from ablate.data.tokenizer import train_tokenizer
 from tests.data.support import ROOT, encoded, image
 
@@ -99,8 +100,8 @@ BAD = {
         "has a question without an answer",
     ),
     "wrong order": (
-        record(1, conversations=[{"from": "gpt", "value": "A"}, {"from": "human", "value": "Q"}]),
-        "message 0 is not from 'human'",
+        record(1, conversations=[{"from": "human", "value": "Q"}, {"from": "human", "value": "Q"}]),
+        "message 1 is not from 'gpt'",
     ),
     "no text": (record(1, conversations=[{"from": "human"}]), "message 0 has no text"),
 }
@@ -151,25 +152,17 @@ def test_images_can_be_stored_decoded_and_smaller(tmp_path: Path) -> None:
     picture = Image.linear_gradient("L").convert("RGB").resize((60, 30))
     picture.save(tmp_path / "x.png")
     picture.save(tmp_path / "x.jpg", quality=95)
-    assert decode_image(read_image("x.png", tmp_path, "pixels")).tobytes() == picture.tobytes()
+    assert decode_stored(read_image("x.png", tmp_path, "pixels")).tobytes() == picture.tobytes()
     assert read_image("x.png", tmp_path, "pixels").startswith(b"P6")
     assert read_image("x.png", tmp_path, max_side=60) == (tmp_path / "x.png").read_bytes()
     expected = picture.resize((20, 10), Image.Resampling.BICUBIC)
     for name, begin in (("x.png", b"\x89PNG"), ("x.jpg", b"\xff\xd8")):
         stored = read_image(name, tmp_path, max_side=20)
         assert stored.startswith(begin)
-        found = decode_image(stored)
+        found = decode_stored(stored)
         assert found.size == (20, 10)
         difference = ImageChops.difference(found, expected)
         assert max(high for _, high in difference.getextrema()) <= (0 if name == "x.png" else 4)
-
-
-def test_link_out_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "secret.png").write_bytes(encoded(1))
-    (tmp_path / "images" / "x.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(BadRecordError, match="outside the image folder"):
-        read_image("x.png", tmp_path / "images")
 
 
 def test_text_only_rows(tmp_path: Path) -> None:
@@ -300,3 +293,21 @@ def test_killed_conversion_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     llava.prepare(tmp_path / "other")
     again = read_index(llava.directory(tmp_path / "other") / "train")
     assert read_index(llava.directory(cache) / "train") == again
+
+
+def test_data_of_another_version_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = source(tmp_path / "source", [record(0)], 1)
+    new = LLaVA(**arguments).directory(tmp_path)
+    made = ablate.data.convert.Conversion(
+        Path(arguments["json_file"]),
+        Path(arguments["images"]),
+        ablate.data.convert.ConvertOptions(vocab_size=300),
+    )
+    monkeypatch.setattr(ablate.data.convert, "VERSION", 1)
+    assert LLaVA(**arguments).directory(tmp_path) != new
+    made.run(tmp_path / "out", workers=1)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="with these options by this version; delete it"):
+        made.run(tmp_path / "out", workers=1)

@@ -21,7 +21,7 @@ from ablate.data.shards import (
     ShardDataset,
     ShardError,
     damage,
-    decode_image,
+    decode_stored,
     encode_pixels,
     read_index,
     write_shards,
@@ -131,7 +131,7 @@ def test_pixels_are_stored_as_they_are(tmp_path: Path) -> None:
     foreign = Image.open(io.BytesIO(entry["ppm"]))  # a file like any other
     assert foreign.tobytes() == picture.tobytes()
     with pytest.raises(ValueError, match="not enough image data"):
-        decode_image(encode_pixels(picture)[:-1])
+        decode_stored(encode_pixels(picture)[:-1])
 
 
 def test_missing_index(tmp_path: Path) -> None:

@@ -221,19 +221,10 @@ def test_pixels_are_stacked_alike_in_workers(transform: Transform, workers: int)
             assert torch.equal(batch, torch.stack(pixels))
 
 
-def test_too_long_rows_raise_or_are_skipped(
-    tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_too_long_rows_raise(tokenizer: Tokenizer) -> None:
     long = Sample("long", image(0), [Turn("is there a circle? " * 50, "no")])
-    plain = get_template("plain")
     with pytest.raises(TooLongError, match="sample 'long'"):
-        TrainCollator(tokenizer, plain, to_tensor, 60)([*samples(), long])
-    skipping = TrainCollator(tokenizer, plain, to_tensor, 60, too_long="skip")
-    batch = skipping([long, *samples()])
-    assert batch["input_ids"].shape[0] == batch["pixels"].shape[0] == 2
-    assert "'long'" in caplog.text
-    with pytest.raises(TooLongError, match=r"no sample of the batch fits.*long"):
-        skipping([long])
+        TrainCollator(tokenizer, get_template("plain"), to_tensor, 60)([*samples(), long])
 
 
 def test_rows_without_an_image(tokenizer: Tokenizer) -> None:
