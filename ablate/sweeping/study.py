@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 import optuna
 import yaml
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ablate.analysis.connect import refusals
 from ablate.config.compose import Layer, compose, expand, typed
 from ablate.config.documents import read_file
 from ablate.config.identity import digest, flatten, identity, to_dict
@@ -33,6 +35,7 @@ from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import Tracker
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STUDIES = "ABLATE_STUDIES names the store of studies: a database, as sqlite:///optuna.db"
 PROCESS, CUT_OFF = "process", "cut_off"
 
 
@@ -222,7 +225,9 @@ class StudyRun:
             ConfigError: a study of that name exists with another definition, or no trial finished.
         """
         self.tracker.bury()
-        study = self._study()
+        self.tracker.experiment(self.plan.keys.name)  # refused now, if at all
+        with refusals(storage_url(), STUDIES, OptunaError, RuntimeError):
+            study = self._study()
         missing = self.plan.keys.trials - len(counted(study))
         prepare([self.plan.config] * missing, self.cache, self.display)
         if missing > 0:
