@@ -41,7 +41,7 @@ def sweep(
         return
     new = sum(cell.identity not in done for cell in plan.cells)
     counts = f"{len(plan.cells)} cells, {len(plan.cells) - new} finished, {new} to run"
-    console.print(f"{plan.name}: {counts}", markup=False, highlight=False)
+    console.print(f"{plan.name}: {counts}")
     if new:
         warm_up(*FORKED)
         model_sizes(plan, vocabulary_sizes(plan, cache))
@@ -50,12 +50,11 @@ def sweep(
     console.print(
         f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "
-        f"table: ablate report {plan.name}",
-        markup=False,
+        f"table: ablate report {plan.name}"
     )
     if outcome.failed:
         for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+            console.print(f"failed: {name}: {reason}", style="red")
         raise typer.Exit(1)
 
 
@@ -114,7 +113,7 @@ def bench(
             typer.echo(line, err=True)
     if outcome.failed:
         for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+            console.print(f"failed: {name}: {reason}", style="red")
         raise typer.Exit(1)
 
 
