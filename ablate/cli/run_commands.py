@@ -53,12 +53,11 @@ def sweep(
     console.print(
         f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "
-        f"table: ablate report {plan.name}",
-        markup=False,
+        f"table: ablate report {plan.name}"
     )
     if outcome.failed:
         for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+            console.print(f"failed: {name}: {reason}", style="red")
         raise typer.Exit(1)
 
 
@@ -117,7 +116,7 @@ def bench(
             typer.echo(line, err=True)
     if outcome.failed:
         for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+            console.print(f"failed: {name}: {reason}", style="red")
         raise typer.Exit(1)
 
 

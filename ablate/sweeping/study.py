@@ -14,7 +14,6 @@ import yaml
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ablate.analysis.connect import refusals
@@ -184,16 +183,16 @@ class Best:
         """Print every trial, the best settings and where they are saved."""
         table = Table(title=self.study.study_name)
         for column in ("trial", "state", "value", "settings"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for trial in self.study.trials:
             value = "" if trial.value is None else f"{trial.value:.4f}"
             settings = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
-            table.add_row(str(trial.number), trial.state.name.lower(), value, escape(settings))
+            table.add_row(str(trial.number), trial.state.name.lower(), value, settings)
         console.print(table)
         best = self.study.best_trial
         console.print(f"best: trial {best.number}, {best.value:.4f}")
         for key, value in best.params.items():
-            console.print(f"  {key}: {_short(value)}", markup=False)
+            console.print(f"  {key}: {_short(value)}")
         console.print(f"saved as a base file: {self.path}")
 
 
