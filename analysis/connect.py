@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -41,6 +42,12 @@ def sqlite_file(uri: str) -> Path | None:
     return None if in_memory or url.query else Path(str(url.database)).absolute()
 
 
+def artifact_folder(uri: str) -> Path | None:
+    """Where artifacts go, beside an SQLite store; None: the store knows a place."""
+    file = sqlite_file(uri)
+    return None if file is None else file.parent / "mlartifacts"
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the store, each of whose calls raises ``StoreError`` if the store refuses it.
 
@@ -50,8 +57,7 @@ def connect(uri: str) -> MlflowClient:
     # It would tell how it makes its tables, and of each error beside raising it.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     with refusals(uri), _first_try():
-        if uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
-            _open_database(uri)
+        _open_database(uri)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return cast(MlflowClient, _Told(client, uri))
@@ -76,7 +82,14 @@ def refusals(uri: str, remedy: str = REMEDY, *own: type[Exception]) -> Iterator[
 
 
 def _open_database(uri: str) -> None:
-    """Raise at once what MLflow would try again for 100 seconds."""
+    """Make a new SQLite store; raise at once what MLflow would try again for 100 seconds."""
+    file, artifacts = sqlite_file(uri), artifact_folder(uri)
+    if file and artifacts and not file.exists():
+        # By itself, MLflow writes the working folder's name into SQL, as it is.
+        SqlAlchemyStore(uri, artifacts.as_uri())
+        return
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return
     engine = sqlalchemy.create_engine(uri)
     try:
         sqlalchemy.inspect(engine).get_table_names()

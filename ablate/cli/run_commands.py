@@ -102,10 +102,11 @@ def bench(
     from ablate.analysis.bench_tables import bench_tables
     from ablate.analysis.tables import render
     from ablate.efficiency.bench_run import BenchRun, check_models, check_path
+    from ablate.tracking.names import folder_name
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
-    path = json or Path(f"bench-{plan.keys.name}.json")
+    path = json or Path(f"bench-{folder_name(plan.keys.name)}.json")
     check_path(path)
     check_models(plan)
     console = terminal()

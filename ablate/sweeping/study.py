@@ -25,6 +25,7 @@ from ablate.errors import ConfigError
 from ablate.models.seeding import derive
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Message, Metrics, Validated
+from ablate.sweeping.plan import printable
 from ablate.sweeping.prepare import prepare
 from ablate.sweeping.sample_checks import check_samples
 from ablate.sweeping.work import train_and_evaluate
@@ -324,7 +325,8 @@ class StudyRun:
         path = self.plan.path.with_name(f"{self.plan.path.stem}-best.yaml")
         merged = expand({**own, **best.params}, str(path))
         value = f"{self.plan.keys.objective} {best.value:.4f}"
-        heading = f"# Best of study {self.plan.keys.name}: trial {best.number}, {value}.\n"
+        name = printable(self.plan.keys.name)  # a line break would end the comment
+        heading = f"# Best of study {name}: trial {best.number}, {value}.\n"
         path.write_text(heading + yaml.safe_dump(merged, sort_keys=False))
         return path
 

@@ -11,7 +11,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
-from ablate.analysis.connect import connect, refusals, sqlite_file
+from ablate.analysis.connect import artifact_folder, connect, refusals, sqlite_file
 from ablate.analysis.results import TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
@@ -77,9 +77,8 @@ class Tracker:
                 raise StoreError(self.uri, "", message)
             return found.experiment_id
         # Beside a local database, artifacts go beside it too; a server has its own place.
-        file = sqlite_file(self.uri)
-        local = file and file.parent / "mlartifacts" / folder_name(name)
-        location = local.as_uri() if local else None
+        local = artifact_folder(self.uri)
+        location = None if local is None else (local / folder_name(name)).as_uri()
         return self.client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING)
 
     def search(self, kind: str, **tags: str) -> list[Run]:
