@@ -27,6 +27,10 @@ class DataError(ConfigError):
     """
 
 
+class StoreError(ConfigError):
+    """A store of runs or studies that cannot be reached, or refuses what is asked of it."""
+
+
 class CellError(Exception):
     """A cell that cannot give a result (a non-finite loss, no supervised token): it fails alone."""
 

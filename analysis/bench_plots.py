@@ -42,9 +42,11 @@ def plot(results: BenchResults, path: Path) -> None:
         panel.set_title(f"batch {batch}")
     for panel in axes[-1]:
         panel.set_xlabel("prompt, tokens (image and text)")
-    axes[0][0].legend()
+    for text in axes[0][0].legend().get_texts():
+        text.set_parse_math(False)  # names are no formulas
     p = results.protocol
-    figure.suptitle(f"{results.name}: {p['device']}, {p['dtype']}, {p['threads']} threads")
+    title = f"{results.name}: {p['device']}, {p['dtype']}, {p['threads']} threads"
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)
 
 

@@ -13,9 +13,12 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from ablate.analysis.connect import connect, sqlite_file
+
 ENGINE_METRICS = ("train/", "validation/", "parameters/", "speed/", "seconds/", "chance/")
 """Prefixes of metrics that are no benchmark's score."""
-SQLITE = "sqlite:///"
+TEXT = "ablate.text."
+"""Begins the tag that holds what a metric is called; the rest is its name in MLflow."""
 HEADLINE = "accuracy"
 """The one metric of a benchmark that a table shows, where the benchmark has it."""
 
@@ -93,17 +96,21 @@ def open_store(tracking_uri: str) -> MlflowClient:
 
     Raises:
         ResultsError: there is no such file; MLflow would make an empty one.
+        StoreError: see ``connect``.
     """
-    if tracking_uri.startswith(SQLITE) and not Path(tracking_uri.removeprefix(SQLITE)).exists():
+    file = sqlite_file(tracking_uri)
+    if file is not None and not file.exists():
         raise ResultsError(
             f"no store of runs at {tracking_uri}; call ablate in the folder where the sweep ran, "
             "or set MLFLOW_TRACKING_URI"
         )
-    return MlflowClient(tracking_uri)
+    return connect(tracking_uri)
 
 
 def _row(run: Run) -> dict[str, Any]:
-    return {"run_id": run.info.run_id, **run.data.metrics}
+    """Its metrics by what they are called, where MLflow refuses that as a name too."""
+    metrics = {run.data.tags.get(TEXT + name, name): v for name, v in run.data.metrics.items()}
+    return {"run_id": run.info.run_id, **metrics}
 
 
 def _plan(client: MlflowClient, tracking_uri: str, name: str) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ablate.analysis.results import SweepResults
 
+TEXT: Any = {"parse_math": False}
+"""Names are no formulas: a "$" in one is a "$"."""
 PER_ROW, MARGIN = 0.35, 0.9
 """Inches of height: of a combination, and of title and axis."""
 
@@ -28,12 +31,12 @@ def plot_scores(results: SweepResults, path: Path) -> None:
         if (chance := results.chance(score)) is not None:
             panel.axvline(100 * chance, color="0.5", linestyle=":", label="chance")
             panel.legend(loc="lower left", fontsize="small")
-        panel.set_xlabel(f"{score.replace('/', ' ')}, %")
+        panel.set_xlabel(f"{score.replace('/', ' ')}, %", **TEXT)
         panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(combinations)), combinations)
+    panels[0].set_yticks(range(len(combinations)), combinations, **TEXT)
     panels[0].invert_yaxis()
     seeds = results.frame["seed"].nunique()
-    figure.suptitle(f"{results.name}: a dot per seed ({seeds}), a line for their mean")
+    figure.suptitle(f"{results.name}: a dot per seed ({seeds}), a line for their mean", **TEXT)
     figure.savefig(path, dpi=120)
 
 

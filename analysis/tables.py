@@ -88,8 +88,8 @@ def render(tables: list[tuple[str, pd.DataFrame]], form: str) -> str:
     texts = []
     for title, table in tables:
         body = tabulate(
-            table.values.tolist(),
-            headers=list(table.columns),
+            [[_cell(value, form) for value in row] for row in table.values.tolist()],
+            headers=[_cell(column, form) for column in table.columns],
             tablefmt=FORMATS[form],
             disable_numparse=True,
             colalign=["left"] + ["right"] * (len(table.columns) - 1),
@@ -97,3 +97,9 @@ def render(tables: list[tuple[str, pd.DataFrame]], form: str) -> str:
         heading = f"**{title}**\n" if form == "md" else f"% {title}"
         texts.append(f"{heading}\n{body}")
     return "\n\n".join(texts)
+
+
+def _cell(value: Any, form: str) -> str:
+    """A value as one cell of a table: a label may hold what divides cells or rows."""
+    text = " ".join(str(value).splitlines())
+    return text.replace("|", "\\|") if form == "md" else text

@@ -53,10 +53,8 @@ class Registry(Generic[T]):
 
         def decorate(cls: type[T]) -> type[T]:
             if name in self._classes:
-                raise ValueError(
-                    f"{self.role} {name!r} is registered twice: "
-                    f"{self._classes[name].__qualname__} and {cls.__qualname__}"
-                )
+                both = [f"{c.__module__}.{c.__qualname__}" for c in (self._classes[name], cls)]
+                raise ValueError(f"{self.role} {name!r} is registered twice: {' and '.join(both)}")
             self._classes[name] = self._checked(cls, name)
             return cls
 

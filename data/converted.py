@@ -18,7 +18,7 @@ class Shards(ShardedDataSet):
 
     Args:
         folder: the ``--out`` of the conversion.
-        template: the chat template.
+        template: the chat template; ``tokenizer`` is the one that the tokenizer itself carries.
     """
 
     splits = SPLITS

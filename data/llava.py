@@ -23,7 +23,7 @@ class LLaVA(ShardedDataSet):
         images: the folder that the records' image paths start from.
         tokenizer, vocab_size, validation_every, bad, text_only, image_format, max_side: see
             ``ablate.data.convert.ConvertOptions``.
-        template: the chat template.
+        template: the chat template; ``tokenizer`` is the one that the tokenizer itself carries.
 
     Raises:
         ValueError: an option that ``ConvertOptions`` refuses.

@@ -99,7 +99,7 @@ class Mixture(DataSet):
         tokenizer: a ``tokenizer.json`` to use; without one, one is trained on the training samples.
         kind: of the trained tokenizer: ``word`` or ``bpe``.
         vocab_size: of the trained tokenizer, at the most.
-        template: the chat template.
+        template: the chat template; ``tokenizer`` is the one that the tokenizer itself carries.
 
     Raises:
         ValueError: no part, a weight that is not above 0, or arguments of something not in parts.

@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.library_tokenizers import MAKERS, Library, make
 from tests.support import BASE, write
+
+if TYPE_CHECKING:
+    from tests.library_tokenizers import Library
 
 # Two workers (-n 2) on two cores: more threads in each would only wait for each other. Set before
 # torch is imported, and inherited by the processes that tests start.
@@ -26,6 +29,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Library]:
     """The tokenizers of ``tests.library_tokenizers`` by name."""
+    from tests.library_tokenizers import MAKERS, make  # which takes seconds
+
     return {name: make(name, tmp_path_factory.mktemp(name)) for name in MAKERS}
 
 

@@ -29,11 +29,12 @@ Jobs = Annotated[
 
 
 def terminal() -> Console:
-    """Where results are printed."""
+    """Where results are printed: all is text, as labels, names and paths may look like markup."""
     from rich.console import Console
 
     # In a log file there is no width to keep to, and a table is best on long lines.
-    return Console(width=None if sys.stdout.isatty() else 140)
+    width = None if sys.stdout.isatty() else 140
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def cache_folder() -> Path:

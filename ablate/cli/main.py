@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from typing import Any
 
 import typer
@@ -12,6 +14,8 @@ from ablate.cli.conclude_commands import report, score
 from ablate.cli.look_commands import list_
 from ablate.cli.run_commands import bench, chat, study, sweep
 from ablate.errors import CellError, ConfigError
+
+SHOWN = "backslashreplace"
 
 app = typer.Typer(
     help="Ablation experiments for multimodal language models that a reader can believe.",
@@ -28,6 +32,7 @@ app.add_typer(data_commands.app, name="data", help="Convert training data; check
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
+    _take_any_bytes()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         return app(arguments)
@@ -37,3 +42,11 @@ def main(arguments: list[str] | None = None) -> Any:
     except CellError as error:
         typer.echo(f"ablate: {error}", err=True)
         raise SystemExit(1) from None
+
+
+def _take_any_bytes() -> None:
+    """Print any name anywhere; leave bytes that are no text to be refused by who reads them."""
+    streams = (sys.stdin, "surrogateescape"), (sys.stdout, SHOWN), (sys.stderr, SHOWN)
+    for stream, errors in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)

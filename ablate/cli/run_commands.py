@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -53,12 +54,11 @@ def sweep(
     console.print(
         f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "
-        f"table: ablate report {plan.name}",
-        markup=False,
+        f"table: ablate report {shlex.quote(plan.name)}"
     )
     if outcome.failed:
         for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+            console.print(f"failed: {name}: {reason}", style="red")
         raise typer.Exit(1)
 
 
@@ -102,10 +102,12 @@ def bench(
     from ablate.analysis.bench_tables import bench_tables
     from ablate.analysis.tables import render
     from ablate.efficiency.bench_run import BenchRun, check_models, check_path
+    from ablate.tracking.names import folder_name
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
-    path = json.expanduser() if json else Path(f"bench-{plan.keys.name}.json")
+    name = f"bench-{folder_name(plan.keys.name)}.json"
+    path = Path(name) if json is None else json.expanduser()
     check_path(path)
     check_models(plan)
     console = terminal()
@@ -117,7 +119,7 @@ def bench(
             typer.echo(line, err=True)
     if outcome.failed:
         for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red", markup=False)
+            console.print(f"failed: {name}: {reason}", style="red")
         raise typer.Exit(1)
 
 
@@ -145,6 +147,8 @@ def chat(
         sampling = Sampling(temperature, top_k, top_p, seed)
     except ValueError as error:
         raise ConfigError(COMMAND_LINE, "", str(error)) from error
+    if question is not None:
+        check_text(question, "--question")
     picture = None if image is None else read_image(image)
     conversation = open_chat(find_model(model), picture, max_new_tokens, sampling)
     for words in [question] if question is not None else typed_lines():
@@ -152,8 +156,25 @@ def chat(
         typer.echo()
 
 
+def check_text(words: str, key: str) -> None:
+    """See to it that words are text, whatever bytes they were given as.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    try:
+        words.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(COMMAND_LINE, key, "is not text in UTF-8") from error
+
+
 def typed_lines() -> Iterator[str]:
-    """What the user types, until an empty line or the end of the input."""
+    """What the user types, until an empty line or the end of the input.
+
+    Raises:
+        ConfigError: a line is not text.
+    """
     with suppress(EOFError):
         while line := input("> "):
+            check_text(line, "question")
             yield line

@@ -137,7 +137,7 @@ def overrides(items: list[str], allowed: tuple[str, ...] = SECTIONS) -> Layer:
             raise ConfigError(source, key, f"unknown key; {nearest(key, list(allowed))}")
         try:
             given = OmegaConf.to_container(OmegaConf.from_dotlist([item]))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, UnicodeError) as error:
             raise ConfigError(source, item, str(error)) from error
         assert isinstance(given, dict)
         values = merge(values, expand(given, source))

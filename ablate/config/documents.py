@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def read_file(
     diffs = {key: value for key, value in values.items() if isinstance(value, dict)}
     plain = {key: value for key, value in values.items() if key not in diffs}
     keys = dataclasses.replace(typed(schema, Layer(source, plain)), **diffs)
-    keys.name = keys.name or path.stem
+    keys.name = keys.name or os.fsencode(path.stem).decode("utf-8", "backslashreplace")
     return RunFile(
         source=source,
         keys=keys,

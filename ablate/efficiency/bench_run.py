@@ -140,6 +140,7 @@ class BenchRun:
             CellError: the machine's rates could not be measured.
         """
         self.tracker.bury()
+        self.tracker.experiment(self.plan.keys.name)  # refused now, if at all
         keys = self.plan.keys
         with (
             Recorder(self.tracker, self.display, "bench", keys.name, "bench-model") as recorder,

@@ -10,6 +10,7 @@ import torch
 from mlflow.artifacts import download_artifacts
 from PIL import Image
 
+from ablate.analysis.connect import refusals
 from ablate.analysis.results import ResultsError, open_store
 from ablate.components.checkpoints import CheckpointError
 from ablate.components.registry import nearest
@@ -58,7 +59,9 @@ def find_model(reference: str) -> Path:
         artifacts = tracker.client.list_artifacts(run.info.run_id)
         if any(artifact.path == MODEL for artifact in artifacts):
             # by its own URI, so that a local store's folder is used where it is and not copied
-            return Path(download_artifacts(f"{run.info.artifact_uri}/{MODEL}", tracking_uri=uri))
+            with refusals(uri):
+                place = f"{run.info.artifact_uri}/{MODEL}"
+                return Path(download_artifacts(place, tracking_uri=uri))
     raise ConfigError(
         COMMAND_LINE,
         "--model",

@@ -26,8 +26,8 @@ class PipeReporter:
         self._connection = connection
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        """See ``Reporter``."""
-        self._connection.send(Metrics(values, step))
+        """See ``Reporter``; what is no number is this cell's failure, not the store's."""
+        self._connection.send(Metrics({k: float(v) for k, v in values.items()}, step))
 
     def progress(self, phase: str, fraction: float) -> None:
         """See ``Reporter``."""

@@ -43,7 +43,7 @@ def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Pat
     except DataError as error:
         sizes = model_sizes(plan, {})
         note = f"Planned without its data, with each backbone's own vocabulary ({error})."
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
     else:
         sizes = model_sizes(plan, vocabularies)
         finished = {name for name, each in steps.items() if each.identity in done}
@@ -64,13 +64,13 @@ def print_features(console: Console, configs: list[RunConfig], cache: Path) -> l
     try:
         wanted = [r for r in requests(configs, cache, data_set) if r.is_worthwhile]
     except OSError as error:
-        console.print(f"features to store: not known ({error})", markup=False, highlight=False)
+        console.print(f"features to store: not known ({error})")
         return []
     sizes = [_features_size(request) for request in wanted]
     for line, count in Counter(map(_features_line, wanted, sizes)).items():
         # Cells of several seeds share weights that are read from a file.
         times = f", for each of at most {count} encoders" if count > 1 else ""
-        console.print(line + times, markup=False, highlight=False)
+        console.print(line + times)
     return [request for request, size in zip(wanted, sizes, strict=True) if size <= limit()]
 
 

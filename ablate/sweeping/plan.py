@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +58,7 @@ class Cell:
     @property
     def combination(self) -> str:
         """The axis values alone, as in ``mlp-mamba2``; cells that differ by seed share it."""
-        return "-".join(self.labels.values()) or "base"
+        return "-".join(map(printable, self.labels.values())) or "base"
 
     @property
     def name(self) -> str:
@@ -155,8 +156,11 @@ def _values(axis: str, values: Any, source: str) -> list[tuple[str, dict[str, An
     found: list[tuple[str, dict[str, Any]]] = []
     for value in values:
         label, diff = _value(axis, value, source, key)
-        if label in [known for known, _ in found]:
-            raise ConfigError(source, key, f"lists {label!r} twice")
+        for known, _ in found:
+            if label == known:
+                raise ConfigError(source, key, f"lists {label!r} twice")
+            if _look(label) == _look(known):
+                raise ConfigError(source, key, f"{known!r} and {label!r} look alike; rename one")
         found.append((label, expand(diff, source)))
     return found
 
@@ -190,8 +194,27 @@ def _exclusions(
 
 def _distinct(cells: list[Cell], source: str) -> None:
     seen: dict[str, str] = {}
+    alike: dict[str, Cell] = {}
     for cell in cells:
         if cell.identity in seen:
             message = f"{seen[cell.identity]} and {cell.name} are the same run; drop one"
             raise ConfigError(source, "axes", message)
         seen[cell.identity] = cell.name
+        other = alike.setdefault(_look(cell.combination), cell)
+        if other.labels != cell.labels:
+            raise ConfigError(
+                source,
+                "axes",
+                f"{other.labels} and {cell.labels} would both be called {cell.combination!r}; "
+                "give a value another label, as in `label: {diff}`",
+            )
+
+
+def _look(label: str) -> str:
+    """What labels share that a reader cannot tell apart."""
+    return " ".join(unicodedata.normalize("NFC", printable(label)).split())
+
+
+def printable(label: str) -> str:
+    """A label with what cannot be seen as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in label)

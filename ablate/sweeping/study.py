@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import optuna
 import yaml
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ablate.analysis.connect import refusals
 from ablate.config.compose import Layer, compose, expand, typed
 from ablate.config.documents import read_file
 from ablate.config.identity import digest, flatten, identity, to_dict
@@ -24,6 +25,7 @@ from ablate.errors import ConfigError
 from ablate.models.seeding import derive
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Message, Metrics, Validated
+from ablate.sweeping.plan import printable
 from ablate.sweeping.prepare import prepare
 from ablate.sweeping.sample_checks import check_samples, prepare_data
 from ablate.sweeping.work import train_and_evaluate
@@ -33,6 +35,7 @@ from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import Tracker, home_expanded
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STUDIES = "ABLATE_STUDIES names the store of studies: a database, as sqlite:///optuna.db"
 PROCESS, CUT_OFF = "process", "cut_off"
 
 
@@ -181,16 +184,16 @@ class Best:
         """Print every trial, the best settings and where they are saved."""
         table = Table(title=self.study.study_name)
         for column in ("trial", "state", "value", "settings"):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for trial in self.study.trials:
             value = "" if trial.value is None else f"{trial.value:.4f}"
             settings = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
-            table.add_row(str(trial.number), trial.state.name.lower(), value, escape(settings))
+            table.add_row(str(trial.number), trial.state.name.lower(), value, settings)
         console.print(table)
         best = self.study.best_trial
         console.print(f"best: trial {best.number}, {best.value:.4f}")
         for key, value in best.params.items():
-            console.print(f"  {key}: {_short(value)}", markup=False)
+            console.print(f"  {key}: {_short(value)}")
         console.print(f"saved as a base file: {self.path}")
 
 
@@ -222,7 +225,9 @@ class StudyRun:
             ConfigError: a study of that name exists with another definition, or no trial finished.
         """
         self.tracker.bury()
-        study = self._study()
+        self.tracker.experiment(self.plan.keys.name)  # refused now, if at all
+        with refusals(storage_url(), STUDIES, OptunaError, RuntimeError):
+            study = self._study()
         missing = self.plan.keys.trials - len(counted(study))
         if missing > 0:
             prepare_data(str(self.plan.path), self.plan.config, self.cache)
@@ -321,7 +326,8 @@ class StudyRun:
         path = self.plan.path.with_name(f"{self.plan.path.stem}-best.yaml")
         merged = expand({**own, **best.params}, str(path))
         value = f"{self.plan.keys.objective} {best.value:.4f}"
-        heading = f"# Best of study {self.plan.keys.name}: trial {best.number}, {value}.\n"
+        name = printable(self.plan.keys.name)  # a line break would end the comment
+        heading = f"# Best of study {name}: trial {best.number}, {value}.\n"
         path.write_text(heading + yaml.safe_dump(merged, sort_keys=False))
         return path
 

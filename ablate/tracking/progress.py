@@ -6,7 +6,6 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -15,6 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 SHARES = {"train": (0.0, 0.9), "evaluate": (0.9, 0.1)}
 """Phase -> the part of a cell that lies before it, and its own; others are the whole."""
@@ -30,7 +31,8 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            # Folded, not cut: two cells may differ at their ends alone.
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
@@ -67,21 +69,19 @@ class Display:
         self._fractions.clear()
         self._count, self._ended = count, 0
         self._begun = time.monotonic()
-        self._overall = self._bars.add_task(f"[bold]{name}: {count} cells", total=float(count))
-        self.console.print(f"{name}: {count} cells, {jobs} at a time")
+        self._overall = self._bars.add_task(f"{name}: {count} cells", total=float(count))
+        self.say(f"{name}: {count} cells, {jobs} at a time")
 
     def started(self, cell: str) -> None:
         """A cell's process began."""
-        self._cells[cell] = self._bars.add_task(f"  {escape(cell)}", total=1.0)
+        self._cells[cell] = self._bars.add_task(f"  {cell}", total=1.0)
         self._since[cell] = time.monotonic()
 
     def progress(self, cell: str, phase: str, fraction: float) -> None:
         """A cell is so far in a phase."""
         before, share = SHARES.get(phase, (0.0, 1.0))
         done = before + share * fraction
-        self._bars.update(
-            self._cells[cell], completed=done, description=f"  {escape(cell)} {phase}"
-        )
+        self._bars.update(self._cells[cell], completed=done, description=f"  {cell} {phase}")
         self._advance(cell, done)
 
     def ended(self, cell: str, failure: str = "") -> None:
@@ -90,15 +90,15 @@ class Display:
         self._advance(cell, 1.0)
         seconds = time.monotonic() - self._since[cell]
         self._ended += 1
-        text = f"[red]failed[/red]: {escape(failure)}" if failure else "done"
+        result = ("failed", "red") if failure else "done"
         left = f", {self._time_left()} left" if self._ended < self._count else ""
-        self.console.print(
-            f"  {self._ended}/{self._count} {escape(cell)} {text} ({seconds:.0f} s){left}"
-        )
+        why = f": {failure}" if failure else ""
+        begin, end = f"  {self._ended}/{self._count} {cell} ", f"{why} ({seconds:.0f} s){left}"
+        self.console.print(Text.assemble(begin, result, end))
 
     def say(self, text: str) -> None:
         """A line about what goes on before the first cell."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(Text(text))
 
     def _time_left(self) -> str:
         """As the bar's ETA: by the rate over the whole phase so far."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -11,13 +10,16 @@ from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
+from ablate.analysis.connect import artifact_folder, connect, refusals, sqlite_file
+from ablate.analysis.results import TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
+from ablate.errors import StoreError
+from ablate.tracking.names import folder_name, legal_name, short_keys, storable
 from ablate.tracking.provenance import is_dead, this_process
 
-SQLITE = "sqlite:///"
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
 AXIS = "axis."
@@ -33,11 +35,15 @@ MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
 
-    MLflow keeps one store a URI in a process, so that a relative one would go on pointing to the
-    first folder it was used in.
+    MLflow keeps one store per URI in a process, so that a relative one would go on pointing to the
+    first folder it was used in. It is relative only in a folder whose name means something else
+    in a URI (``my%20project``).
     """
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return home_expanded(given) if given else f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return home_expanded(given)
+    file = Path.cwd() / "mlflow.db"
+    uri = f"sqlite:///{file}"
+    return uri if sqlite_file(uri) == file else "sqlite:///mlflow.db"
 
 
 def home_expanded(uri: str) -> str:
@@ -54,49 +60,43 @@ class Tracker:
     """
 
     def __init__(self, uri: str | None = None) -> None:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # not how it makes its tables
         self.uri = uri or tracking_uri()
         self.client = self._connect()
 
     def _connect(self) -> MlflowClient:
         """A client of the store; one process at a time makes a new database's tables."""
-        if not self.uri.startswith(SQLITE):
-            return MlflowClient(self.uri)
-        with FileLock(self.uri.removeprefix(SQLITE) + ".lock"):
-            client = MlflowClient(self.uri)
-            client.search_experiments(max_results=1)
-        return client
+        file = sqlite_file(self.uri)
+        if file is None:
+            return connect(self.uri)
+        with refusals(self.uri), FileLock(f"{file}.lock"):
+            return connect(self.uri)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of that name, created if need be."""
+        """The id of the experiment of that name, created if need be.
+
+        Raises:
+            StoreError: it is deleted.
+        """
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            if found.lifecycle_stage == LifecycleStage.DELETED:
+                restore = f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+                message = f"experiment {name!r} is deleted there; {restore}, or take another name"
+                raise StoreError(self.uri, "", message)
             return found.experiment_id
         # Beside a local database, artifacts go beside it too; a server has its own place.
-        local = self.uri.startswith(SQLITE)
-        folder = Path(self.uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts"
-        location = (folder / name).as_uri() if local else None
+        local = artifact_folder(self.uri)
+        location = None if local is None else (local / folder_name(name)).as_uri()
         return self.client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING)
 
-    def search(self, **tags: str) -> list[Run]:
-        """Runs of all experiments with these values of ``ablate.*`` tags, newest first."""
-        ids = [e.experiment_id for e in self.client.search_experiments()]
-        where = " and ".join(f"tags.`ablate.{key}` = '{value}'" for key, value in tags.items())
-        runs: list[Run] = []
-        token: str | None = None
-        while ids:
-            page = self.client.search_runs(
-                ids,
-                where,
-                max_results=1000,
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
-            runs += page
-            token = page.token
-            if not token:
-                break
-        return runs
+    def search(self, kind: str, **tags: str) -> list[Run]:
+        """Runs of all experiments with these values of ``ablate.*`` tags, newest first.
+
+        Tags but the kind are compared here: MLflow's filters cannot hold any text.
+        """
+        found = search(self.client, f"tags.`{KIND}` = '{kind}'")
+        wanted = {f"ablate.{key}": value for key, value in tags.items()}
+        return [run for run in found if wanted.items() <= run.data.tags.items()]
 
     def parent(self, kind: str, name: str) -> str:
         """The parent run of the sweep or study of that name, opened again if it exists."""
@@ -112,9 +112,9 @@ class Tracker:
         """A new child run of ``parent``, with the config as parameters; returns its id."""
         experiment = self.client.get_run(parent).info.experiment_id
         all_tags = {KIND: kind, NAME: name, PROCESS: this_process(), PARENT: parent}
-        all_tags |= {f"ablate.{key}": value for key, value in tags.items()}
+        all_tags |= {legal_name(f"ablate.{k}"): storable(value) for k, value in tags.items()}
         run_id = self.client.create_run(experiment, tags=all_tags, run_name=name).info.run_id
-        labels = [Param(key, value) for key, value in tags.items() if key.startswith(AXIS)]
+        labels = [Param(legal_name(k), storable(v)) for k, v in tags.items() if k.startswith(AXIS)]
         try:
             # The labels too, since a comparison takes its axes from parameters and not from tags.
             self.client.log_batch(run_id, params=[*parameters(config), *labels])
@@ -127,12 +127,14 @@ class Tracker:
     def metrics(self, run_id: str, values: dict[str, float], step: int | None = None) -> None:
         """Log numbers of a run at a step (0 for a result)."""
         now = int(time.time() * 1000)
-        points = [Metric(key, value, now, step or 0) for key, value in values.items()]
-        self.client.log_batch(run_id, metrics=points)
+        names = {key: legal_name(key) for key in values}
+        points = [Metric(names[key], value, now, step or 0) for key, value in values.items()]
+        texts = [RunTag(TEXT + n, storable(key)) for key, n in names.items() if n != key]
+        self.client.log_batch(run_id, metrics=points, tags=texts)
 
     def tag(self, run_id: str, **tags: str) -> None:
         """Set ``ablate.*`` tags of a run."""
-        entities = [RunTag(f"ablate.{key}", value) for key, value in tags.items()]
+        entities = [RunTag(legal_name(f"ablate.{k}"), storable(v)) for k, v in tags.items()]
         self.client.log_batch(run_id, tags=entities)
 
     def beat(self, run_ids: Iterable[str]) -> None:
@@ -164,10 +166,7 @@ def _is_silent(run: Run) -> bool:
 
 def parameters(config: RunConfig) -> list[Param]:
     """A config as short, flat parameters: ``connector``, ``connector.scan``, ``train.lr``."""
-    flat = flatten(to_dict(config))
-    short = {
-        key.replace(".args", "").removesuffix(".name"): value
-        for key, value in flat.items()
-        if value != {}  # a component without arguments has its name alone
-    }
-    return [Param(key, str(value)) for key, value in short.items()]
+    short = short_keys(flatten(to_dict(config)))
+    # A component without arguments has its name alone.
+    given = {key: value for key, value in short.items() if value != {}}
+    return [Param(legal_name(key), storable(str(value))) for key, value in given.items()]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
 from ablate.config.identity import digest, to_dict
@@ -154,6 +155,8 @@ def fit(
         accumulate_grad_batches=config.train.accumulate,
         accelerator="auto",
         devices=1,
+        # A cell is its own process: what SLURM, torchrun, LSF or MPI set is not about it.
+        plugins=[LightningEnvironment()],
         val_check_interval=every and every * config.train.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,

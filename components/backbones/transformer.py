@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ _NO_SETTINGS = ("model_type", "transformers_version", "architectures", "dtype")
 
 # Settings by which an architecture changes its logits after the head, outside what ``head`` calls.
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+# Backbones for what this one does not run, by transformers' model type.
+_INSTEAD = {
+    "mamba": "mamba1 (mamba-130m to mamba-2.8b take such a directory as weights)",
+    "mamba2": "mamba2 (mamba2-130m to mamba2-2.7b take such a directory as weights)",
+}
 
 
 @dataclass
@@ -60,8 +66,9 @@ class TransformerBackbone(Backbone):
 
     Raises:
         ValueError: the architecture or a setting is unknown, both ``path`` and ``config`` are
-            given, the model's vocabulary is smaller than the tokenizer's, or the architecture
-            changes its logits after the head.
+            given, the model's vocabulary is smaller than the tokenizer's, or the architecture is no
+            causal language model, has a recurrent state or no cache, or changes its logits after
+            the head.
         FileNotFoundError: ``path`` has no model.
         CheckpointError: the weights in ``path`` are damaged or not this model's as a whole.
     """
@@ -84,19 +91,19 @@ class TransformerBackbone(Backbone):
             resolved = _pretrained_configuration(Path(path).expanduser())
         else:
             raise ValueError("transformer: give path or config, not both")
+        attention = _attention(resolved)
         _check(resolved, vocab_size)
         self.model: Any
         if path is None or torch.get_default_device().type == "meta":
             self.model = AutoModelForCausalLM.from_config(
-                resolved, attn_implementation="sdpa", dtype=torch.get_default_dtype()
+                resolved, attn_implementation=attention, dtype=torch.get_default_dtype()
             )
         else:
-            self.model = read_causal_lm(Path(path).expanduser(), resolved)
+            self.model = read_causal_lm(Path(path).expanduser(), resolved, attention)
         accepted = inspect.signature(self.model.base_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
-        # transformers renames the argument in the course of its fifth version.
-        self._cache_argument = "cache" if "cache" in accepted else "past_key_values"
-        self._is_llama = self.model.config.model_type == "llama"
+        self._cache_argument = _cache_argument(resolved.model_type, accepted)
+        self._is_llama = resolved.model_type == "llama"
 
     @property
     def d_model(self) -> int:
@@ -180,10 +187,17 @@ class TransformerBackbone(Backbone):
         return kept_step(self, key, make).start(state)
 
     def blueprint(self) -> tuple[str, dict[str, Any]]:
-        """Its configuration, all settings of which may come from a directory."""
-        settings = self.model.config.to_diff_dict()
-        config = {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
-        return "transformer", {"architecture": self.model.config.model_type, "config": config}
+        """Its configuration, all settings of which may come from a directory.
+
+        A directory's configuration may also have what the architecture knows nothing of.
+        """
+        config, architecture = self.model.config, type(self.model.config)()
+        settings = {
+            key: value
+            for key, value in config.to_diff_dict().items()
+            if key not in _NO_SETTINGS and hasattr(architecture, key)
+        }
+        return "transformer", {"architecture": config.model_type, "config": settings}
 
     def _run(
         self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any
@@ -255,10 +269,49 @@ def _pretrained_configuration(path: Path) -> Any:
     return AutoConfig.from_pretrained(path, local_files_only=True)
 
 
-def _check(config: Any, vocab_size: int) -> None:
-    if config.vocab_size < vocab_size:
+def _attention(config: Any) -> str:
+    """The implementation of a configuration's attention, as the library names it: the fastest.
+
+    Raises:
+        ValueError: the library has no causal language model of it, or one with a recurrent state.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    name = config.model_type
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"transformer: {name} is no causal language model; choose another")
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if model._is_stateful:
         raise ValueError(
-            f"transformer: the model has {config.vocab_size} embeddings but the tokenizer "
+            f"transformer: {name} has a recurrent state, and this backbone keeps keys and values "
+            f"alone; choose {_INSTEAD.get(name, 'another')}"
+        )
+    return "sdpa" if model._supports_sdpa else "eager"
+
+
+def _cache_argument(name: str, accepted: Collection[str]) -> str:
+    """The name of a model's argument for its cache.
+
+    Raises:
+        ValueError: the model lacks an argument that it is given here.
+    """
+    # transformers renames it in the course of its fifth version.
+    cache = "cache" if "cache" in accepted else "past_key_values"
+    given = ("inputs_embeds", "attention_mask", "use_cache", cache)
+    lacking = [argument for argument in given if argument not in accepted]
+    if lacking:
+        raise ValueError(
+            f"transformer: {name} takes no {', no '.join(lacking)}, which this backbone gives to a "
+            "model; choose another"
+        )
+    return cache
+
+
+def _check(config: Any, vocab_size: int) -> None:
+    size = config.get_text_config().vocab_size
+    if size < vocab_size:
+        raise ValueError(
+            f"transformer: the model has {size} embeddings but the tokenizer "
             f"{vocab_size} ids; use the model's own tokenizer or a larger vocab_size"
         )
     changed = [s for s in _LOGIT_SETTINGS if getattr(config, s, None) not in (None, 1.0)]

@@ -104,7 +104,7 @@ def load_causal_lm(model: nn.Module, path: Path, *, vocabulary: int = 0) -> None
     copy(matched(model, tensors, path, tables=tables, least_rows=vocabulary))
 
 
-def read_causal_lm(path: Path, config: Any) -> nn.Module:
+def read_causal_lm(path: Path, config: Any, attention: str) -> nn.Module:
     """The model in a directory that ``save_pretrained`` wrote, of any architecture; all of it.
 
     The library reads it, since it renames, splits and joins the weights of some architectures as it
@@ -113,6 +113,7 @@ def read_causal_lm(path: Path, config: Any) -> nn.Module:
     Args:
         path: the directory.
         config: its configuration, as the library read it.
+        attention: the library's name of the implementation to use, "sdpa" or "eager".
 
     Returns:
         The model in torch's default dtype.
@@ -128,7 +129,7 @@ def read_causal_lm(path: Path, config: Any) -> nn.Module:
             both: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=config,
-                attn_implementation="sdpa",
+                attn_implementation=attention,
                 dtype=torch.get_default_dtype(),
                 local_files_only=True,
                 output_loading_info=True,

@@ -35,8 +35,9 @@ def vqav2_accuracy(prediction: str, references: Sequence[str]) -> float:
 class VQAv2(OfficialBenchmark):
     """``accuracy``: the soft accuracy, overall and by answer type (yes/no, number, other).
 
-    Equals ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` of GT-Vision-Lab/VQA as it has been
-    since VQA v2; up to commit c4e6a0e it normalised predictions always, and references in part.
+    Equals ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` of GT-Vision-Lab/VQA in the form that
+    normalises where people disagree (master); another one in its history (commit c4e6a0e)
+    normalises every prediction, and rids references of punctuation alone.
 
     Reads, in ``CACHE/benchmarks/vqav2``: ``v2_OpenEnded_mscoco_val2014_questions.json``,
     ``v2_mscoco_val2014_annotations.json`` and ``val2014/COCO_val2014_*.jpg``.

@@ -83,3 +83,26 @@ def test_the_picture_names_what_it_shows(tmp_path: Path) -> None:
     drawn = (tmp_path / "s.svg").read_text()
     for text in ("mlp 0.1", "msc 0.2", "bench accuracy, %", "chance", "s: a dot per seed (3)"):
         assert f"<!-- {text}" in drawn  # what matplotlib draws as outlines, it notes so
+
+
+LABELS = {"mlp": "a|b $x^{$ [/14]", "msc": "two\nlines"}
+
+
+def renamed() -> SweepResults:
+    made = results()
+    frame = made.frame.assign(connector=made.frame["connector"].map(LABELS))
+    return SweepResults("50 % $ of_it", made.axes | {"connector": [*LABELS.values()]}, frame)
+
+
+def test_a_label_is_one_cell_of_a_table() -> None:
+    lines = render(sweep_table(renamed())[:1], "md").splitlines()
+    assert len(lines) == 8  # title, a blank line, headers, a rule and four rows
+    assert r"| a\|b $x^{$ [/14] " in lines[4]
+    assert "| two lines " in lines[6]
+
+
+def test_a_label_in_a_picture_is_no_formula(tmp_path: Path) -> None:
+    plot_scores(renamed(), tmp_path / "s.svg")
+    drawn = (tmp_path / "s.svg").read_text()
+    assert "<!-- a|b $x^{$ [/14] 0.1 -->" in drawn
+    assert "50 % $ of_it: a dot per seed (3)" in drawn

@@ -32,6 +32,20 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4},
     "olmoe": EXPERTS,
     "qwen2_moe": {**EXPERTS, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    # and these have no attention by torch's kernels
+    "bloom": {},
+    "mpt": {},
+}
+# Models that the transformer backbone does not run.
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "mamba": ({"state_size": 8}, "recurrent state, .*; choose mamba1 .mamba-130m to"),
+    "mamba2": (
+        {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
+        "recurrent state, .*; choose mamba2 .mamba2-130m to",
+    ),
+    "falcon_mamba": ({"state_size": 8}, "recurrent state, .*; choose another"),
+    "openai-gpt": ({}, "takes no use_cache, no past_key_values, .*; choose another"),
+    "xlm": ({}, "takes no use_cache, .*; choose another"),
 }
 WEIGHTS = "model.safetensors"
 
@@ -41,7 +55,8 @@ def written(name: str, folder: Path, **how: Any) -> Any:
     import transformers as hf
 
     torch.manual_seed(0)
-    config = hf.AutoConfig.for_model(name, **SIZES, **ARCHITECTURES.get(name, {}))
+    sizes = ARCHITECTURES[name] if name in ARCHITECTURES else OTHERS[name][0]
+    config = hf.AutoConfig.for_model(name, **SIZES, **sizes)
     model = hf.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,6 +74,43 @@ def test_an_architecture_whose_keys_are_renamed(name: str, size: str, tmp_path: 
     with torch.no_grad():
         actual = loaded(loaded.embed(ids))
         torch.testing.assert_close(actual, model(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "bloom", "mpt"])
+def test_what_was_loaded_decodes_as_it_reads(name: str, tmp_path: Path) -> None:
+    """Also from the blueprint alone, which a saved model has; with padding on the left."""
+    written(name, tmp_path)
+    loaded = BACKBONES.get("transformer")(VOCAB, path=str(tmp_path)).eval()
+    backbone, arguments = loaded.blueprint()
+    again = BACKBONES.get(backbone)(VOCAB, **arguments).eval()
+    again.load_state_dict(loaded.state_dict())
+    ids, mask = torch.randint(0, VOCAB, (2, 9)), torch.tensor([[1] * 9, [0] * 4 + [1] * 5])
+    for model in (loaded, again):
+        state = model.init_state(2, 9)
+        model.prefill(model.embed(ids[:, :8]), state, mask[:, :8])
+        decoded = model.step(model.embed(ids[:, 8]), state)
+        with torch.no_grad():
+            for row, start in enumerate((0, 4)):
+                alone = model(model.embed(ids[row : row + 1, start:]))[0, -1]
+                torch.testing.assert_close(decoded[row], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_of_another_kind_is_refused(name: str, device: str, tmp_path: Path) -> None:
+    written(name, tmp_path)
+    with torch.device(device), pytest.raises(ValueError, match=OTHERS[name][1]) as refused:
+        BACKBONES.get("transformer")(VOCAB, path=str(tmp_path))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+def test_a_directory_of_no_language_model_is_refused(tmp_path: Path) -> None:
+    import transformers as hf
+
+    hf.AutoConfig.for_model("vit").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="vit is no causal language model; choose another"):
+        BACKBONES.get("transformer")(VOCAB, path=str(tmp_path))
 
 
 def test_the_names_in_these_files_are_not_the_modules(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_mistake_in_a_base_names_the_base(house: Path, capsys: pytest.CaptureFix
         ("train.lr", "an override is key=value"),
         ("train.lr=fast", "command line: train.lr"),
         ("seeds=${nothing}", "seeds: Interpolation key 'nothing' not found"),
+        ("data.args.folder=caf\udce9", "data.args.folder=caf\\udce9: 'utf-8' codec can't encode"),
         ("train.lr=${nothing}", "command line: train.lr: Interpolation key 'nothing' not found"),
     ],
 )

@@ -155,6 +155,7 @@ def test_sampling_is_seeded_and_each_turn_draws_anew(saved: Path) -> None:
         (["--model", "saved", "--image", "base.yaml"], "base.yaml: is not an image"),
         (["--model", "saved", "--image", "."], "--image: .: Is a directory"),
         (["--model", "saved", "--top-k", "5"], "set a temperature above 0"),
+        (["--model", "nothing", "--question", "caf\udce9"], "--question: is not text in UTF-8"),
         (["--model", "saved", "--temperature", "-1"], "temperature must be 0 (greedy) or above"),
     ],
 )
@@ -166,6 +167,17 @@ def test_mistakes_are_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("mlflow.db").exists()
+
+
+def test_a_typed_question_that_is_not_text_is_one_line(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = io.TextIOWrapper(io.BytesIO(b"red ?\ncaf\xe9 ?\n"), "utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    assert chat("--model", str(saved), "--max-new-tokens", "5") == 2
+    said = capsys.readouterr()
+    assert len(said.out) > len("> > ")  # the first is answered
+    assert said.err == "ablate: command line: question: is not text in UTF-8\n"
 
 
 def test_a_folder_without_its_tokenizer_is_refused(saved: Path) -> None:

@@ -11,7 +11,7 @@ from ablate.config.identity import digest
 from ablate.config.schema import Policy
 from ablate.efficiency.bench_plan import plan_bench
 from ablate.sweeping.plan import plan_sweep
-from tests.support import SWEEPS, write
+from tests.support import SWEEPS, ablate, write
 
 
 def test_product_of_axes_and_seeds(house: Path) -> None:
@@ -120,3 +120,46 @@ SHIPPED = [*SWEEPS.glob("*.yaml"), *SWEEPS.glob("proxy/*.yaml")]
 def test_shipped_sweeps_plan(path: Path) -> None:
     plan = plan_sweep(path)
     assert len(plan.cells) >= 1
+
+
+CONNECTORS = {"name": "linear"}, {"name": "mlp"}, {"name": "msc-basic"}
+
+
+def test_labels_are_any_text(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = ["vit[/14]", ":100:", "line\nbreak"]
+    connectors = [{label: diff} for label, diff in zip(labels, CONNECTORS, strict=True)]
+    sweep = {"base": "base.yaml", "name": "[red]all[/]", "axes": {"connector": connectors}}
+    write(house / "s.yaml", sweep)
+    plan = plan_sweep(house / "s.yaml")
+    assert list(plan.axes["connector"]) == labels
+    names = ["vit[/14]", ":100:", r"line\nbreak"]
+    assert [cell.combination for cell in plan.cells] == names
+    assert ablate("sweep", "s.yaml", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    for name in [*names, "[red]all[/]: 3 cells"]:
+        assert name in printed
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["a", "a-b"], ["b-c", "c"]], "axes: {'connector': 'a', 'train': 'b-c'} and {'connector'"),
+        ([["", "base"]], "would both be called 'base'; give a value another label"),
+        ([["a", "a "]], "axes.connector: 'a' and 'a ' look alike; rename one"),
+        ([["\u00e9", "e\u0301"]], "look alike"),
+        ([["a\n", r"a\n"]], "look alike"),
+    ],
+)
+def test_two_cells_do_not_look_alike(
+    labels: list[list[str]], message: str, house: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diffs = {"connector": CONNECTORS, "train": [{"lr": 0.1}, {"lr": 0.2}]}
+    axes = {
+        axis: [{label: diff} for label, diff in zip(texts, diffs[axis], strict=False)]
+        for axis, texts in zip(diffs, labels, strict=False)
+    }
+    write(house / "s.yaml", {"base": "base.yaml", "axes": axes})
+    assert ablate("sweep", "s.yaml", "--dry-run") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

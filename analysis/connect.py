@@ -1,0 +1,128 @@
+"""Connecting to the store of runs; what it refuses, then or later, is one line with the remedy."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from ablate.errors import StoreError
+
+REMEDY = (
+    "MLFLOW_TRACKING_URI names the store: a database, as sqlite:///mlflow.db, or a running server"
+)
+REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
+"""What MLflow, databases, their drivers, connections and folders of artifacts raise."""
+REASON_LENGTH = 350
+"""Characters of a reason: a server that is away is told in as many."""
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None of a server's, or of one that lives in memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    try:
+        url = make_url(uri)
+    except SQLAlchemyError:  # refused with its reason on connecting
+        return None
+    in_memory = url.database in (None, "", ":memory:")
+    return None if in_memory or url.query else Path(str(url.database)).absolute()
+
+
+def artifact_folder(uri: str) -> Path | None:
+    """Where artifacts go, beside an SQLite store; None: the store knows a place."""
+    file = sqlite_file(uri)
+    return None if file is None else file.parent / "mlartifacts"
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the store, each of whose calls raises ``StoreError`` if the store refuses it.
+
+    Raises:
+        StoreError: the store cannot be reached, or is none.
+    """
+    # It would tell how it makes its tables, and of each error beside raising it.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    with refusals(uri), _first_try():
+        _open_database(uri)
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return cast(MlflowClient, _Told(client, uri))
+
+
+@contextmanager
+def refusals(uri: str, remedy: str = REMEDY, *own: type[Exception]) -> Iterator[None]:
+    """Whatever a store refuses within, as a ``StoreError``.
+
+    Args:
+        uri: of the store.
+        remedy: what a user can do about it.
+        own: what it raises beside ``REFUSALS``.
+    """
+    errors: tuple[type[Exception], ...] = (*REFUSALS, *own)
+    try:
+        yield
+    except errors as error:
+        line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        reason = textwrap.shorten(line, REASON_LENGTH, placeholder=" ...")
+        raise StoreError(uri, "", f"{reason}; {remedy}") from error
+
+
+def _open_database(uri: str) -> None:
+    """Make a new SQLite store; raise at once what MLflow would try again for 100 seconds."""
+    file, artifacts = sqlite_file(uri), artifact_folder(uri)
+    if file and artifacts and not file.exists():
+        # By itself, MLflow writes the working folder's name into SQL, as it is.
+        SqlAlchemyStore(uri, artifacts.as_uri())
+        return
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _first_try() -> Iterator[None]:
+    """Ask a server twice; later, when work could be lost, MLflow asks for minutes."""
+    given = MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
+    if not given:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
+    try:
+        yield
+    finally:
+        if not given:
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES.unset()
+
+
+class _Told:
+    """A client whose refusals are told as ``StoreError``."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self._client = client
+        self._uri = uri
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        @wraps(method)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with refusals(self._uri):
+                return method(*arguments, **options)
+
+        return call
