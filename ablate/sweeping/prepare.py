@@ -94,7 +94,7 @@ def _execute(
             case Progress(phase, fraction):
                 display.progress(name, phase, fraction)
             case Metrics({"images": images, "GiB": size}):
-                display.say(f"  {name}: {images:,} images, {size:.3g} GiB")
+                display.say(f"  {name}: {images:,.0f} images, {size:.3g} GiB")
             case Done():
                 display.ended(name)
             case Failed(reason, trace) if kind == "pretrain":
