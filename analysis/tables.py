@@ -1,4 +1,4 @@
-"""Tables of a sweep: a row a combination, and for several axes a row a value of each."""
+"""Tables of a sweep: a row per combination, and for several axes a row per value of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEASURES = {
 def sweep_table(results: SweepResults) -> list[tuple[str, pd.DataFrame]]:
     """The sweep's tables as (title, text cells).
 
-    The first holds a row a combination. With more than one axis, one table an axis follows: each
+    The first holds a row per combination. With several axes, a table per axis follows: each
     value's mean over the other axes, its deviation over the seeds.
     """
     axes = list(results.axes)

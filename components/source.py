@@ -36,36 +36,36 @@ def source_hash(cls: type) -> str | None:
         installed = folder in [Path(place).resolve() for place in site.getsitepackages()]
         within = module.partition(".")[0] if installed else ""
     digest = hashlib.sha256()
-    for name, path in sorted(_closure(module, folder, within).items()):
-        digest.update(f"{name}\0{_meaning(path, path.stat().st_mtime_ns)}\n".encode())
+    for name, meaning in sorted(_closure(module, folder, within).items()):
+        digest.update(f"{name}\0{meaning}\n".encode())
     return digest.hexdigest()
 
 
-def _closure(module: str, folder: Path, within: str) -> dict[str, Path]:
-    """The module and, through all of them, those that it imports.
+def _closure(module: str, folder: Path, within: str) -> dict[str, str]:
+    """The module and, through all of them, those that it imports, each with its meaning.
 
     Args:
         module: its dotted name.
         folder: where its top-level name lies; others there are followed too, and nothing else.
         within: the one top-level name to follow, if not all.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop().removeprefix(f"{OWN}." if within == "components" else "")
         path = _file_of(name, folder)
         if name in found or path is None or within not in ("", name.partition(".")[0]):
             continue
-        found[name] = path
-        waiting += _imports(name, path)
+        found[name], imported = _read(name, path, path.stat().st_mtime_ns)
+        waiting += imported
     return found
 
 
-def _imports(module: str, path: Path) -> list[str]:
+def _imports(module: str, path: Path, tree: ast.Module) -> list[str]:
     """Names of modules that a module imports anywhere; some may be names of what is in them."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -84,9 +84,21 @@ def _file_of(module: str, folder: Path) -> Path | None:
 
 
 @cache
-def _meaning(path: Path, changed: int) -> str:
-    """A file's syntax tree without docstrings; ``changed``: its time of change."""
+def _read(module: str, path: Path, changed: int) -> tuple[str, list[str]]:
+    """What a file means, and what it imports: parsed once for all classes that reach it.
+
+    Args:
+        module: its dotted name.
+        path: of the file.
+        changed: its time of change.
+    """
     tree = ast.parse(path.read_bytes())
+    imported = _imports(module, path, tree)
+    return _meaning(tree), imported
+
+
+def _meaning(tree: ast.Module) -> str:
+    """The hash of a syntax tree without its docstrings, which are taken out of it."""
     for node in ast.walk(tree):
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, documented) and ast.get_docstring(node) is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 REMEMBERED = "contents.sqlite"
@@ -30,36 +32,48 @@ class Contents:
         """
         path = path.expanduser().resolve(strict=True)
         if path.is_file():
-            return self._file(path)
-        digest = hashlib.sha256()
+            return self.of_files([path])[0]
+        files = []
         for root, folders, names in os.walk(path):
             folders.sort()
-            for name in sorted(names):
-                file = Path(root, name)
-                digest.update(f"{file.relative_to(path)}\0{self._file(file)}\n".encode())
+            files += [Path(root, name) for name in sorted(names)]
+        digest = hashlib.sha256()
+        for file, content in zip(files, self.of_files(files), strict=True):
+            digest.update(f"{file.relative_to(path)}\0{content}\n".encode())
         return digest.hexdigest()
 
-    def _file(self, path: Path) -> str:
-        found = path.stat()
-        state = (found.st_size, found.st_mtime_ns)
-        known = self._read(path)
-        if known is not None and known[:2] == state:
-            return known[2]
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        self._write(path, (*state, content))
-        return content
+    def of_files(self, paths: Sequence[Path]) -> list[str]:
+        """SHA-256 (hex) of each file; new ones are written down together, at the end.
 
-    def _read(self, path: Path) -> tuple[int, int, str] | None:
-        if not self._path.exists():
-            return None
-        with sqlite3.connect(self._path, timeout=_SECONDS) as store:
-            query = "SELECT size, changed, content FROM files WHERE path = ?"
-            return store.execute(query, [str(path)]).fetchone()
-
-    def _write(self, path: Path, row: tuple[int, int, str]) -> None:
+        Raises:
+            OSError: one is not there, or cannot be read.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(self._path, timeout=_SECONDS) as store:
+        with closing(sqlite3.connect(self._path, timeout=_SECONDS)) as store:
             columns = "path TEXT PRIMARY KEY, size INTEGER, changed INTEGER, content TEXT"
             store.execute(f"CREATE TABLE IF NOT EXISTS files ({columns})")
-            store.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [str(path), *row])
+            found: list[str] = []
+            new = []
+            for path in paths:
+                row = _state(path)
+                query = "SELECT content FROM files WHERE path = ? AND size = ? AND changed = ?"
+                known = store.execute(query, row).fetchone()
+                content = _hash(path) if known is None else known[0]
+                if known is None:
+                    new.append((*row, content))
+                found.append(content)
+            with store:
+                store.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", new)
+        return found
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """What a file's hash is remembered by."""
+    path = path.expanduser().resolve(strict=True)
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _hash(path: Path) -> str:
+    with path.expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -48,7 +48,7 @@ class ConvertOptions:
         tokenizer: a ``tokenizer.json`` to use; without one, a byte-pair encoding is trained on the
             training split.
         vocab_size: of the trained tokenizer.
-        validation_every: every so-manieth record is of the validation split.
+        validation_every: one record in this many is of the validation split.
         bad: a record without an answer, or whose image is missing, broken or outside the folder,
             is left out and listed in ``problems.jsonl`` (``skip``), or stops it all (``refuse``).
         text_only: conversations without an image are kept or left out (``skip``).
@@ -180,7 +180,7 @@ class Conversion:
 
         Args:
             directory: for the shards of each split, the tokenizer and ``problems.jsonl``.
-            workers: processes; by default one a CPU.
+            workers: processes; by default one per CPU.
             progress: told how far it is.
 
         Raises:

@@ -24,7 +24,7 @@ def convert(
     images: Annotated[Path, typer.Option(help="The folder that the image paths start from.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes [default: one a CPU].")
+        int | None, typer.Option(min=1, help="Processes [default: one per CPU].")
     ] = None,
     on_error: Annotated[
         Literal["skip", "refuse"], typer.Option(help="What a bad record is: left out, or the end.")
@@ -44,7 +44,7 @@ def convert(
     ] = None,
     vocab_size: Annotated[int, typer.Option(min=1, help="Of the trained tokenizer.")] = 16384,
     validation_every: Annotated[
-        int, typer.Option(min=2, help="Every so-manieth record is held out for validation.")
+        int, typer.Option(min=2, help="One record in this many is held out for validation.")
     ] = 100,
 ) -> None:
     """Turn LLaVA-format conversations and their images into a folder of shards to train from.

@@ -6,12 +6,15 @@ import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ablate.cli.common import FORKED, File, Jobs, Overrides, cache_folder, terminal
 from ablate.errors import COMMAND_LINE, ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def sweep(
@@ -56,10 +59,7 @@ def sweep(
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "
         f"table: ablate report {shlex.quote(plan.name)}"
     )
-    if outcome.failed:
-        for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red")
-        raise typer.Exit(1)
+    end_with(outcome.failed, console)
 
 
 def study(file: File, overrides: Overrides = None) -> None:
@@ -117,9 +117,14 @@ def bench(
         typer.echo(render(bench_tables(results), "md"))
         for line in [*results.notes, f"results in {path} and {path.with_suffix('.png')}"]:
             typer.echo(line, err=True)
-    if outcome.failed:
-        for name, reason in outcome.failed.items():
-            console.print(f"failed: {name}: {reason}", style="red")
+    end_with(outcome.failed, console)
+
+
+def end_with(failed: dict[str, str], console: Console) -> None:
+    """Tell what failed and why, if anything did, and end with the exit code for that."""
+    for name, reason in failed.items():
+        console.print(f"failed: {name}: {reason}", style="red")
+    if failed:
         raise typer.Exit(1)
 
 

@@ -37,6 +37,14 @@ def _construct(role: str, name: str, **args: Any) -> Any:
         raise ValueError(reason(error)) from error
 
 
+def data_key(config: RunConfig) -> str:
+    """Equal for runs of one data set with the same arguments, in the same order.
+
+    That of a mixture's parts decides the order of its samples.
+    """
+    return str((config.data.name, config.data.args))
+
+
 def data_set(config: RunConfig) -> DataSet:
     """The run's data set, not yet prepared.
 

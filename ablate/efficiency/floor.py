@@ -126,7 +126,7 @@ def count_work(backbone: Backbone) -> Work:
     tables = [m.weight for m in backbone.modules() if isinstance(m, nn.Embedding)]
     table = max(tables, key=torch.numel)  # of the tokens; one of positions has fewer rows
     owners = [m for m in backbone.modules() if any(p is table for p in m.parameters(recurse=False))]
-    # An embedding gives one row a token. All of it is read only where the head shares it.
+    # An embedding gives one row per token. All of it is read only where the head shares it.
     apart = 2 if len(owners) == 1 else 1
     short, long = (_state_tensors(backbone, length) for length in LENGTHS)
     step = LENGTHS[1] - LENGTHS[0]

@@ -1,6 +1,6 @@
 """Scores of a file of predictions, apart from the model that made them.
 
-A cell logs its predictions as the artifact ``predictions/BENCHMARK.parquet``, a row an item:
+A cell logs its predictions as the artifact ``predictions/BENCHMARK.parquet``, a row per item:
 
 - ``id``, ``question``, ``answer``, ``answers`` (all references), ``category``: the item;
 - ``prediction``: the generated text;

@@ -140,7 +140,7 @@ def _is_stop(ids: Tensor, stops: Tensor) -> Tensor:
 
 
 def _noise(sampling: Sampling, rows: int, steps: int) -> Tensor:
-    """Uniform numbers (rows, steps), one a token: the same on every device, drawn once."""
+    """Uniform numbers (rows, steps), one per token: the same on every device, drawn once."""
     if sampling.temperature == 0:
         return torch.zeros(rows, steps, device="cpu")
     streams = [torch.Generator("cpu") for _ in range(rows)]

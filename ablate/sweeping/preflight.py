@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ablate.config.registries import data_key
 from ablate.errors import ConfigError
 from ablate.models.sizes import ModelSize, planned_size
 from ablate.models.vlm import IncompatibleError
@@ -22,7 +23,7 @@ def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     uses: set[str] = set()
     for identity, cell in plan.combinations.items():
-        key = str((cell.config.data.name, cell.config.data.args))
+        key = data_key(cell.config)
         where = f"{plan.source} (cell {cell.combination})"
         if key not in sizes:
             sizes[key] = prepare_data(where, cell.config, cache).vocab_size

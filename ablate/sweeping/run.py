@@ -25,7 +25,7 @@ from ablate.sweeping.steps import Steps
 from ablate.sweeping.work import measure_only, train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import AXIS, PROCESS, Tracker
+from ablate.tracking.store import AXIS, IDENTITY, PROCESS, Tracker
 
 Kind = Literal["train", "measure"]
 
@@ -59,14 +59,14 @@ def finished_runs(tracker: Tracker) -> dict[str, Run]:
     """Every finished cell of the store, of any sweep, by identity."""
     runs = tracker.search(kind="cell")
     done = [run for run in reversed(runs) if run.info.status == "FINISHED"]
-    return {run.data.tags["ablate.identity"]: run for run in done}
+    return {run.data.tags[IDENTITY]: run for run in done}
 
 
 def running_elsewhere(tracker: Tracker) -> dict[str, str]:
     """Cells that a live process is running now: identity -> what to tell the user."""
     runs = [r for r in tracker.search(kind="cell") if r.info.status == "RUNNING"]
     return {
-        r.data.tags["ablate.identity"]: f"is being run by another process ({r.data.tags[PROCESS]})"
+        r.data.tags[IDENTITY]: f"is being run by another process ({r.data.tags[PROCESS]})"
         for r in runs
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 from ablate.config.registries import data_set
 from ablate.config.schema import RunConfig
@@ -52,20 +53,12 @@ def check_samples(where: str, config: RunConfig, cache: Path) -> None:
         ConfigError: there is nothing, or a conversation is too long, which is to be refused.
     """
     dataset, every = data_set(config), config.train.validate_every
-    try:
-        _check_lengths(where, config, dataset, cache, "train")
-        training = len(training_samples(config, dataset, cache))
-    except ValueError as error:
-        raise ConfigError(where, "data", str(error)) from error
+    training = _usable(where, "data", config, dataset, cache, "train")
     if not training:
         raise ConfigError(where, "data", "has no sample to train on")
     if every is None:
         return
-    try:
-        _check_lengths(where, config, dataset, cache, "validation")
-        validation = len(validation_samples(config, dataset, cache))
-    except ValueError as error:
-        raise ConfigError(where, "train.validate_every", str(error)) from error
+    validation = _usable(where, "train.validate_every", config, dataset, cache, "validation")
     if not validation:
         message = (
             f"data set {config.data.name!r} has no sample for validation; hold some out (llava: "
@@ -77,14 +70,28 @@ def check_samples(where: str, config: RunConfig, cache: Path) -> None:
         logger.warning(message, where, steps)
 
 
+def _usable(
+    where: str,
+    key: str,
+    config: RunConfig,
+    dataset: DataSet,
+    cache: Path,
+    split: Literal["train", "validation"],
+) -> int:
+    """How many samples of a split the run would use; ``key``: what asks for them."""
+    used = {"train": training_samples, "validation": validation_samples}[split]
+    try:
+        _check_lengths(where, config, dataset, cache, split)
+        return len(used(config, dataset, cache))
+    except ValueError as error:
+        raise ConfigError(where, key, str(error)) from error
+
+
 def _check_lengths(
     where: str, config: RunConfig, dataset: DataSet, cache: Path, split: Split
 ) -> None:
-    samples, choice, most = (
-        dataset.split(cache, split),
-        config.data.too_long,
-        config.data.max_length,
-    )
+    samples = dataset.split(cache, split)
+    choice, most = config.data.too_long, config.data.max_length
     read = question_reader(samples)
     if choice == "refuse" and read is None:
         return  # not cheap, as every image would be read; found when it is drawn

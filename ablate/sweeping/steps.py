@@ -4,7 +4,7 @@ A cell is trained and then answers its benchmarks. The identity of each step is 
 version here, its part of the config, the content of what it reads, the source of the user's own
 classes (and, in a checkout, of ours), and the identity of the step before it. Left out, as results
 should not depend on them, and recorded with the run instead: ablate's own version, torch and the
-other packages, the kind of device, and where things lie.
+other packages, and the kind of device.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from ablate.components.source import source_hash
 from ablate.config.identity import digest, to_dict
-from ablate.config.registries import benchmark_named, data_set, registry
+from ablate.config.registries import benchmark_named, data_key, data_set, registry
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.data.contents import Contents
 from ablate.errors import DataError
@@ -92,8 +92,7 @@ class StepKeys:
         return Steps(keys)
 
     def _data_content(self, config: RunConfig) -> str:
-        key = digest([config.data.name, to_dict(config.data.args)])
-        if key not in self._data:
+        if (key := data_key(config)) not in self._data:
             self._data[key] = data_set(config).fingerprint(self._cache)
         return self._data[key]
 

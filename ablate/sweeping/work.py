@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
+from ablate.data.benchmarks.base import Benchmark
 from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
 from ablate.errors import CellError
@@ -64,10 +65,9 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     failed = {}
     for name in config.evaluate.benchmarks:
         try:
-            answered = evaluate(
-                config, model, dataset, cache, benchmark_named(name), reporter, features
-            )
-            keep_results(name, answered, out, reporter)
+            benchmark = benchmark_named(name)
+            answered = evaluate(config, model, dataset, cache, benchmark, reporter, features)
+            keep_results(name, benchmark, answered, out, reporter)
         except Exception as error:  # a benchmark fails alone
             failed[name] = f"{type(error).__name__}: {error}"
     reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
@@ -76,12 +76,17 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
         raise CellError(f"{reasons}. Its training and other benchmarks are kept")
 
 
-def keep_results(name: str, records: list[dict[str, Any]], out: Path, reporter: Reporter) -> None:
+def keep_results(
+    name: str,
+    benchmark: Benchmark,
+    records: list[dict[str, Any]],
+    out: Path,
+    reporter: Reporter,
+) -> None:
     """A benchmark's predictions, as a parquet file in ``out``, and its scores."""
     path = out / f"{file_name(name)}.parquet"
     pd.DataFrame(records).to_parquet(path, index=False)
     reporter.keep(path)
-    benchmark = benchmark_named(name)
     scores = benchmark.summarise(records)
     reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
     if benchmark.chance is not None:

@@ -8,7 +8,7 @@ from ablate.config.schema import TrainConfig
 
 
 def total_steps(config: TrainConfig, samples: int) -> int:
-    """Optimiser steps of a training over ``samples`` a epoch; the last, smaller batch counts."""
+    """Optimiser steps of a training over ``samples`` per epoch; the last, smaller batch counts."""
     steps = config.epochs * math.ceil(samples / config.batch_size)
     return steps if config.max_steps is None else min(steps, config.max_steps)
 

@@ -91,7 +91,7 @@ class MixerBackbone(Backbone):
     """What language models of mixers share; a subclass makes the mixers.
 
     Args:
-        mixers: one a layer.
+        mixers: one per layer.
         d_model: width.
         vocab_size: the tokenizer's size, padded up to a multiple of ``pad_vocab_size_multiple``.
         tie_embeddings: whether the head shares the embedding's weights.

@@ -25,7 +25,7 @@ class FusedStep:
         blocks: the norm and the mixer of each layer.
         norm_f: the last norm.
         head: its output to logits.
-        state: one a layer, updated in place.
+        state: one per layer, updated in place.
         residual_dtype: of the residual stream.
     """
 

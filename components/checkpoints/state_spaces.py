@@ -18,7 +18,7 @@ from ablate.components.checkpoints.files import CheckpointError, read_json, read
 from ablate.components.checkpoints.matching import copy, matched
 
 TABLES = ("backbone.embedding.weight", "lm_head.weight")
-"""The backbone's tables with a row a token."""
+"""The backbone's tables with a row per token."""
 
 _HUGGING_FACE_NAMES = {
     "d_model": "hidden_size",
