@@ -15,7 +15,15 @@ from mlflow.entities import Run
 
 from ablate.analysis.connect import connect, sqlite_file
 
-ENGINE_METRICS = ("train/", "validation/", "parameters/", "speed/", "seconds/", "chance/")
+ENGINE_METRICS = (
+    "train/",
+    "validation/",
+    "parameters/",
+    "speed/",
+    "seconds/",
+    "chance/",
+    "data/",
+)
 """Prefixes of metrics that are no benchmark's score."""
 TEXT = "ablate.text."
 """Begins the tag that holds what a metric is called; the rest is its name in MLflow."""

@@ -103,6 +103,7 @@ class Tracker:
         experiment = self.experiment(name)
         for run in self.search(kind=kind, name=name):
             self.client.set_tag(run.info.run_id, PROCESS, this_process())
+            self.beat([run.info.run_id])  # before it is RUNNING, as its last beat may be old
             self.client.update_run(run.info.run_id, status="RUNNING")
             return run.info.run_id
         tags = {KIND: kind, NAME: name, PROCESS: this_process()}

@@ -21,6 +21,7 @@ def results() -> SweepResults:
             "bench/accuracy": accuracy + 0.01 * seed,
             "bench/accuracy/shape": 0.1,
             "train/loss": 3.0,
+            "data/too_long": 2.0,
             "speed/prefill_ms": 4.0,
             "speed/decode_tokens_s_b16": 1234.0,
             "parameters/total": 2.5e6,

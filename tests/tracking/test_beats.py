@@ -63,3 +63,14 @@ def test_something_can_be_done_while_a_task_is_silent() -> None:
 def silent_work(reporter: object) -> None:
     """A second without a word."""
     time.sleep(1)
+
+
+def test_a_parent_that_is_opened_again_is_alive_at_once(tracker: Tracker) -> None:
+    """Its last beat may be of days ago, and another process would bury it."""
+    parent = tracker.parent("sweep", "one")
+    old = time.time() - SILENT_SECONDS - 1
+    tracker.tag(parent, beat=str(old))
+    tracker.end(parent, "FINISHED")
+    assert tracker.parent("sweep", "one") == parent
+    tracker.client.set_tag(parent, PROCESS, elsewhere())
+    assert tracker.bury() == []
