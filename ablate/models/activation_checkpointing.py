@@ -16,9 +16,13 @@ def checkpoint_activations(component: nn.Module) -> None:
     """Make the component's layers keep their inputs alone and run again in the backward pass.
 
     Layers are the members of a list of modules of one class, such as a transformer's blocks. One
-    that is never called as a whole has its parts checkpointed instead.
+    that is never called as a whole has its parts checkpointed instead; one that has a ``recompute``
+    of its own is told.
     """
     for layer in repeated_layers(component):
+        if hasattr(layer, "recompute"):
+            layer.recompute = True
+            continue
         parts = [layer] if _is_callable(layer) else list(layer.children())
         for part in parts:
             if "forward" not in vars(part):  # a planned component may come here twice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,15 @@ from ablate.config.schema import TrainConfig
 def device_here() -> torch.device:
     """Where models run: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def building_device() -> AbstractContextManager[Any]:
+    """Where a model is built and initialised: where it runs, or on the meta device if that is set.
+
+    A GPU draws billions of initial weights in seconds that take a CPU minutes.
+    """
+    chosen = torch.get_default_device().type != "cpu"
+    return nullcontext() if chosen or device_here().type == "cpu" else device_here()
 
 
 def to_device(pixels: Any, device: torch.device) -> Any:

@@ -20,6 +20,7 @@ from ablate.data.features import FEATURES
 from ablate.data.text import IGNORE_INDEX
 from ablate.errors import CellError, reason
 from ablate.models.activation_checkpointing import checkpoint_activations
+from ablate.models.devices import building_device
 from ablate.models.generation import GREEDY, Generation, Sampling, generate
 from ablate.models.lora import add_adapters
 from ablate.models.seeding import stream
@@ -98,14 +99,21 @@ class VisionLanguageModel(nn.Module):
             return torch.cat([image, text], dim=1), None
         assert has_image is not None
         n = image.shape[1]
-        placed = image.new_zeros(len(text), *image.shape[1:])
-        placed[has_image] = image
+        # Not by assignment to the rows that have one, whose number the device would be asked for.
+        image_of_row = (has_image.cumsum(0) - 1).clamp(min=0)
+        placed = image.index_select(0, image_of_row)
+        placed = torch.where(has_image[:, None, None], placed, 0.0)
         mask = input_ids.new_ones(len(text), n + input_ids.shape[1])
         mask[~has_image, :n] = 0
         return torch.cat([placed, text], dim=1), mask
 
     def loss(
-        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor | None = None
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        labels: Tensor,
+        has_image: Tensor | None = None,
+        supervised: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy over the supervised tokens of a right-padded batch.
 
@@ -114,6 +122,8 @@ class VisionLanguageModel(nn.Module):
             input_ids: (B, L) text tokens, padded on the right.
             labels: (B, L), ``IGNORE_INDEX`` where not supervised.
             has_image: as in ``sequence``.
+            supervised: ``supervised_tokens`` of the batch; without it a GPU is asked for them,
+                which it answers when all its work is done.
 
         Returns:
             Two scalars: the loss, and the share of supervised tokens that are the most likely.
@@ -121,21 +131,19 @@ class VisionLanguageModel(nn.Module):
         Raises:
             CellError: no token in the batch is supervised (the mean would silently be 0 or NaN).
         """
+        if supervised is None:
+            supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image))
         embeds, mask = self.sequence(pixels, input_ids, has_image)
-        # The last position predicts nothing, and a masked one no first token of a text.
+        # The last position predicts nothing.
         embeds, mask = embeds[:, :-1], None if mask is None else mask[:, :-1]
-        n = embeds.shape[1] + 1 - input_ids.shape[1]
-        targets = F.pad(labels, (n, 0), value=IGNORE_INDEX)[:, 1:]
-        if mask is not None:
-            targets = targets.masked_fill(mask == 0, IGNORE_INDEX)
-        supervised = targets != IGNORE_INDEX
-        if not bool(supervised.any()):
-            raise CellError("a batch holds no supervised token: every label is masked")
+        length = labels.shape[1]
+        n = embeds.shape[1] + 1 - length
         # The backbone is causal, so padding on the right needs no mask. The head runs only where a
         # label is: its logits dominate memory otherwise.
-        hidden = self.backbone.hidden_states(embeds, mask)
-        logits = self.backbone.head(hidden[supervised]).float()
-        targets = targets[supervised]
+        hidden = self.backbone.hidden_states(embeds, mask).flatten(0, 1)
+        before = supervised // length * embeds.shape[1] + n + supervised % length - 1
+        logits = self.backbone.head(hidden.index_select(0, before)).float()
+        targets = labels.flatten().index_select(0, supervised)
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return F.cross_entropy(logits, targets), accuracy
 
@@ -204,6 +212,31 @@ class VisionLanguageModel(nn.Module):
         return moved, (position >= padding).long()
 
 
+def supervised_tokens(labels: Tensor, has_image: Tensor) -> Tensor:
+    """Where supervised tokens are among all of a batch's text tokens, row by row.
+
+    Args:
+        labels: (B, L), ``IGNORE_INDEX`` where not supervised.
+        has_image: (B,) bool: a text's first token is predicted from the image or from nothing.
+
+    Raises:
+        CellError: there are none.
+    """
+    wanted = labels != IGNORE_INDEX
+    wanted[:, 0] &= has_image
+    found = wanted.flatten().nonzero().squeeze(1)
+    if len(found) == 0:
+        raise CellError("a batch holds no supervised token: every label is masked")
+    return found
+
+
+def _preceded(pixels: Any, labels: Tensor, has_image: Tensor | None) -> Tensor:
+    """``has_image`` as a tensor, see ``sequence``."""
+    if has_image is None or pixels is None:
+        return labels.new_full(labels.shape[:1], pixels is not None, dtype=torch.bool)
+    return has_image
+
+
 def build_model(
     config: RunConfig, vocab_size: int, built: dict[str, Any] | None = None
 ) -> VisionLanguageModel:
@@ -262,7 +295,8 @@ def build_component(config: RunConfig, role: str, *given: Any) -> Any:
         IncompatibleError: it refused its arguments.
     """
     component = getattr(config, role)
-    with refusals(role, component.name), stream(config.seed, f"init/{role}"):
+    here = building_device()
+    with refusals(role, component.name), stream(config.seed, f"init/{role}"), here:
         return registry(role).get(component.name)(*given, **component.args)
 
 

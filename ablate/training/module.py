@@ -9,9 +9,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
+from ablate.components.mixers.weight_gradient import summing_in_place
 from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
 from ablate.errors import CellError
-from ablate.models.vlm import VisionLanguageModel
+from ablate.models.vlm import VisionLanguageModel, supervised_tokens
 from ablate.processes.messages import Reporter
 from ablate.training.schedule import learning_rate_factor
 
@@ -32,6 +33,23 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def activation_budget(model: nn.Module) -> float:
+    """Bytes of the device's memory that are left for activations before the first step.
+
+    Still to come are the gradients and AdamW's two moments of what is trained, copies of weights in
+    bfloat16, and what single operations work with: a tenth of the memory is left to those.
+    """
+    parameter = next(model.parameters())
+    if not parameter.is_cuda:
+        return 0
+    free, total = torch.cuda.mem_get_info(parameter.device)
+    cached = torch.cuda.memory_reserved(parameter.device)
+    cached -= torch.cuda.memory_allocated(parameter.device)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in model.parameters())
+    return free + cached - 12 * trained - 2 * every - total / 10
+
+
 class VisionLanguageTraining(pl.LightningModule):
     """Loss, optimiser and schedule of a vision-language model.
 
@@ -47,6 +65,13 @@ class VisionLanguageTraining(pl.LightningModule):
         self.config: TrainConfig = config.train
         self.frozen = [r for r in COMPONENT_ROLES if getattr(config, r).policy is Policy.freeze]
         self.total_steps = total_steps
+        self.losses: list[Tensor] = []
+        """Of the parts of the step so far."""
+
+    def on_train_start(self) -> None:
+        """Tell the backbone how much of its activations it may keep."""
+        if hasattr(self.model.backbone, "activation_budget"):
+            self.model.backbone.activation_budget = activation_budget(self.model)
 
     def on_train_epoch_start(self) -> None:
         """Keep frozen components in evaluation mode: no dropout, no drop path."""
@@ -57,7 +82,7 @@ class VisionLanguageTraining(pl.LightningModule):
         """Loss of a batch.
 
         Raises:
-            CellError: the loss is not finite, no token is supervised, or nothing learns from it.
+            CellError: no token is supervised, or nothing learns from it.
         """
         loss, _ = self._loss(batch)
         if not loss.requires_grad:
@@ -65,15 +90,39 @@ class VisionLanguageTraining(pl.LightningModule):
                 "a batch of conversations without images teaches nothing to a run that trains its "
                 "encoder or connector alone; leave them out of its data (llava: text_only: skip)"
             )
-        if not bool(torch.isfinite(loss)):
-            raise CellError(f"the loss is {loss.item()} at step {self.global_step}; lower train.lr")
+        self.losses.append(loss.detach())
         if self.config.accumulate > 1:
             loss = loss * self._share(len(batch["input_ids"]), batch_idx)
         return loss
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Sum the parts' gradients where they are made; not where devices exchange them."""
+        with summing_in_place(self.trainer.world_size == 1):
+            loss.backward(*args, **kwargs)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Check the step's losses, all at once so that the device is waited for once.
+
+        Raises:
+            CellError: one is not finite.
+        """
+        losses, self.losses = self.losses, []
+        finite = torch.stack(losses).isfinite()
+        if not bool(finite.all()):
+            loss = losses[int(finite.int().argmin())].item()
+            raise CellError(f"the loss is {loss} at step {self.global_step}; lower train.lr")
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
+        """Find the supervised tokens while the host still has the labels.
+
+        Raises:
+            CellError: there are none.
+        """
+        return {**batch, "supervised": supervised_tokens(batch["labels"], batch["has_image"])}
+
     def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         keys = ("pixels", "input_ids", "labels", "has_image")
-        return self.model.loss(*(batch[key] for key in keys))
+        return self.model.loss(*(batch[key] for key in keys), batch.get("supervised"))
 
     def _share(self, rows: int, batch_idx: int) -> float:
         """What makes the sum over a step's parts, each divided by ``accumulate``, the mean of rows.
@@ -95,7 +144,9 @@ class VisionLanguageTraining(pl.LightningModule):
         """AdamW with the warm-up and cosine schedule, stepped every optimiser step."""
         c = self.config
         groups = parameter_groups(self.model, c.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=c.betas)
+        # One pass over weights, gradients and moments; elsewhere the default, whose sums differ.
+        fused = True if next(self.model.parameters()).is_cuda else None
+        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=c.betas, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.total_steps, c.warmup)
         )

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
+from ablate.components.backbones.keeping import Keep, plan
 from ablate.components.mixers import Mamba1, Mamba2, Mixer, MixerState
 from ablate.components.scans.kernels import Kernel
 
@@ -44,7 +46,13 @@ class _GatedMLP(nn.Module):
 
 
 class _Block(nn.Module):
-    """``residual + mixer(norm(residual))``, and the same with an MLP if there is one."""
+    """A norm and a mixer on the residual stream, and the same with an MLP if there is one.
+
+    What a block puts out is added to the stream by the next one, together with its norm.
+    """
+
+    recompute = False
+    """Whether to keep no more than inputs for the backward, and a fused block no more than fits."""
 
     def __init__(self, mixer: Mixer, d_model: int, d_intermediate: int) -> None:
         super().__init__()
@@ -55,19 +63,78 @@ class _Block(nn.Module):
             self.norm2 = nn.RMSNorm(d_model, eps=1e-5)
             self.mlp = _GatedMLP(d_model, d_intermediate)
 
-    def normed(self, residual: Tensor) -> Tensor:
-        return self.norm(residual.to(self.norm.weight.dtype))
+    def forward(
+        self,
+        mixed: Tensor | None,
+        residual: Tensor,
+        attention_mask: Tensor | None = None,
+        state: Any = None,
+        keep: Keep = Keep.everything,
+    ) -> tuple[Tensor, Tensor]:
+        """Mix a sequence.
 
-    def added(self, residual: Tensor, mixed: Tensor) -> Tensor:
-        """The residual with the mixer's output and that of the MLP."""
-        residual = residual + mixed
+        Args:
+            mixed: (B, L, d_model), to add to the residual; None for nothing.
+            residual: (B, L, d_model).
+            attention_mask: (B, L), 0 for padding, which changes no other position.
+            state: the mixer's, to continue from; updated in place.
+            keep: what a fused block keeps for its backward.
+
+        Returns:
+            What is to be added, and the residual to add it to.
+        """
+        if state is None and (dtype := fused_dtype(self, residual)) is not None:
+            from ablate.components.backbones.mamba2_fused import fused_block
+
+            return fused_block(self.norm, self.mixer, mixed, residual, attention_mask, dtype, keep)
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(
+                self._mixed, mixed, residual, attention_mask, state, use_reentrant=False
+            )
+        return self._mixed(mixed, residual, attention_mask, state)
+
+    def _mixed(
+        self, mixed: Tensor | None, residual: Tensor, mask: Tensor | None, state: Any
+    ) -> tuple[Tensor, Tensor]:
+        residual = added(mixed, residual)
+        return self._through_mlp(self.mixer(_normed(self.norm, residual), mask, state), residual)
+
+    def step(self, mixed: Tensor | None, residual: Tensor, state: Any) -> tuple[Tensor, Tensor]:
+        """``forward`` of one position, (B, d_model) each."""
+        residual = added(mixed, residual)
+        return self._through_mlp(self.mixer.step(_normed(self.norm, residual), state), residual)
+
+    def _through_mlp(self, mixed: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         if self.mlp is None:
-            return residual
-        return residual + self.mlp(self.norm2(residual.to(self.norm2.weight.dtype)))
+            return mixed, residual
+        residual = residual + mixed
+        return self.mlp(_normed(self.norm2, residual)), residual
 
     def outputs(self) -> list[nn.Linear]:
         """The layers whose outputs are added to the residual."""
         return [self.mixer.out_proj] if self.mlp is None else [self.mixer.out_proj, self.mlp.fc2]
+
+
+def added(mixed: Tensor | None, residual: Tensor) -> Tensor:
+    return residual if mixed is None else residual + mixed
+
+
+def _normed(norm: nn.RMSNorm, residual: Tensor) -> Tensor:
+    return norm(residual.to(norm.weight.dtype))
+
+
+def fused_dtype(block: _Block, residual: Tensor) -> torch.dtype | None:
+    """What the fused kernels would multiply in; None where a block needs the plain form."""
+    mixer = block.mixer
+    if not residual.is_cuda or type(mixer) is not Mamba2 or block.mlp is not None:
+        return None
+    autocast = torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda") if autocast else mixer.out_proj.weight.dtype
+    if dtype != torch.bfloat16 or find_spec("triton") is None:
+        return None
+    from ablate.components.backbones.mamba2_fused import may_fuse
+
+    return dtype if may_fuse(mixer) else None
 
 
 class _Stack(nn.Module):
@@ -98,6 +165,9 @@ class MixerBackbone(Backbone):
         residual_in_fp32: whether the residual stream is float32 whatever the weights are.
         d_intermediate: inner width of an MLP after every mixer; 0 for none.
     """
+
+    activation_budget: float = 0
+    """Bytes that fused blocks which recompute may keep for the backward, beyond their inputs."""
 
     def __init__(
         self,
@@ -160,25 +230,39 @@ class MixerBackbone(Backbone):
 
     @torch.inference_mode()
     def step(self, embeds: Tensor, state: list[Any]) -> Tensor:
-        residual = self._residual(embeds)
+        mixed, residual = None, self._residual(embeds)
         for block, block_state in zip(self.backbone.blocks(), state, strict=True):
-            mixed = block.mixer.step(block.normed(residual), block_state)
-            residual = block.added(residual, mixed)
-        return self.head(self._final(residual))
+            mixed, residual = block.step(mixed, residual, block_state)
+        return self.head(self._final(mixed, residual))
 
     def _run(self, embeds: Tensor, mask: Tensor | None, states: list[Any] | None) -> Tensor:
-        residual = self._residual(embeds)
+        mixed, residual = None, self._residual(embeds)
+        keeps = self._keeps(residual)
         for i, block in enumerate(self.backbone.blocks()):
             state = None if states is None else states[i]
-            residual = block.added(residual, block.mixer(block.normed(residual), mask, state))
-        return self._final(residual)
+            mixed, residual = block(mixed, residual, mask, state, keeps[i])
+        return self._final(mixed, residual)
+
+    def _keeps(self, residual: Tensor) -> list[Keep]:
+        """What each block keeps for its backward, if it is fused."""
+        blocks = list(self.backbone.blocks())
+        if fused_dtype(blocks[0], residual) is None or not blocks[0].recompute:
+            return [Keep.everything] * len(blocks)
+        rows, length, width = residual.shape
+        size = width * residual.element_size()
+        return plan(len(blocks), rows * length, blocks[0].mixer, size, self.activation_budget)
 
     def _residual(self, embeds: Tensor) -> Tensor:
         return embeds.float() if self.residual_in_fp32 else embeds
 
-    def _final(self, residual: Tensor) -> Tensor:
-        norm = self.backbone.norm_f
-        return norm(residual.to(norm.weight.dtype))
+    def _final(self, mixed: Tensor | None, residual: Tensor) -> Tensor:
+        norm, block = self.backbone.norm_f, next(self.backbone.blocks())
+        # A prompt or a step ends in what is not fused, (B, d_model) or with a state.
+        if mixed is not None and (dtype := fused_dtype(block, residual)) == mixed.dtype:
+            from ablate.components.backbones.mamba2_fused import fused_norm
+
+            return fused_norm(norm, mixed, residual, dtype)
+        return _normed(norm, added(mixed, residual))
 
 
 class _MambaBackbone(MixerBackbone):

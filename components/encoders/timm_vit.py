@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ablate.components.checkpoints import load_timm
 from ablate.components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
+from ablate.components.encoders.cast import run_cast
 from ablate.components.encoders.image_transform import ImageTransform, Resize
 from ablate.components.registry import nearest
 
@@ -78,6 +79,7 @@ class TimmViT(Encoder):
             model_args = {**TINY_ARGS, **model_args}
         vit = _create(model, image_size, weights, model_args)
         _drop_after(vit, block, model)
+        vit.patch_embed.register_forward_hook(_rows_on_gpu)
         self.vit = vit
         self._transform = _transform_of(vit, resize)
 
@@ -105,7 +107,16 @@ class TimmViT(Encoder):
             ValueError: the pixels are not (B, 3, image_size, image_size).
         """
         square = square_pixels(pixels, self.image_size)
-        return self.vit.forward_features(square)[:, self.vit.num_prefix_tokens :]
+        features = run_cast(self.vit, "forward_features", square)
+        return features[:, self.vit.num_prefix_tokens :]
+
+
+def _rows_on_gpu(_: Any, __: Any, patches: Tensor) -> Tensor:
+    """The patches (B, N, D) row by row on a GPU; timm leaves them as the convolution put them out.
+
+    Without class tokens they stay so in the whole residual stream, and every norm copies them.
+    """
+    return patches.contiguous() if patches.is_cuda else patches
 
 
 def _create(model: str, image_size: int | None, weights: str, model_args: dict[str, Any]) -> Any:

@@ -12,6 +12,8 @@ norm around it. A mixer that reads a sequence both ways shares one ``Mamba2``'s 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -122,6 +124,8 @@ class Mamba2Scan(nn.Module):
         Returns:
             (B, L, d_inner).
         """
+        if state is None and xbc.is_cuda and xbc.dtype == torch.bfloat16 and self.has_kernels:
+            return self._scan_fused(xbc, dt, attention_mask)
         xbc = self.conv1d.filter(keep_tokens(xbc, attention_mask), state)
         x, B, C = self._split(xbc)
         steps = keep_tokens(self._steps(dt), attention_mask)
@@ -140,6 +144,22 @@ class Mamba2Scan(nn.Module):
         if state is not None and ssm is not None:
             state.update(ssm)
         return y.flatten(-2)
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether there are Triton kernels of the whole scan, to be taken in bfloat16."""
+        if self.kernel != "auto" or find_spec("triton") is None:
+            return False
+        from ablate.components.scans.ssd_fused import has_sizes
+
+        return has_sizes(self.headdim, self.d_state, self.d_conv, self.chunk_size)
+
+    def _scan_fused(self, xbc: Tensor, dt: Tensor, attention_mask: Tensor | None) -> Tensor:
+        from ablate.components.scans.ssd_fused import Scan
+
+        documents = None if attention_mask is None else attention_mask.to(torch.int32)
+        own = (self.conv1d.weight, self.conv1d.bias, self.dt_bias, self.A_log, self.D)
+        return Scan.apply(xbc, dt, documents, self.ngroups, self.d_state, *own)
 
     def scan_step(self, xbc: Tensor, dt: Tensor, state: MixerState) -> Tensor:
         """One position of ``scan``: xbc (B, channels), dt (B, nheads) -> (B, d_inner)."""

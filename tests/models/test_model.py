@@ -12,7 +12,12 @@ from ablate.config.compose import Layer, compose, expand, merge
 from ablate.config.schema import RunConfig
 from ablate.data.text import IGNORE_INDEX
 from ablate.errors import CellError
-from ablate.models.vlm import VisionLanguageModel, build_model, parameter_counts
+from ablate.models.vlm import (
+    VisionLanguageModel,
+    build_model,
+    parameter_counts,
+    supervised_tokens,
+)
 from ablate.training.module import VisionLanguageTraining, parameter_groups
 from ablate.training.schedule import learning_rate_factor
 from tests.support import BASE
@@ -139,6 +144,22 @@ def test_a_batch_without_supervision_fails() -> None:
     ids = torch.ones(1, 4, dtype=torch.long)
     with pytest.raises(CellError, match="no supervised token"):
         model().loss(torch.rand(1, 3, 64, 64), ids, torch.full_like(ids, IGNORE_INDEX))
+
+
+@pytest.mark.parametrize("has_image", [[True, True], [False, True], [False, False]])
+def test_supervised_tokens_found_by_the_host_are_those_of_the_device(has_image: list[bool]) -> None:
+    vlm, with_image = model(), torch.tensor(has_image)
+    pixels = torch.rand(sum(has_image), 3, 64, 64) if any(has_image) else None
+    ids = torch.randint(VOCAB, (2, 5))
+    labels = ids.clone()
+    labels[0, 2:], labels[1, 1] = IGNORE_INDEX, IGNORE_INDEX
+    places = supervised_tokens(labels, with_image)
+    # A first token is predicted from an image or not at all.
+    expected = [*([0] if has_image[0] else []), 1, *([5] if has_image[1] else []), 7, 8, 9]
+    assert places.tolist() == expected
+    assert labels[:, 0].tolist() == ids[:, 0].tolist()
+    given = vlm.loss(pixels, ids, labels, with_image, places)
+    assert given == vlm.loss(pixels, ids, labels, with_image)
 
 
 def test_components_draw_from_their_own_streams() -> None:
