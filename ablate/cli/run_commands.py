@@ -66,7 +66,7 @@ def study(file: File, overrides: Overrides = None) -> None:
     """Tune with Optuna over the config paths of a study file; a second call continues."""
     from ablate.config.shipped import find_file
     from ablate.processes.executors import warm_up
-    from ablate.sweeping.study import plan_study
+    from ablate.sweeping.study_plan import plan_study
 
     plan = plan_study(find_file(file), overrides)
     warm_up(*FORKED)
