@@ -39,7 +39,7 @@ from ablate.training.feature_cache import features_key
 from ablate.training.module import VALIDATED
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-STUDIES = "ABLATE_STUDIES names the store of studies: a database, as sqlite:///optuna.db"
+STUDIES = "ABLATE_STUDIES names the store of studies: a database (sqlite:///optuna.db)"
 PROCESS, CUT_OFF = "process", "cut_off"
 
 

@@ -235,19 +235,12 @@ class OfficialBenchmark(Benchmark):
 
     def fingerprint(self, cache_dir: Path, split: Split) -> str:
         """By the files' contents, each read once (``Contents``), and by how images are decoded."""
-<<<<<<< ours
         root = self.folder(cache_dir)
-        images = sorted({item.image for item in self.items(cache_dir)})
-        paths = [*(root / file.path for file in self.files), *images]
-        names = [str(path.relative_to(root)) for path in paths]
-        held = list(zip(names, Contents(cache_dir).of_files(paths), strict=True))
-=======
-        contents, root = Contents(cache_dir), self.folder(cache_dir)
         images = sorted({item.image for item in self.items(cache_dir, _evaluated(split))})
         files = self.files + (self.validation_files if split == "validation" else ())
         paths = [*(root / file.path for file in files), *images]
-        held = [(str(path.relative_to(root)), contents.of(path)) for path in paths]
->>>>>>> theirs
+        names = [str(path.relative_to(root)) for path in paths]
+        held = list(zip(names, Contents(cache_dir).of_files(paths), strict=True))
         return hashlib.sha256(json.dumps([VERSION, held]).encode()).hexdigest()
 
     def check(self, cache_dir: Path) -> list[Finding]:
