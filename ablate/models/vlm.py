@@ -276,7 +276,7 @@ def assemble(
 
     encoder, rounded = build("encoder"), config.encoder.feature_precision == "bfloat16"
     backbone = build("backbone", vocab_size)
-    with refusals("encoder", config.encoder.name):
+    with _refusals("encoder", config.encoder.name):
         patches = encoder.embed_dim, encoder.grid
     connector = build("connector", *patches, backbone.d_model)
     feature_type = torch.bfloat16 if rounded else None
@@ -296,12 +296,12 @@ def build_component(config: RunConfig, role: str, *given: Any) -> Any:
     """
     component = getattr(config, role)
     here = building_device()
-    with refusals(role, component.name), stream(config.seed, f"init/{role}"), here:
+    with _refusals(role, component.name), stream(config.seed, f"init/{role}"), here:
         return registry(role).get(component.name)(*given, **component.args)
 
 
 @contextmanager
-def refusals(role: str, name: str) -> Iterator[None]:
+def _refusals(role: str, name: str) -> Iterator[None]:
     """What a component raises, as an ``IncompatibleError`` that names it."""
     try:
         yield
