@@ -25,8 +25,10 @@ ARTIFACTS = "mlartifacts"
 """The folder of artifacts beside an SQLite store."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 """What MLflow, databases, their drivers, connections and folders of artifacts raise."""
-REASON_BEGIN, REASON_END = 300, 100
-"""Characters of a long reason: what was asked for, and why it could not be had."""
+REASON_BEGIN, REASON_END = 180, 80
+"""Characters of a long reason: what was asked for, and why it could not be had. The remedy after it
+must have room in a message.
+"""
 
 
 def sqlite_file(uri: str) -> Path | None:
