@@ -5,9 +5,15 @@ from __future__ import annotations
 COMMAND_LINE = "command line"
 """The source of a mistake in a command's own words."""
 
+LONGEST = 500
+"""Characters of a message at the most."""
+_LONGEST_KEY = 120
+
 
 class ConfigError(Exception):
     """A configuration that cannot be used: one line that names the file, the key and the remedy.
+
+    It has ``LONGEST`` characters at the most: of a longer one, the end is cut off.
 
     Args:
         source: the file (or ``COMMAND_LINE``) that holds the mistake.
@@ -16,8 +22,19 @@ class ConfigError(Exception):
     """
 
     def __init__(self, source: str, key: str, message: str) -> None:
-        place = f"{source}: {key}" if key else source
-        super().__init__(f"{place}: {' '.join(message.split())}")
+        file = source if len(source) <= LONGEST // 2 else f"…{source[-LONGEST // 2 :]}"
+        place = f"{file}: {shortened(key, _LONGEST_KEY)}" if key else file
+        super().__init__(shortened(printable(f"{place}: {' '.join(message.split())}"), LONGEST))
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """A text without its end where it is long: of labels and names, which may be any text."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def printable(text: str) -> str:
+    """A text on one line, with what cannot be seen as escapes: a name may hold any character."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class DataError(ConfigError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -21,13 +20,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ablate.errors import StoreError
 
-REMEDY = (
-    "MLFLOW_TRACKING_URI names the store: a database, as sqlite:///mlflow.db, or a running server"
-)
+REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
+ARTIFACTS = "mlartifacts"
+"""The folder of artifacts beside an SQLite store."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 """What MLflow, databases, their drivers, connections and folders of artifacts raise."""
-REASON_LENGTH = 350
-"""Characters of a reason: a server that is away is told in as many."""
+REASON_BEGIN, REASON_END = 180, 80
+"""Characters of a long reason: what was asked for, and why it could not be had. The remedy after it
+must have room in a message.
+"""
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -40,12 +41,6 @@ def sqlite_file(uri: str) -> Path | None:
         return None
     in_memory = url.database in (None, "", ":memory:")
     return None if in_memory or url.query else Path(str(url.database)).absolute()
-
-
-def artifact_folder(uri: str) -> Path | None:
-    """Where artifacts go, beside an SQLite store; None: the store knows a place."""
-    file = sqlite_file(uri)
-    return None if file is None else file.parent / "mlartifacts"
 
 
 def connect(uri: str) -> MlflowClient:
@@ -77,16 +72,17 @@ def refusals(uri: str, remedy: str = REMEDY, *own: type[Exception]) -> Iterator[
         yield
     except errors as error:
         line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        reason = textwrap.shorten(line, REASON_LENGTH, placeholder=" ...")
-        raise StoreError(uri, "", f"{reason}; {remedy}") from error
+        if len(line) > REASON_BEGIN + REASON_END:
+            line = f"{line[:REASON_BEGIN]} ... {line[-REASON_END:]}"
+        raise StoreError(uri, "", f"{line}; {remedy}") from error
 
 
 def _open_database(uri: str) -> None:
     """Make a new SQLite store; raise at once what MLflow would try again for 100 seconds."""
-    file, artifacts = sqlite_file(uri), artifact_folder(uri)
-    if file and artifacts and not file.exists():
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
         # By itself, MLflow writes the working folder's name into SQL, as it is.
-        SqlAlchemyStore(uri, artifacts.as_uri())
+        SqlAlchemyStore(uri, file.with_name(ARTIFACTS).as_uri())
         return
     if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
         return

@@ -27,6 +27,8 @@ ENGINE_METRICS = (
 """Prefixes of metrics that are no benchmark's score."""
 TEXT = "ablate.text."
 """Begins the tag that holds what a metric is called; the rest is its name in MLflow."""
+TEST = "test"
+"""The split that is reported."""
 HEADLINE = "accuracy"
 """The one metric of a benchmark that a table shows, where the benchmark has it."""
 
@@ -82,6 +84,7 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     client = open_store(tracking_uri)
     plan = _plan(client, tracking_uri, name)
     runs = {run.data.tags["ablate.identity"]: run for run in _finished_cells(client)}
+    finished = [cell for cell in plan["cells"] if cell["identity"] in runs]
     rows = [
         {
             **cell["labels"],
@@ -89,13 +92,14 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
             "cell": cell["name"],
             **_row(runs[cell["identity"]]),
         }
-        for cell in plan["cells"]
-        if cell["identity"] in runs
+        for cell in finished
     ]
     if not rows:
         raise ResultsError(f"sweep {name!r} has no finished cell yet")
     missing = [cell["name"] for cell in plan["cells"] if cell["identity"] not in runs]
     notes = [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
+    splits = {runs[cell["identity"]].data.params.get("evaluate.split", TEST) for cell in finished}
+    notes += [f"scored on evaluate.split: {s}, not {TEST}" for s in sorted(splits - {TEST})]
     return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes)
 
 

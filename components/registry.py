@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import sys
 import typing
 from collections.abc import Callable
@@ -23,11 +24,22 @@ class UnknownComponentError(LookupError):
     """A name that no component of the role is registered under, or a path that does not import."""
 
 
+LISTED = 200
+"""Characters of the names that ``nearest`` lists."""
+
+
 def nearest(name: str, known: list[str]) -> str:
-    """Say which of ``known`` the user may have meant: the close ones if any, then all."""
+    """Say which of ``known`` the user may have meant: the close ones if any, then all.
+
+    Of a long list, its first ``LISTED`` characters and how many more there are.
+    """
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return f"{hint}known: {', '.join(sorted(known)) or 'none'}"
+    names = sorted(known)
+    ends = itertools.accumulate(len(each) + len(", ") for each in names)
+    listed = names[: max(1, sum(end <= LISTED for end in ends))]
+    more = f" and {len(names) - len(listed)} more" if len(listed) < len(names) else ""
+    return f"{hint}known: {', '.join(listed) or 'none'}{more}"
 
 
 class Registry(Generic[T]):

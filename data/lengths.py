@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
+from ablate.data.benchmarks.annotations import AnnotatedItems
 from ablate.data.conversations import Conversations
 from ablate.data.mixture import WeightedSamples
 from ablate.data.samples import Sample, Samples, Turn
@@ -74,6 +75,11 @@ def _(samples: WeightedSamples) -> Reader | None:
         return replace(sample, id=f"{samples.names[part]}/{sample.id}")
 
     return read
+
+
+@question_reader.register
+def _(samples: AnnotatedItems) -> Reader:
+    return lambda index: samples.items[index].sample(_BLANK)
 
 
 @question_reader.register

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from PIL import Image
 
@@ -49,3 +49,13 @@ class Sample:
             raise ValueError(f"sample {self.id!r} has no turn: give it a question and an answer")
         if not self.answers:
             self.answers = [self.turns[-1].answer]
+
+    def record(self) -> dict[str, Any]:
+        """What results keep of a sample: all but its image, and of its turns the last."""
+        return {
+            "id": self.id,
+            "question": self.turns[-1].question,
+            "answer": self.turns[-1].answer,
+            "answers": list(self.answers),
+            "category": self.category,
+        }

@@ -261,8 +261,7 @@ class PromptCollator:
         ``pixels`` and ``has_image`` as in ``TrainCollator``; ``input_ids`` and ``attention_mask``
         (B, L), padded on the left; ``choices`` (B, len(choices)), the next token of each;
         ``begun``, for each row the tokens of an answer that it ends with already, as all choices
-        have them; ``samples``, a list of dicts of ``id``, ``question`` and ``answer`` (of the last
-        turn), ``answers`` and ``category``.
+        have them; ``samples``, see ``Sample.record``.
 
     Raises:
         TooLongError: a prompt longer than ``max_length`` tokens.
@@ -285,16 +284,7 @@ class PromptCollator:
             "attention_mask": pad([[1] * len(ids) for ids in rows], 0, "left"),
             "begun": list(begun),
             "choices": torch.tensor(choices, dtype=torch.long),
-            "samples": [
-                {
-                    "id": s.id,
-                    "question": s.turns[-1].question,
-                    "answer": s.turns[-1].answer,
-                    "answers": list(s.answers),
-                    "category": s.category,
-                }
-                for s in samples
-            ],
+            "samples": [sample.record() for sample in samples],
         }
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:

@@ -44,6 +44,7 @@ def sweep(
 
         print_dry_run(console, plan, done, cache)
         return
+    tracker.experiment(plan.name)  # refused now, if at all
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
     vocabularies = vocabulary_sizes(plan, cache)
     steps = plan_steps(plan, cache)
@@ -57,7 +58,8 @@ def sweep(
     console.print(
         f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "
-        f"table: ablate report {shlex.quote(plan.name)}"
+        f"table: ablate report {shlex.quote(plan.name)}",
+        soft_wrap=True,
     )
     end_with(outcome.failed, console)
 
@@ -66,7 +68,7 @@ def study(file: File, overrides: Overrides = None) -> None:
     """Tune with Optuna over the config paths of a study file; a second call continues."""
     from ablate.config.shipped import find_file
     from ablate.processes.executors import warm_up
-    from ablate.sweeping.study import plan_study
+    from ablate.sweeping.study_plan import plan_study
 
     plan = plan_study(find_file(file), overrides)
     warm_up(*FORKED)
@@ -123,7 +125,7 @@ def bench(
 def end_with(failed: dict[str, str], console: Console) -> None:
     """Tell what failed and why, if anything did, and end with the exit code for that."""
     for name, reason in failed.items():
-        console.print(f"failed: {name}: {reason}", style="red")
+        console.print(f"failed: {name}: {reason}", style="red", soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

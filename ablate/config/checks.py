@@ -12,6 +12,9 @@ from ablate.config.schema import (
     RunConfig,
 )
 
+LARGEST_SEED = 2**32 - 1
+"""What NumPy's and Lightning's generators take."""
+
 
 def problems(config: RunConfig) -> list[tuple[str, str]]:
     """Values that are of the right type and still cannot be: (key, message) pairs."""
@@ -46,8 +49,9 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         found.append(
             ("train.warmup", f"is a fraction of all steps, 0 <= warmup < 1, not {t.warmup}")
         )
+    if not 0 <= config.seed <= LARGEST_SEED:
+        found.append(("seed", f"is from 0 to {LARGEST_SEED}, not {config.seed}"))
     non_negative = {
-        "seed": config.seed,
         "train.weight_decay": t.weight_decay,
         "train.save_below_mb": t.save_below_mb,
         "data.num_workers": config.data.num_workers,

@@ -8,8 +8,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from omegaconf import MISSING as OMEGACONF_MISSING
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from ablate.components.registry import UnknownComponentError, arguments, nearest
 from ablate.config.checks import problems, stages_of
-from ablate.config.registries import registry
+from ablate.config.registries import construct, registry
 from ablate.config.schema import ROLES, SECTIONS, DataConfig, Policy, RunConfig
+from ablate.config.shape import check_shape
 from ablate.config.shipped import find_base
 from ablate.errors import COMMAND_LINE, ConfigError
 
@@ -36,6 +35,14 @@ NAMED_BY = {**dict.fromkeys(ROLES, "name"), "pretrain": "data"}
 """The key that says which component a section is about."""
 OF_COMPONENT = ("args", "pretrain", "pretrain_parts", "lora")
 """Keys of a role that belong to the component named there, not to the role."""
+
+
+@dataclass
+class Part:
+    """One of the encoders that an encoder is made of."""
+
+    name: str
+    args: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +63,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
         raise ConfigError(str(path), "", f"no such file; {_siblings(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), "", f"cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = getattr(error, "problem", None) or error
         raise ConfigError(str(path), "", f"is not valid YAML{where}: {reason}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(path), _key(error), _reason(error)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(str(path), "", f"cannot be read: {error}") from error
     values = OmegaConf.to_container(loaded)
     if not isinstance(values, dict):
         raise ConfigError(str(path), "", "must hold a mapping of keys to values")
@@ -75,17 +84,34 @@ def _siblings(path: Path) -> str:
 
 
 def expand(values: dict[Any, Any], source: str) -> dict[str, Any]:
-    """Dotted keys to nested ones, and a component that is given by its name alone spelt out."""
+    """Dotted keys to nested ones, and a component that is given by its name alone spelt out.
+
+    Raises:
+        ConfigError: a key is no word, or stands there twice, nested and with dots.
+    """
     result: dict[str, Any] = {}
     for key, value in values.items():
         if not isinstance(key, str):
-            raise ConfigError(source, str(key), "keys are words; put the key in quotes")
+            raise ConfigError(source, str(key), f"keys are words; put the key {key!r} in quotes")
+        if key in ROLES and isinstance(value, str):
+            value = {"name": value}
         for part in reversed(key.split(".")):
             value = {part: value}
-        result = merge(result, value)
-    for role in ROLES:
-        if isinstance(result.get(role), str):
-            result[role] = {"name": result[role]}
+        result = _joined(result, value, source)
+    return result
+
+
+def _joined(one: dict[str, Any], other: dict[str, Any], source: str, at: str = "") -> dict:
+    """The keys of both, nested ones too."""
+    result = {**one}
+    for key, value in other.items():
+        old = result.get(key)
+        if key not in result:
+            result[key] = value
+        elif isinstance(old, dict) and isinstance(value, dict):
+            result[key] = _joined(old, value, source, f"{at}{key}.")
+        else:
+            raise ConfigError(source, f"{at}{key}", "is given twice, nested and with dots")
     return result
 
 
@@ -116,11 +142,15 @@ def with_bases(path: Path, values: dict[str, Any]) -> list[Layer]:
             return layers
         if not isinstance(base, str):
             raise ConfigError(source, "base", f"is a path to one file, not {base!r}")
-        path = find_base(path.parent / Path(base).expanduser())
-        if path.resolve() in chain:
+        try:
+            path = find_base(path.parent / Path(base).expanduser())
+            there, place = path.is_file(), path.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no name of a file, nobody's home
+            raise ConfigError(source, "base", f"cannot be read: {error}") from error
+        if place in chain:
             names = " -> ".join(p.name for p in [*chain, path])
             raise ConfigError(source, "base", f"is cyclic: {names}")
-        if not path.is_file():
+        if not there:
             raise ConfigError(source, "base", f"no such file {base!r}; {_siblings(path)}")
         values = read_yaml(path)
 
@@ -137,7 +167,9 @@ def overrides(items: list[str], allowed: tuple[str, ...] = SECTIONS) -> Layer:
             raise ConfigError(source, key, f"unknown key; {nearest(key, list(allowed))}")
         try:
             given = OmegaConf.to_container(OmegaConf.from_dotlist([item]))
-        except (OmegaConfBaseException, yaml.YAMLError, UnicodeError) as error:
+        except OmegaConfBaseException as error:
+            raise ConfigError(source, key, _reason(error)) from error
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(source, item, str(error)) from error
         assert isinstance(given, dict)
         values = merge(values, expand(given, source))
@@ -150,15 +182,23 @@ def _defaults(schema: type) -> Any:
     return OmegaConf.structured(schema)
 
 
-def typed(schema: type[Schema], layer: Layer) -> Schema:
-    """A layer's values over the defaults of a structured config.
+def typed(schema: type[Schema], values: dict[str, Any], layers: list[Layer]) -> Schema:
+    """Values over the defaults of a structured config.
+
+    Args:
+        schema: the structured config.
+        values: of the shape that it asks for, see ``check``.
+        layers: what they were merged from, to tell where a mistake is.
 
     Raises:
-        ConfigError: as ``check`` says, a value that is missing, or a reference (``${...}``) to
+        ConfigError: a value of another type, that is missing, or that refers (``${...}``) to
             nothing.
     """
-    with _mistakes_in(layer, schema):
-        found = OmegaConf.to_object(OmegaConf.merge(_defaults(schema), layer.values))
+    try:
+        found = OmegaConf.to_object(OmegaConf.merge(_defaults(schema), values))
+    except OmegaConfBaseException as error:
+        key = _key(error)
+        raise ConfigError(source_of(layers, key), key, _reason(error)) from error
     assert isinstance(found, schema)
     return found
 
@@ -167,25 +207,22 @@ def check(schema: type[Schema], layer: Layer) -> None:
     """Check part of a structured config.
 
     Raises:
-        ConfigError: a key that the schema does not have, or a value of another type.
+        ConfigError: a key that the schema does not have, or a value of another shape or type.
     """
-    with _mistakes_in(layer, schema):
-        OmegaConf.merge(_defaults(schema), layer.values)
-
-
-@contextmanager
-def _mistakes_in(layer: Layer, schema: type[Schema]) -> Iterator[None]:
-    """What OmegaConf raises, as a ConfigError that names the layer and the key."""
+    check_shape(schema, layer.values, layer.source)
     try:
-        yield
-    except ConfigKeyError as error:
-        parent, _, key = (error.full_key or "").rpartition(".")
-        known = [f.name for f in dataclasses.fields(error.object_type or schema)]
-        where = f"{parent}.{key}" if parent else key
-        raise ConfigError(layer.source, where, f"unknown key; {nearest(key, known)}") from error
+        OmegaConf.merge(_defaults(schema), layer.values)
     except OmegaConfBaseException as error:
-        key = error.full_key or next(iter(layer.values), "")
-        raise ConfigError(layer.source, key, str(error).split("full_key")[0]) from error
+        raise ConfigError(layer.source, _key(error), _reason(error)) from error
+
+
+def _key(error: OmegaConfBaseException) -> str:
+    return "" if error.full_key is None else str(error.full_key)
+
+
+def _reason(error: OmegaConfBaseException) -> str:
+    """What OmegaConf says, without its further lines about where."""
+    return str(error).partition("\n    full_key:")[0]
 
 
 @cache
@@ -207,20 +244,61 @@ def compose(layers: list[Layer]) -> RunConfig:
         merged[role] = _component(role, merged.get(role, {}), layers)
         if merged[role].get("policy") == Policy.lora.name:
             merged[role]["lora"] = merged[role].get("lora") or {}
-    config = typed(RunConfig, Layer(layers[-1].source, merged))
+    config = typed(RunConfig, merged, layers)
     for key, message in problems(config):
         raise ConfigError(source_of(layers, key), key, message)
+    _check_encoders(config, layers)
+    _check_data(config.data.name, config.data.args, layers, "data.args")
     for key, stage in stages_of(config.encoder):
         keys = f"{key}.data", f"{key}.args"
         stage.args = _arguments("data", stage.data, stage.args, layers, keys)
+        _check_data(stage.data, stage.args, layers, keys[1])
     for benchmark in config.evaluate.benchmarks:
         _lookup("benchmark", benchmark, layers, "evaluate.benchmarks")
+        _try("benchmark", benchmark, {}, layers, "evaluate.benchmarks")
     return config
+
+
+def _check_encoders(config: RunConfig, layers: list[Layer]) -> None:
+    """What an encoder is made of: others, each a name or ``{name, args}``."""
+    for number, given in enumerate(config.encoder.args.get("encoders") or []):
+        key = f"encoder.args.encoders[{number}]"
+        part: dict[str, Any] = {"name": given} if isinstance(given, str) else given
+        check_shape(Part, part, source_of(layers, key), key)
+        if not part.get("name"):
+            raise ConfigError(source_of(layers, key), f"{key}.name", "no encoder is named")
+        keys = f"{key}.name", f"{key}.args"
+        _arguments("encoder", part["name"], part.get("args") or {}, layers, keys)
+
+
+def _check_data(name: str, args: dict[str, Any], layers: list[Layer], key: str) -> None:
+    """A data set's arguments that its class does not take as they are, and those of its parts."""
+    parts = f"{key}.parts"
+    for part, given in (args.get("part_args") or {}).items():
+        place = f"{key}.part_args.{part}"
+        check_shape(dict[str, Any], given, source_of(layers, place), place)
+        _arguments("data", part, given, layers, (parts, place))
+    _try("data", name, args, layers, key)
+
+
+def _try(role: str, name: str, args: dict[str, Any], layers: list[Layer], key: str) -> None:
+    """Refuse what the class of a data set or benchmark refuses."""
+    if (said := _refusal(role, name, json.dumps(args))) is not None:
+        raise ConfigError(source_of(layers, key), key, f"{role} {name!r}: {said}")
+
+
+@cache
+def _refusal(role: str, name: str, args: str) -> str | None:
+    try:
+        construct(role, name, **json.loads(args))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def source_of(layers: list[Layer], key: str) -> str:
     """The uppermost layer that sets ``key``, or else its nearest parent."""
-    parts = key.split(".")
+    parts = [part.partition("[")[0] for part in key.split(".")]
     for depth in range(len(parts), 0, -1):
         for layer in reversed(layers):
             node: Any = layer.values
@@ -240,8 +318,8 @@ def _lookup(role: str, name: str, layers: list[Layer], key: str) -> type:
 
 def _component(role: str, given: dict[str, Any], layers: list[Layer]) -> dict[str, Any]:
     """The component's config with its arguments checked against its class and filled in."""
-    name = given.get("name") or (DataConfig.name if role == "data" else None)
-    if name is None:
+    name = str(given.get("name", DataConfig.name if role == "data" else ""))
+    if not name:
         known = nearest("", registry(role).names())
         raise ConfigError(layers[-1].source, f"{role}.name", f"no {role} is named; {known}")
     keys = f"{role}.name", f"{role}.args"
@@ -261,17 +339,18 @@ def _arguments(
     """
     name_key, args_key = keys
     cls = _lookup(role, name, layers, name_key)
+    known = arguments(cls)
+    for argument, value in given.items():
+        key = f"{args_key}.{argument}"
+        if argument not in known:
+            message = f"{role} {name!r} takes no such argument; {nearest(argument, list(known))}"
+            raise ConfigError(source_of(layers, key), key, message)
+        check_shape(known[argument].annotation, value, source_of(layers, key), key)
     try:
         filled = filled_arguments(cls, json.dumps(given))
-    except ConfigKeyError as error:
-        key = f"{args_key}.{error.full_key}"
-        known = nearest(str(error.full_key), list(arguments(cls)))
-        message = f"{role} {name!r} takes no such argument; {known}"
-        raise ConfigError(source_of(layers, key), key, message) from error
     except OmegaConfBaseException as error:
-        key = f"{args_key}.{error.full_key or ''}".rstrip(".")
-        message = str(error).split("full_key")[0]
-        raise ConfigError(source_of(layers, key), key, message) from error
+        key = f"{args_key}.{_key(error)}".rstrip(".")
+        raise ConfigError(source_of(layers, key), key, _reason(error)) from error
     for key, value in filled.items():
         if value == OMEGACONF_MISSING:
             path = f"{args_key}.{key}"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 from ablate.components.registry import nearest
 from ablate.config.compose import Layer, check, merge, overrides, read_yaml, typed, with_bases
@@ -32,7 +32,8 @@ class RunFile(Generic[Keys]):
     Attributes:
         source: the file, for error messages.
         keys: its own keys, ``name`` the file's if it gives none.
-        overridden: those of its own keys that the command line gives.
+        given: those of its own keys that the file or the command line gives.
+        overridden: those that the command line gives.
         written: its sections of a run and its base's name, with the overrides of sections.
         layers: what a run is composed of, lowest first: bases and the file's own sections.
         top: the overrides of sections, to lie above all else.
@@ -41,6 +42,7 @@ class RunFile(Generic[Keys]):
 
     source: str
     keys: Keys
+    given: tuple[str, ...]
     overridden: tuple[str, ...]
     written: dict[str, Any]
     layers: list[Layer]
@@ -71,8 +73,8 @@ def read_file(
     Raises:
         ConfigError: a mistake in the file's own keys, the overrides or the names of its bases.
     """
-    source = str(path)
-    names = [f.name for f in dataclasses.fields(schema)]
+    source, hints = str(path), get_type_hints(schema)
+    names = list(hints)
     override = overrides(items, (*SECTIONS, *allowed))
     own, run = _split(read_yaml(path), names, source)
     given, top = _split(override.values, names, override.source)
@@ -82,13 +84,15 @@ def read_file(
     values = own | given
     check(schema, Layer(source, values))
     # Diffs refer (`${...}`) to keys of the run that they become part of, so they stay as written.
-    diffs = {key: value for key, value in values.items() if isinstance(value, dict)}
+    diffs = {key: value for key, value in values.items() if hints[key] == dict[str, Any]}
     plain = {key: value for key, value in values.items() if key not in diffs}
-    keys = dataclasses.replace(typed(schema, Layer(source, plain)), **diffs)
+    layers = [Layer(source, own), Layer(override.source, given)]
+    keys = dataclasses.replace(typed(schema, plain, layers), **diffs)
     keys.name = keys.name or os.fsencode(path.stem).decode("utf-8", "backslashreplace")
     return RunFile(
         source=source,
         keys=keys,
+        given=tuple(values),
         overridden=tuple(given),
         written=merge(run, top),
         layers=with_bases(path, dict(run)),

@@ -29,7 +29,12 @@ def registry(role: str) -> Registry[Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def _construct(role: str, name: str, **args: Any) -> Any:
+def construct(role: str, name: str, **args: Any) -> Any:
+    """An instance of the class of that name.
+
+    Raises:
+        ValueError: it refused its arguments, by whatever exception.
+    """
     cls = registry(role).get(name)
     try:
         return cls(**args)
@@ -46,14 +51,10 @@ def data_key(config: RunConfig) -> str:
 
 
 def data_set(config: RunConfig) -> DataSet:
-    """The run's data set, not yet prepared.
-
-    Raises:
-        ValueError: it refused its arguments, by whatever exception.
-    """
-    return _construct("data", config.data.name, **config.data.args)
+    """The run's data set, not yet prepared; raises as ``construct``."""
+    return construct("data", config.data.name, **config.data.args)
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """A registered benchmark (or ``package.module:Class``); raises as ``data_set``."""
-    return _construct("benchmark", name)
+    """A registered benchmark (or ``package.module:Class``); raises as ``construct``."""
+    return construct("benchmark", name)

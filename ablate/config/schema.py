@@ -148,10 +148,15 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig:
-    """The benchmarks a trained cell is scored on; ``limit``: a fixed subset of so many items."""
+    """The benchmarks a trained cell is scored on; ``limit``: a fixed subset of so many items.
+
+    ``split``: ``test`` is what is reported, always a benchmark's whole official set. Studies use
+    ``validation``. Where that is a part of ``test``, ``rest`` is the other part, for what a study
+    has chosen; elsewhere it is ``test``.
+    """
 
     benchmarks: list[str] = field(default_factory=lambda: ["easy-vqa"])
-    split: Literal["validation", "test"] = "test"
+    split: Literal["validation", "test", "rest"] = "test"
     limit: int | None = None
     batch_size: int = field(default=256, metadata=NOT_IN_IDENTITY)
 

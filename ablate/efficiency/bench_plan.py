@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from ablate.config.compose import Layer, compose, expand
 from ablate.config.documents import read_file
 from ablate.config.schema import DataConfig, RunConfig
 from ablate.efficiency.peers import PEERS
-from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError, shortened
 
 
 @dataclass
@@ -90,7 +91,7 @@ def plan_bench(
     top = [*file.top, Layer(source, {"data": {"name": DataConfig.name}})]
     models = {}
     for name in _chosen(file.aside.get("models"), list(keys.models)):
-        place = f"{source} (models.{name})"
+        place = f"{source} (models.{shortened(name)})"
         diff = expand(keys.models[name], place)
         models[name] = compose([*file.layers, Layer(place, diff), *top])
     return BenchPlan(source, keys, models)
@@ -102,7 +103,8 @@ def _problems(keys: BenchKeys) -> Iterator[tuple[str, str]]:
         yield "models", "names no model; give name: {diff} for each"
     for name, diff in keys.models.items():
         if not isinstance(diff, dict):
-            yield f"models.{name}", f"is a diff from the file's own sections, not {diff!r}"
+            given = reprlib.repr(diff)
+            yield f"models.{name}", f"is a diff from the file's own sections, not {given}"
     single = ("new_tokens", "vocabulary", "warmup", "repeats", "peer_repeats")
     numbers = {key: [getattr(keys, key)] for key in single}
     numbers |= {"batch_sizes": keys.batch_sizes, "prompt_tokens": keys.prompt_tokens}
@@ -136,7 +138,8 @@ def _chosen(chosen: Any, models: list[str]) -> list[str]:
         return models
     names = [chosen] if isinstance(chosen, str) else chosen
     if not isinstance(names, list) or not names:
-        raise ConfigError(COMMAND_LINE, "models", f"is a list, models=[a, b], not {chosen!r}")
+        given = reprlib.repr(chosen)
+        raise ConfigError(COMMAND_LINE, "models", f"is a list, models=[a, b], not {given}")
     for name in names:
         if name not in models:
             raise ConfigError(

@@ -35,7 +35,7 @@ def evaluate(
         benchmark has choices, ``choice_probabilities``.
     """
     tokenizer = dataset.tokenizer(cache)
-    samples: Any = benchmark.samples(cache, config.evaluate.split, config.evaluate.limit)
+    samples: Any = benchmark.chosen(cache, config.evaluate.split, config.evaluate.limit)
     transform = image_transform(samples, model.encoder.transform, features)
     choices = benchmark.choices or ()
     collate = PromptCollator(tokenizer, dataset.template, transform, choices=choices)

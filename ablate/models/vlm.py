@@ -243,7 +243,7 @@ def assemble(
 
     encoder, rounded = build("encoder"), config.encoder.feature_precision == "bfloat16"
     backbone = build("backbone", vocab_size)
-    with refusals("encoder", config.encoder.name):
+    with _refusals("encoder", config.encoder.name):
         patches = encoder.embed_dim, encoder.grid
     connector = build("connector", *patches, backbone.d_model)
     feature_type = torch.bfloat16 if rounded else None
@@ -262,12 +262,12 @@ def build_component(config: RunConfig, role: str, *given: Any) -> Any:
         IncompatibleError: it refused its arguments.
     """
     component = getattr(config, role)
-    with refusals(role, component.name), stream(config.seed, f"init/{role}"):
+    with _refusals(role, component.name), stream(config.seed, f"init/{role}"):
         return registry(role).get(component.name)(*given, **component.args)
 
 
 @contextmanager
-def refusals(role: str, name: str) -> Iterator[None]:
+def _refusals(role: str, name: str) -> Iterator[None]:
     """What a component raises, as an ``IncompatibleError`` that names it."""
     try:
         yield

@@ -12,10 +12,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _came: list[int] = []
 """Signals held back; a list, as a handler may touch it at any moment."""
+_heeded: dict[int, Any] = {}
+"""Within ``held``: what handled each of the signals before."""
 
 
 @contextmanager
@@ -28,16 +31,36 @@ def held() -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS if in_main_thread}
     # None: a handler that Python did not install and could not put back.
-    heeded = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    _heeded.update({n: h for n, h in before.items() if h not in (signal.SIG_IGN, None)})
     _came.clear()
     try:
-        for number in heeded:
-            signal.signal(number, _hold)
+        _hold_back()
         yield
     finally:
-        for number in reversed(heeded):  # Ctrl-C last: it would leave the others as they are
-            signal.signal(number, heeded[number])
+        _put_back()
+        _heeded.clear()
     let_through()
+
+
+@contextmanager
+def not_held() -> Iterator[None]:
+    """Within, though within ``held``, signals raise at once: for work that no store waits for."""
+    try:
+        _put_back()
+        let_through()
+        yield
+    finally:
+        _hold_back()
+
+
+def _hold_back() -> None:
+    for number in _heeded:
+        signal.signal(number, _hold)
+
+
+def _put_back() -> None:
+    for number in reversed(_heeded):  # Ctrl-C last: it would leave the others as they are
+        signal.signal(number, _heeded[number])
 
 
 def _hold(number: int, frame: FrameType | None) -> None:

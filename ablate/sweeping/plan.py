@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import reprlib
 import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ablate.components.registry import nearest
+from ablate.config.checks import LARGEST_SEED
 from ablate.config.compose import Layer, compose, expand
-from ablate.config.documents import read_file
+from ablate.config.documents import RunFile, read_file
 from ablate.config.identity import identity, seedless_identity
 from ablate.config.schema import SECTIONS, RunConfig
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, printable, shortened
 
 VARIANT = "variant"
 """The axis whose values are diffs from the root of the config, not at one path in it."""
@@ -26,13 +28,14 @@ class SweepKeys:
     """What a sweep file holds besides the sections of a run.
 
     ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
+    ``seeds``: a cell for each; if none are given, the run's own ``seed``.
     ``exclude``: combinations left out, each a mapping axis -> label.
     ``compare``: the published table to print beside the results.
     """
 
     name: str = ""
     axes: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=list)
     exclude: list[dict[str, Any]] = field(default_factory=list)
     compare: str | None = None
 
@@ -93,10 +96,10 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     """
     file = read_file(path, items or [], SweepKeys, ("name", "seeds"))
     keys, source = file.keys, file.source
-    seeds = _seeds(keys.seeds, file.source_of("seeds"))
+    seeds = _seeds(file)
     axes = {axis: _values(axis, values, source) for axis, values in _axes(keys, source).items()}
     diffs = {
-        (axis, label): Layer(f"{source} ({axis}={label})", diff)
+        (axis, label): Layer(_place(source, axis, label), diff)
         for axis, values in axes.items()
         for label, diff in values
     }
@@ -108,19 +111,26 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
         if any(e.items() <= labels.items() for e in excluded):
             continue
         config = compose([*file.layers, *[diffs[pair] for pair in labels.items()], *file.top])
-        cells += [Cell(labels, dataclasses.replace(config, seed=s), source) for s in seeds]
+        own = [config.seed] if seeds is None else seeds
+        cells += [Cell(labels, dataclasses.replace(config, seed=s), source) for s in own]
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
     return Plan(keys.name, source, names, cells, keys.compare)
 
 
-def _seeds(seeds: list[int], source: str) -> list[int]:
+def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:
+    """The seeds that a sweep gives; None if it gives none."""
+    if "seeds" not in file.given:
+        return None
+    source, seeds = file.source_of("seeds"), file.keys.seeds
+    if "seed" in file.written:
+        raise ConfigError(source, "seeds", "stands beside seed; give one of both")
     if not seeds:
         raise ConfigError(source, "seeds", "is empty; give at least one, as in [0, 1, 2]")
     for seed in seeds:
-        if seed < 0:
-            raise ConfigError(source, "seeds", f"a seed is 0 or more, not {seed}")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError(source, "seeds", f"a seed is from 0 to {LARGEST_SEED}, not {seed}")
         if seeds.count(seed) > 1:
             raise ConfigError(source, "seeds", f"seed {seed} is listed twice")
     return seeds
@@ -133,12 +143,12 @@ def _axes(keys: SweepKeys, source: str) -> dict[str, Any]:
     def collect(prefix: str, node: Any) -> None:
         if isinstance(node, dict) and node:
             for key, value in node.items():
-                collect(f"{prefix}.{key}" if prefix else key, value)
+                collect(f"{prefix}.{key}", value)
         else:
             axes[prefix] = node
 
-    collect("", keys.axes)
-    axes.pop("", None)
+    for key, value in keys.axes.items():
+        collect(key, value)
     for axis in axes:
         if axis.split(".")[0] not in (*SECTIONS, VARIANT):
             known = nearest(axis, [*SECTIONS, VARIANT])
@@ -161,23 +171,32 @@ def _values(axis: str, values: Any, source: str) -> list[tuple[str, dict[str, An
                 raise ConfigError(source, key, f"lists {label!r} twice")
             if _look(label) == _look(known):
                 raise ConfigError(source, key, f"{known!r} and {label!r} look alike; rename one")
-        found.append((label, expand(diff, source)))
+        expanded = expand(diff, _place(source, axis, label))
+        if "seed" in expanded:
+            raise ConfigError(source, key, "sets the seed; a sweep's seeds are given by seeds")
+        found.append((label, expanded))
     return found
+
+
+def _place(source: str, axis: str, label: str) -> str:
+    return f"{source} ({shortened(axis)}={shortened(label)})"
 
 
 def _value(axis: str, value: Any, source: str, key: str) -> tuple[str, dict[str, Any]]:
     if isinstance(value, dict):
         if len(value) != 1 or not isinstance(next(iter(value.values())), dict):
-            raise ConfigError(source, key, f"a value is plain or `label: {{diff}}`, not {value!r}")
+            given = reprlib.repr(value)
+            raise ConfigError(source, key, f"a value is plain or `label: {{diff}}`, not {given}")
         label, diff = next(iter(value.items()))
         return str(label), diff if axis == VARIANT else {axis: diff}
     if axis == VARIANT:
-        raise ConfigError(source, key, f"a value is `label: {{diff}}`, not {value!r}")
+        given = reprlib.repr(value)
+        raise ConfigError(source, key, f"a value is `label: {{diff}}`, not {given}")
     return str(value), {axis: value}
 
 
 def _exclusions(
-    exclude: list[Any], axes: dict[str, list[tuple[str, dict]]], source: str
+    exclude: list[dict[str, Any]], axes: dict[str, list[tuple[str, dict]]], source: str
 ) -> list[dict[str, str]]:
     for entry in exclude:
         for axis, label in entry.items():
@@ -213,8 +232,3 @@ def _distinct(cells: list[Cell], source: str) -> None:
 def _look(label: str) -> str:
     """What labels share that a reader cannot tell apart."""
     return " ".join(unicodedata.normalize("NFC", printable(label)).split())
-
-
-def printable(label: str) -> str:
-    """A label with what cannot be seen as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in label)

@@ -48,7 +48,7 @@ def _ask(benchmark: Benchmark, dataset: DataSet, config: RunConfig, cache: Path)
     Raises:
         ValueError, OSError: it is not there, or the template or the tokenizer will not do.
     """
-    sample = benchmark.samples(cache, config.evaluate.split, 1)[0]
+    sample = benchmark.chosen(cache, config.evaluate.split, 1)[0]
     written = (dataset.template, dataset.tokenizer(cache))
     image = sample.image is not None
     if benchmark.choices:

@@ -96,7 +96,6 @@ class SweepRun:
     def run(self, jobs: int | None = None) -> Outcome:
         """Train and measure what is not done yet; every run ends, whatever happens."""
         self.tracker.bury()
-        self.tracker.experiment(self.plan.name)  # refused now, if at all
         cells, outcome = self.plan.cells, self.outcome
         done, busy = finished_runs(self.tracker), running_elsewhere(self.tracker)
         known = self.identities

@@ -97,7 +97,8 @@ class StepKeys:
         return self._data[key]
 
     def _items(self, name: str, config: RunConfig) -> str:
-        split = config.evaluate.split
+        # Which of the test items are ``rest`` is a rule, and the split is in the key by itself.
+        split = "test" if config.evaluate.split == "rest" else config.evaluate.split
         if (key := f"{name} {split}") not in self._benchmarks:
             self._benchmarks[key] = benchmark_named(name).fingerprint(self._cache, split)
         return self._benchmarks[key]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import yaml
@@ -17,155 +17,30 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.analysis.connect import refusals
-from ablate.config.compose import Layer, compose, expand, typed
-from ablate.config.documents import read_file
+from ablate.config.compose import expand, merge
 from ablate.config.identity import digest, flatten, identity, to_dict
+from ablate.config.registries import benchmark_named
 from ablate.config.schema import RunConfig
-from ablate.errors import ConfigError
+from ablate.errors import CellError, ConfigError, printable
 from ablate.models.seeding import derive
 from ablate.processes.executors import Task, execute
-from ablate.processes.messages import Message, Metrics, Validated
-from ablate.sweeping.plan import printable
+from ablate.processes.interrupts import not_held
+from ablate.processes.messages import Failed, Message, Metrics, Validated
+from ablate.sweeping.metric_names import benchmark_of, check_objective
 from ablate.sweeping.prepare import prepare
 from ablate.sweeping.sample_checks import check_samples, prepare_data
+from ablate.sweeping.study_plan import StudyPlan
 from ablate.sweeping.work import train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import is_dead, this_process
 from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import Tracker, home_expanded
+from ablate.training.feature_cache import features_key
+from ablate.training.module import VALIDATED
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-STUDIES = "ABLATE_STUDIES names the store of studies: a database, as sqlite:///optuna.db"
+STUDIES = "ABLATE_STUDIES names the store of studies: a database (sqlite:///optuna.db)"
 PROCESS, CUT_OFF = "process", "cut_off"
-
-
-@dataclass
-class SearchKeys:
-    """The range of one searched config path: ``low`` and ``high``, or ``choices``.
-
-    Whole numbers are searched as such; ``log`` searches the logarithm, ``step`` a grid.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    step: float | None = None
-    log: bool = False
-    choices: list[Any] | None = None
-    integer: bool = False
-
-
-@dataclass
-class StudyKeys:
-    """What a study file holds besides the sections of a run.
-
-    ``objective`` is a metric of a finished cell; a trial is pruned on the validation metric
-    ``pruned_by``, reported every ``train.validate_every`` steps, once ``startup_trials`` ended.
-    """
-
-    name: str = ""
-    search: dict[str, Any] = field(default_factory=dict)
-    trials: int = 12
-    objective: str = "easy-vqa/accuracy"
-    direction: Literal["maximize", "minimize"] = "maximize"
-    pruned_by: str = "validation/token_accuracy"
-    startup_trials: int = 4
-    sampler_seed: int = 0
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """A study, ready to run. ``layers`` compose the run that the trials' values are set in."""
-
-    path: Path
-    keys: StudyKeys
-    search: dict[str, SearchKeys]
-    layers: list[Layer]
-    written: dict[str, Any]
-
-    @property
-    def config(self) -> RunConfig:
-        """The run before any searched value is set."""
-        return compose(self.layers)
-
-    @property
-    def definition(self) -> str:
-        """What must not change when a study is continued: base, ranges and objective."""
-        ranges = {path: dataclasses.asdict(r) for path, r in self.search.items()}
-        fixed = [ranges, self.keys.objective, self.keys.direction]
-        return digest([to_dict(self.config, identity_only=True), *fixed])
-
-
-def plan_study(path: Path, items: list[str] | None = None) -> StudyPlan:
-    """Read a study file, with ``key=value`` overrides.
-
-    Raises:
-        ConfigError: any mistake in the file, its bases or the overrides.
-    """
-    file = read_file(path, items or [], StudyKeys, ("name", "trials"))
-    keys = file.keys
-    if keys.trials < 1:
-        where = file.source_of("trials")
-        raise ConfigError(where, "trials", f"must be 1 or more, not {keys.trials}")
-    search = _search(keys.search, file.source)
-    plan = StudyPlan(path, keys, search, [*file.layers, *file.top], file.written)
-    _trial_config(plan, {name: _example(r) for name, r in search.items()})
-    return plan
-
-
-def _search(nested: dict[str, Any], source: str) -> dict[str, SearchKeys]:
-    names = {f.name for f in dataclasses.fields(SearchKeys)}
-    found: dict[str, SearchKeys] = {}
-
-    def collect(prefix: str, node: Any) -> None:
-        if not isinstance(node, dict) or (not names.isdisjoint(node)):
-            found[prefix] = _range(prefix, node, source)
-            return
-        for key, value in node.items():
-            collect(f"{prefix}.{key}" if prefix else key, value)
-
-    collect("", nested)
-    if not nested:
-        raise ConfigError(source, "search", "is empty; give at least one config path to search")
-    return found
-
-
-def _range(path: str, node: Any, source: str) -> SearchKeys:
-    key = f"search.{path}"
-    if not isinstance(node, dict):
-        raise ConfigError(source, key, "is a mapping: low and high, or choices")
-    found = typed(SearchKeys, Layer(f"{source} ({key})", node))
-    if found.choices is not None:
-        if not found.choices:
-            raise ConfigError(source, key, "has an empty list of choices")
-        return found
-    if found.low is None or found.high is None or not found.low < found.high:
-        raise ConfigError(source, key, "needs low < high, or choices")
-    if found.log and (found.low <= 0 or found.step is not None):
-        raise ConfigError(source, key, "log needs low above 0 and no step")
-    found.integer = isinstance(node["low"], int) and isinstance(node["high"], int)
-    return found
-
-
-def _example(search: SearchKeys) -> Any:
-    if search.choices is not None:
-        return search.choices[0]
-    return int(search.low or 0) if search.integer else search.low
-
-
-def _suggest(trial: Trial, path: str, search: SearchKeys) -> Any:
-    if search.choices is not None:
-        return trial.suggest_categorical(path, search.choices)
-    assert search.low is not None
-    assert search.high is not None
-    if search.integer:
-        step = int(search.step or 1)
-        return trial.suggest_int(path, int(search.low), int(search.high), step=step, log=search.log)
-    return trial.suggest_float(path, search.low, search.high, step=search.step, log=search.log)
-
-
-def _trial_config(plan: StudyPlan, values: dict[str, Any]) -> RunConfig:
-    source = f"{plan.path} (search)"
-    return compose([*plan.layers, Layer(source, expand(values, source))])
 
 
 def storage_url() -> str:
@@ -216,85 +91,140 @@ class StudyRun:
         self.tracker = tracker
         self.cache = cache
         self.display = display
+        self._prepared: set[str] = set()
+        self._failure = ""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def run(self) -> Best:
         """Run the missing trials and save the best settings.
 
         Raises:
-            ConfigError: a study of that name exists with another definition, or no trial finished.
+            ConfigError: a study of that name has results by another definition, trials would not
+                report the objective, or no trial finished.
+            DataError: what all trials need cannot be prepared.
         """
+        keys, source = self.plan.keys, str(self.plan.path)
         self.tracker.bury()
-        self.tracker.experiment(self.plan.keys.name)  # refused now, if at all
+        self.tracker.experiment(keys.name)  # refused now, if at all
         with refusals(storage_url(), STUDIES, OptunaError, RuntimeError):
             study = self._study()
-        missing = self.plan.keys.trials - len(counted(study))
-        if missing > 0:
-            prepare_data(str(self.plan.path), self.plan.config, self.cache)
-            check_samples(str(self.plan.path), self.plan.config, self.cache)
-        prepare([self.plan.config] * missing, self.cache, self.display)
-        with Recorder(
-            self.tracker, self.display, "study", self.plan.keys.name, "trial"
-        ) as recorder:
-            if missing > 0:
-                self.display.phase("trials", missing, 1)
-            while len(counted(study)) < self.plan.keys.trials:
-                self._trial(study, recorder)
+        if len(counted(study)) < keys.trials:
+            check_objective(keys.objective, self.plan.config, source, self.cache)
+        with Recorder(self.tracker, self.display, "study", keys.name, "trial") as recorder:
+            while (left := keys.trials - len(counted(study))) > 0:
+                self._trial(study, recorder, left)
             recorder.status = "FINISHED"
             if not any(t.state is TrialState.COMPLETE for t in study.trials):
-                raise ConfigError(str(self.plan.path), "", "no trial finished; see MLflow for why")
+                why = f"; the last: {self._failure}" if self._failure else "; see MLflow for why"
+                raise ConfigError(source, "", f"no trial finished{why}")
             path = self._save(study.best_trial)
             self.tracker.client.log_artifact(recorder.parent, str(path))
-            value = study.best_value
-            self.tracker.metrics(recorder.parent, {self.plan.keys.objective: value})
+            self.tracker.metrics(recorder.parent, {keys.objective: study.best_value})
         return Best(study, path)
 
     def _study(self) -> optuna.Study:
         """The study in its storage, its cut-off trials marked as failed."""
         keys, storage = self.plan.keys, optuna.storages.RDBStorage(storage_url())
         pruner = optuna.pruners.MedianPruner(n_startup_trials=keys.startup_trials)
-        study = optuna.create_study(
+        open_study = partial(
+            optuna.create_study,
             storage=storage,
             study_name=keys.name,
             direction=keys.direction,
             pruner=pruner,
             load_if_exists=True,
         )
-        if study.user_attrs.get("definition", self.plan.definition) != self.plan.definition:
-            raise ConfigError(
-                str(self.plan.path),
-                "name",
-                f"study {keys.name!r} in {storage_url()} was begun with another base, search or "
-                "objective; give this one another name",
-            )
-        study.set_user_attr("definition", self.plan.definition)
+        study = open_study()
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             if is_dead(trial.user_attrs.get(PROCESS)):
                 study.tell(trial.number, state=TrialState.FAIL)
                 cut_off = study.user_attrs.get(CUT_OFF, [])
                 study.set_user_attr(CUT_OFF, [*cut_off, trial.number])
+        if study.user_attrs.get("definition", self.plan.definition) != self.plan.definition:
+            if any(trial.state is not TrialState.FAIL for trial in study.trials):
+                raise ConfigError(
+                    str(self.plan.path),
+                    "name",
+                    f"study {keys.name!r} in {storage_url()} was begun with another base, search "
+                    "or objective; give this one another name",
+                )
+            optuna.delete_study(study_name=keys.name, storage=storage)  # it has no result
+            study = open_study()
+        study.set_user_attr("definition", self.plan.definition)
         # A continued study must not draw the first trials' random numbers again.
         seed = derive(keys.sampler_seed, f"sampler/{len(study.trials)}") % 2**32
         study.sampler = optuna.samplers.TPESampler(seed=seed)
         return study
 
-    def _trial(self, study: optuna.Study, recorder: Recorder) -> None:
+    def _trial(self, study: optuna.Study, recorder: Recorder, left: int) -> None:
+        """One trial of those that are left; it fails alone."""
         trial = study.ask()
         trial.set_user_attr(PROCESS, this_process())
-        values = {path: _suggest(trial, path, r) for path, r in self.plan.search.items()}
-        config = _trial_config(self.plan, values)
         name = f"trial-{trial.number}"
+        try:
+            config = self._ready(trial, left)
+        except CellError as error:
+            self._failure = str(error)
+            self.display.say(f"{name} failed: {error}")
+            study.tell(trial, state=TrialState.FAIL)
+            return
         recorder.start(name, config, identity=identity(config), study=self.plan.keys.name)
-        results: dict[str, float] = {}
-        pruned = False
+        results, pruned = self._execute(trial, config, name, recorder)
+        if pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif self.plan.keys.objective in results:
+            study.tell(trial, results[self.plan.keys.objective])
+        else:
+            study.tell(trial, state=TrialState.FAIL)
+
+    def _ready(self, trial: Trial, left: int) -> RunConfig:
+        """The run of a trial, and all that it needs prepared.
+
+        Raises:
+            CellError: its values cannot stand together, or what it alone needs cannot be prepared.
+            ConfigError: what all trials need cannot.
+        """
+        values = {path: r.suggest(trial, path) for path, r in self.plan.search.items()}
+        try:
+            config = self.plan.trial(values)
+        except ConfigError as error:
+            raise CellError(str(error)) from error
+        needs = _needs(config)
+        if needs in self._prepared:
+            return config
+        common = needs == _needs(self.plan.config)
+        source = str(self.plan.path)
+        try:
+            with not_held():
+                prepare_data(source, config, self.cache)
+                check_samples(source, config, self.cache)
+                # Features that all trials share may be worth it where those of one are not.
+                prepare([config] * (left if common else 1), self.cache, self.display)
+        except (ConfigError, CellError) as error:
+            if common:
+                raise
+            raise CellError(str(error).splitlines()[0]) from error
+        self._prepared.add(needs)
+        self.display.phase("trials", left, 1)
+        return config
+
+    def _execute(
+        self, trial: Trial, config: RunConfig, name: str, recorder: Recorder
+    ) -> tuple[dict[str, float], bool]:
+        """Train and score: the last value of each metric, and whether the trial was pruned."""
+        keys, results, pruned = self.plan.keys, {}, False
 
         def handle(task: Task, message: Message) -> bool:
             nonlocal pruned
             match message:
-                case Metrics(numbers, None):
+                case Metrics(numbers, _):
                     results.update(numbers)
-                case Validated(step, numbers):
-                    trial.report(numbers[self.plan.keys.pruned_by], step)
+                case Failed(reason):
+                    self._failure = reason
+                case Validated(step, numbers) if keys.pruned_by is not None:
+                    # Optuna takes it that what is better has the study's direction.
+                    sign = 1 if VALIDATED[keys.pruned_by] == keys.direction else -1
+                    trial.report(sign * numbers[keys.pruned_by], step)
                     pruned = trial.should_prune()
                     if pruned:
                         recorder.tracker.tag(recorder.run_ids[name], state="pruned")
@@ -303,33 +233,41 @@ class StudyRun:
             return True
 
         with tempfile.TemporaryDirectory(prefix="ablate-") as out:
-            threads = config.train.threads
             arguments = (config, self.cache, Path(out))
-            task = Task(name, train_and_evaluate, arguments, threads)
+            task = Task(name, train_and_evaluate, arguments, config.train.threads)
             execute([task], 1, handle, recorder.beat)
-        if pruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        elif self.plan.keys.objective in results:
-            study.tell(trial, results[self.plan.keys.objective])
-        else:
-            study.tell(trial, state=TrialState.FAIL)
+        return results, pruned
 
     def _save(self, best: FrozenTrial) -> Path:
         """The best settings over the study's own base, beside the study file.
 
         What the study does to choose (validations, the validation split) is left out, so that a
-        sweep on this base is scored on its own split.
+        sweep on this base is scored on its own split: on the test items, or on those of them that
+        had no part in the choice.
         """
+        keys, path = self.plan.keys, self.plan.path.with_name(f"{self.plan.path.stem}-best.yaml")
         left_out = ("evaluate.split", "train.validate_")
         written = flatten(self.plan.written).items()
         own = {key: value for key, value in written if not key.startswith(left_out)}
-        path = self.plan.path.with_name(f"{self.plan.path.stem}-best.yaml")
-        merged = expand({**own, **best.params}, str(path))
-        value = f"{self.plan.keys.objective} {best.value:.4f}"
-        name = printable(self.plan.keys.name)  # a line break would end the comment
+        value = f"{keys.objective} {best.value:.4f}"
+        name = printable(keys.name)  # a line break would end the comment
         heading = f"# Best of study {name}: trial {best.number}, {value}.\n"
+        benchmark = benchmark_of(keys.objective, self.plan.config)
+        if benchmark is not None and benchmark_named(benchmark).holds_out:
+            own["evaluate.split"] = "rest"
+            heading += (
+                f"# {benchmark}'s validation items, which chose it, are a part of its test items: "
+                "rest is the others.\n# A score on all of them, split: test, is compared with "
+                "published ones, but is in part of items that chose.\n"
+            )
+        merged = merge(expand(own, str(path)), expand(best.params, str(path)))
         path.write_text(heading + yaml.safe_dump(merged, sort_keys=False))
         return path
+
+
+def _needs(config: RunConfig) -> str:
+    """What is to be prepared for a run: equal where it is the same."""
+    return digest([to_dict(config.data), features_key(config)])
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:

@@ -94,11 +94,11 @@ class Display:
         left = f", {self._time_left()} left" if self._ended < self._count else ""
         why = f": {failure}" if failure else ""
         begin, end = f"  {self._ended}/{self._count} {cell} ", f"{why} ({seconds:.0f} s){left}"
-        self.console.print(Text.assemble(begin, result, end))
+        self.console.print(Text.assemble(begin, result, end), soft_wrap=True)
 
     def say(self, text: str) -> None:
         """A line about what goes on before the first cell."""
-        self.console.print(Text(text))
+        self.console.print(Text(text), soft_wrap=True)
 
     def _time_left(self) -> str:
         """As the bar's ETA: by the rate over the whole phase so far."""

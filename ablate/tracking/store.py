@@ -12,7 +12,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
-from ablate.analysis.connect import artifact_folder, connect, refusals, sqlite_file
+from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file
 from ablate.analysis.results import TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
@@ -85,8 +85,9 @@ class Tracker:
                 raise StoreError(self.uri, "", message)
             return found.experiment_id
         # Beside a local database, artifacts go beside it too; a server has its own place.
-        local = artifact_folder(self.uri)
-        location = None if local is None else (local / folder_name(name)).as_uri()
+        file = sqlite_file(self.uri)
+        local = None if file is None else file.with_name(ARTIFACTS) / folder_name(name)
+        location = None if local is None else local.as_uri()
         return self.client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING)
 
     def search(self, kind: str, **tags: str) -> list[Run]:

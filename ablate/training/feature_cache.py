@@ -74,7 +74,7 @@ def sources(config: RunConfig, dataset: DataSet, cache: Path) -> dict[str, Sampl
         found["validation"] = validation_samples(config, dataset, cache)
     for name in config.evaluate.benchmarks:
         chosen = config.evaluate
-        found[name] = benchmark_named(name).samples(cache, chosen.split, chosen.limit)
+        found[name] = benchmark_named(name).chosen(cache, chosen.split, chosen.limit)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,14 @@ from ablate.errors import CellError
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
 from ablate.training.schedule import learning_rate_factor
+
+TRAINED = ("train/loss", "train/lr", "train/gradient_norm")
+"""What the steps of a training report."""
+VALIDATED: dict[str, Literal["maximize", "minimize"]] = {
+    "validation/loss": "minimize",
+    "validation/token_accuracy": "maximize",
+}
+"""What validations report, and which way is better."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -88,7 +96,7 @@ class VisionLanguageTraining(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Mean loss and token accuracy over the validation batches."""
         loss, accuracy = self._loss(batch)
-        values = {"validation/loss": loss, "validation/token_accuracy": accuracy}
+        values = dict(zip(VALIDATED, (loss, accuracy), strict=True))
         self.log_dict(values, batch_size=len(batch["input_ids"]))
 
     def configure_optimizers(self) -> Any:
@@ -135,18 +143,14 @@ class Report(Callback):
         self.step, loss, self.loss = step, self.loss, 0.0
         if step % self.log_every and step != self.total_steps:
             return
-        values = {
-            "train/loss": float(loss),
-            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/gradient_norm": self.gradient_norm,
-        }
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        values = dict(zip(TRAINED, (float(loss), rate, self.gradient_norm), strict=True))
         self.reporter.metrics(values, step)
         self.reporter.progress("train", step / self.total_steps)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report a validation and stop training if the reporter says so (pruning)."""
-        names = ("validation/loss", "validation/token_accuracy")
-        values = {name: float(trainer.callback_metrics[name]) for name in names}
+        values = {name: float(trainer.callback_metrics[name]) for name in VALIDATED}
         self.reporter.metrics(values, trainer.global_step)
         if not self.reporter.keep_going(trainer.global_step, values):
             trainer.should_stop = True

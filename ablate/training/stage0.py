@@ -100,10 +100,29 @@ def load_pretrained(encoder: Encoder, config: EncoderConfig, cache: Path) -> dic
     for number, stage in enumerate(stages(config)):
         path = folder(stage, cache)
         parts[number].load_state_dict(load_file(path / WEIGHTS))
-        prefix = "pretrain/accuracy" if whole else f"pretrain/{number}/accuracy"
         scores: dict[str, float] = json.loads((path / SCORES).read_text())
-        metrics |= {f"{prefix}/{attribute}": score for attribute, score in scores.items()}
+        metrics |= {_accuracy_name(config, number, name): score for name, score in scores.items()}
     return metrics
+
+
+def accuracy_names(config: EncoderConfig, cache: Path) -> list[str]:
+    """The metrics that ``load_pretrained`` will give; prepares the labelled images.
+
+    Raises:
+        ValueError, OSError: there are none.
+    """
+    names = []
+    for number, stage in enumerate(stages(config)):
+        assert stage.pretrain is not None
+        dataset = registry("data").get(stage.pretrain.data)(**stage.pretrain.args)
+        classes = dataset.labelled_images(cache, "validation").classes
+        names += [_accuracy_name(config, number, attribute) for attribute in classes]
+    return names
+
+
+def _accuracy_name(config: EncoderConfig, number: int, attribute: str) -> str:
+    part = "" if config.pretrain is not None else f"{number}/"
+    return f"pretrain/{part}accuracy/{attribute}"
 
 
 class Collator:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from PIL import Image
+
 from ablate.data.base import Split
-from ablate.data.benchmarks.base import Benchmark
+from ablate.data.benchmarks.base import Benchmark, EvaluationSplit
 from ablate.data.contents import Contents
 from ablate.data.images import VERSION, ImageError, decode_image
 from ablate.data.json_lines import parse_json_lines
@@ -20,6 +22,7 @@ from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.subsets import evenly_spread, limited
 
 IMAGES_CHECKED = 16
+HELD_OUT_EVERY = 5
 
 
 class MissingFileError(FileNotFoundError):
@@ -40,6 +43,11 @@ class Item:
     answer: str
     category: str = ""
     answers: Sequence[str] = ()
+
+    def sample(self, image: Image.Image) -> Sample:
+        """The question about its image."""
+        turn = Turn(self.question, self.answer)
+        return Sample(self.id, image, [turn], self.category, list(self.answers))
 
 
 @dataclass(frozen=True)
@@ -153,23 +161,37 @@ class AnnotatedItems:
             raise AnnotationError(
                 f"image {item.image} of question {item.id} is broken: {error}"
             ) from error
-        turn = Turn(item.question, item.answer)
-        return Sample(item.id, image, [turn], item.category, list(item.answers))
+        return item.sample(image)
 
 
 class OfficialBenchmark(Benchmark):
-    """A benchmark that is read from its official files, in ``CACHE/benchmarks/NAME``."""
+    """A benchmark that is read from its official files, in ``CACHE/benchmarks/NAME``.
+
+    Its splits: ``test`` is always the whole set that is officially reported, and ``validation``
+    another official set, without images of ``test``. Where all other public answers are of a
+    training set, one image in ``HELD_OUT_EVERY`` of ``test`` is held out for ``validation``, with
+    all its questions, and ``rest`` has the others. A model whose settings a study chose is to be
+    scored on ``rest``: its score on ``test`` is one on a set of which a fifth has chosen them.
+    Images are held out by a hash of their files' names alone, so that one of COCO is held out in
+    all benchmarks or in none.
+    """
 
     name: ClassVar[str]
     files: ClassVar[tuple[OfficialFile, ...]]
     """The annotation files."""
+    validation_files: ClassVar[tuple[OfficialFile, ...]] = ()
+    """Those of the official validation set, in the order and form of ``files``; if it has one."""
     images: ClassVar[OfficialFile]
     answers_in_order: ClassVar[bool] = False
     """Whether official answer files have no ids, but the order of one category's questions."""
 
+    @property
+    def holds_out(self) -> bool:
+        return not self.validation_files
+
     @abstractmethod
-    def read(self, root: Path) -> list[Item]:
-        """The items, from the folder of the benchmark.
+    def read(self, root: Path, files: Sequence[OfficialFile]) -> list[Item]:
+        """The items of ``files``, or of ``validation_files``, from the folder of the benchmark.
 
         Raises:
             MissingFileError: a file is not there.
@@ -180,10 +202,24 @@ class OfficialBenchmark(Benchmark):
         """Where the official files are expected."""
         return cache_dir / "benchmarks" / self.name
 
-    def items(self, cache_dir: Path) -> list[Item]:
-        """All items; raises as ``read``, also where there is none or two have the same id."""
-        items = self.read(self.folder(cache_dir))
-        where = self.folder(cache_dir) / self.files[0].path
+    def items(self, cache_dir: Path, split: EvaluationSplit = "test") -> list[Item]:
+        """The items of a split; raises as ``read``, also where there is none or ids are equal."""
+        if split == "validation" and self.validation_files:
+            reported = {item.image for item in self._whole(cache_dir, self.files)}
+            items = self._whole(cache_dir, self.validation_files)
+            return [item for item in items if item.image not in reported]
+        items = self._whole(cache_dir, self.files)
+        if split == "test" or self.validation_files:
+            return items
+        kept = [item for item in items if is_held_out(item.image) == (split == "validation")]
+        if not kept:
+            where = self.folder(cache_dir) / self.files[0].path
+            raise AnnotationError(f"{where}: has too few images to hold some out for validation")
+        return kept
+
+    def _whole(self, cache_dir: Path, files: Sequence[OfficialFile]) -> list[Item]:
+        items = self.read(self.folder(cache_dir), files)
+        where = self.folder(cache_dir) / files[0].path
         if not items:
             raise AnnotationError(f"{where}: holds no question")
         (most, count), *_ = Counter(item.id for item in items).most_common(1)
@@ -192,13 +228,17 @@ class OfficialBenchmark(Benchmark):
         return items
 
     def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        return limited(AnnotatedItems(self.items(cache_dir)), limit)
+        return limited(AnnotatedItems(self.items(cache_dir, _evaluated(split))), limit)
+
+    def rest(self, cache_dir: Path, limit: int | None = None) -> Samples[Sample]:
+        return limited(AnnotatedItems(self.items(cache_dir, "rest")), limit)
 
     def fingerprint(self, cache_dir: Path, split: Split) -> str:
         """By the files' contents, each read once (``Contents``), and by how images are decoded."""
         root = self.folder(cache_dir)
-        images = sorted({item.image for item in self.items(cache_dir)})
-        paths = [*(root / file.path for file in self.files), *images]
+        images = sorted({item.image for item in self.items(cache_dir, _evaluated(split))})
+        files = self.files + (self.validation_files if split == "validation" else ())
+        paths = [*(root / file.path for file in files), *images]
         names = [str(path.relative_to(root)) for path in paths]
         held = list(zip(names, Contents(cache_dir).of_files(paths), strict=True))
         return hashlib.sha256(json.dumps([VERSION, held]).encode()).hexdigest()
@@ -236,6 +276,16 @@ class OfficialBenchmark(Benchmark):
         except AnnotationError as error:
             return Finding(folder, False, str(error))
         return Finding(folder, True, f"{len(there)} images")
+
+
+def is_held_out(image: Path) -> bool:
+    """Whether an image is held out for validation, by the name of its file."""
+    digest = hashlib.sha256(image.name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % HELD_OUT_EVERY == 0
+
+
+def _evaluated(split: Split) -> EvaluationSplit:
+    return "validation" if split == "validation" else "test"
 
 
 def read_bytes(path: Path) -> bytes:

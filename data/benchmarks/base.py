@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ablate.components.registry import Registry
 from ablate.data.base import Split
 from ablate.data.samples import Sample, Samples
+
+EvaluationSplit = Literal["validation", "test", "rest"]
 
 # An item as evaluated: id, question, prediction, answer, answers, category, score, and, where the
 # benchmark has choices, choice_probabilities (choice -> probability).
@@ -48,9 +50,28 @@ class Benchmark(ABC):
 
         Args:
             cache_dir: where prepared data lies.
-            split: which items; a benchmark with a single set of items gives it for any split.
+            split: ``test`` has the items that are reported; ``validation``, which studies are tuned
+                on, others, or a part of them (see ``rest``). A study refuses a benchmark that has
+                the same for both.
             limit: a fixed subset of so many, the same for every model; None for all.
         """
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether ``validation`` is a part of ``test``, whose other items are ``rest``."""
+        return False
+
+    def rest(self, cache_dir: Path, limit: int | None = None) -> Samples[Sample]:
+        """The test items of all images that validation has not; all, unless it ``holds_out``."""
+        return self.samples(cache_dir, "test", limit)
+
+    def chosen(
+        self, cache_dir: Path, split: EvaluationSplit, limit: int | None = None
+    ) -> Samples[Sample]:
+        """``samples``, or ``rest``."""
+        if split == "rest":
+            return self.rest(cache_dir, limit)
+        return self.samples(cache_dir, split, limit)
 
     def fingerprint(self, cache_dir: Path, split: Split) -> str:
         """Checksum (hex) of a split's items; this one reads every one of them.

@@ -50,15 +50,19 @@ class GQA(OfficialBenchmark):
     Equals GQA's ``eval.py`` (of gqadataset.org) on predictions that LLaVA's
     ``scripts/convert_gqa_for_eval.py`` (haotian-liu/LLaVA, commit a689fd8) has converted.
 
-    Reads, in ``CACHE/benchmarks/gqa``: ``testdev_balanced_questions.json`` and ``images/*.jpg``.
+    Reads, in ``CACHE/benchmarks/gqa``: ``testdev_balanced_questions.json`` and ``images/*.jpg``;
+    for validation ``val_balanced_questions.json``.
     """
 
     name = "gqa"
     files = (OfficialFile("testdev_balanced_questions.json", "in questions1.2.zip of GQA's site"),)
+    validation_files = (
+        OfficialFile("val_balanced_questions.json", "in questions1.2.zip of GQA's site"),
+    )
     images = OfficialFile("images", "images.zip of GQA's site")
 
-    def read(self, root: Path) -> list[Item]:
-        file = read_object(root / self.files[0].path)
+    def read(self, root: Path, files: Sequence[OfficialFile]) -> list[Item]:
+        file = read_object(root / files[0].path)
         return [
             self._item(root, question_id, file.entry(question_id)) for question_id in file.values
         ]

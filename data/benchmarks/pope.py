@@ -72,6 +72,8 @@ class POPE(OfficialBenchmark):
     whose denominator is 0 is 0 here and an error there; probabilities as by ``harnesses/pope.py``
     of TRI-ML/vlm-evaluation (commit 2b3a7d6), which takes yes of equals.
 
+    A fifth of its images is held out for validation, see ``OfficialBenchmark``.
+
     Reads, in ``CACHE/benchmarks/pope``: ``coco_pope_random.json``, ``coco_pope_popular.json``,
     ``coco_pope_adversarial.json`` (JSON lines) and ``val2014/COCO_val2014_*.jpg``.
 
@@ -95,7 +97,7 @@ class POPE(OfficialBenchmark):
     def choices(self) -> tuple[str, ...] | None:
         return CHOICES if self._scoring == "probability" else None
 
-    def read(self, root: Path) -> list[Item]:
+    def read(self, root: Path, files: Sequence[OfficialFile]) -> list[Item]:
         return [
             Item(
                 id=f"{setting}-{entry.get('question_id', int, str)}",
@@ -104,7 +106,7 @@ class POPE(OfficialBenchmark):
                 answer=entry.one_of("label", "yes", "no"),
                 category=setting,
             )
-            for setting, file in zip(SETTINGS, self.files, strict=True)
+            for setting, file in zip(SETTINGS, files, strict=True)
             for entry in read_json_lines(root / file.path)
         ]
 

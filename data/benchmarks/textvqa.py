@@ -39,6 +39,8 @@ class TextVQA(OfficialBenchmark):
     Equals ``TextVQAAccuracyEvaluator`` in ``mmf/utils/m4c_evaluators.py`` of facebookresearch/mmf
     (commit 2dc099a).
 
+    A fifth of its images is held out for validation, see ``OfficialBenchmark``.
+
     Reads, in ``CACHE/benchmarks/textvqa``: ``TextVQA_0.5.1_val.json`` and the images in
     ``train_images/`` (where the official archive has those of validation, too).
     """
@@ -47,8 +49,8 @@ class TextVQA(OfficialBenchmark):
     files = (OfficialFile("TextVQA_0.5.1_val.json", "the validation set of textvqa.org"),)
     images = OfficialFile("train_images", "in train_val_images.zip of textvqa.org")
 
-    def read(self, root: Path) -> list[Item]:
-        entries = read_object(root / self.files[0].path).entries("data")
+    def read(self, root: Path, files: Sequence[OfficialFile]) -> list[Item]:
+        entries = read_object(root / files[0].path).entries("data")
         return [self._item(root, entry) for entry in entries]
 
     def _item(self, root: Path, entry: Entry) -> Item:

@@ -79,6 +79,8 @@ class VizWiz(OfficialBenchmark):
     submitted apart; here, as in TRI-ML/vlm-evaluation (``vizwiz/eval.py``, commit 7292fd6), the
     answer "unanswerable" says so.
 
+    A fifth of its images is held out for validation, see ``OfficialBenchmark``.
+
     Reads, in ``CACHE/benchmarks/vizwiz``: ``val.json`` and the images in ``val/``.
     """
 
@@ -86,8 +88,8 @@ class VizWiz(OfficialBenchmark):
     files = (OfficialFile("val.json", "in Annotations.zip of vizwiz.org"),)
     images = OfficialFile("val", "val.zip of vizwiz.org")
 
-    def read(self, root: Path) -> list[Item]:
-        return [self._item(root, entry) for entry in read_list(root / self.files[0].path)]
+    def read(self, root: Path, files: Sequence[OfficialFile]) -> list[Item]:
+        return [self._item(root, entry) for entry in read_list(root / files[0].path)]
 
     def _item(self, root: Path, entry: Entry) -> Item:
         answers = entry.answers([answer.get("answer") for answer in entry.entries("answers")])

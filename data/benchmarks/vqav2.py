@@ -39,6 +39,8 @@ class VQAv2(OfficialBenchmark):
     normalises where people disagree (master); another one in its history (commit c4e6a0e)
     normalises every prediction, and rids references of punctuation alone.
 
+    A fifth of its images is held out for validation, see ``OfficialBenchmark``.
+
     Reads, in ``CACHE/benchmarks/vqav2``: ``v2_OpenEnded_mscoco_val2014_questions.json``,
     ``v2_mscoco_val2014_annotations.json`` and ``val2014/COCO_val2014_*.jpg``.
     """
@@ -56,8 +58,8 @@ class VQAv2(OfficialBenchmark):
     )
     images = OfficialFile("val2014", "COCO's val2014.zip of cocodataset.org")
 
-    def read(self, root: Path) -> list[Item]:
-        questions, annotations = (read_object(root / file.path) for file in self.files)
+    def read(self, root: Path, files: Sequence[OfficialFile]) -> list[Item]:
+        questions, annotations = (read_object(root / file.path) for file in files)
         annotated = {a.get("question_id", int): a for a in annotations.entries("annotations")}
         return [self._item(root, q, annotated, annotations) for q in questions.entries("questions")]
 

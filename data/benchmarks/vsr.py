@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.data.benchmarks.annotations import (
@@ -39,27 +40,30 @@ class VSR(OfficialBenchmark):
     equals. VSR's own code has no rule for text: without probabilities, it is compared with True or
     False but for case, final full stops and surrounding white space.
 
-    Reads, in ``CACHE/benchmarks/vsr``: ``test.jsonl`` of the zero-shot split, and ``images/*.jpg``.
+    Reads, in ``CACHE/benchmarks/vsr``: ``test.jsonl`` of the zero-shot split, and ``images/*.jpg``;
+    for validation its ``dev.jsonl``, without statements about images that ``test.jsonl`` has too.
     """
 
     name = "vsr"
     files = (OfficialFile("test.jsonl", "of the zero-shot split (cambridgeltl/vsr_zeroshot)"),)
+    validation_files = (OfficialFile("dev.jsonl", "of the zero-shot split, as test.jsonl"),)
     images = OfficialFile("images", "in images.zip of the VSR repository's data")
 
     @property
     def choices(self) -> tuple[str, ...] | None:
         return CHOICES
 
-    def read(self, root: Path) -> list[Item]:
+    def read(self, root: Path, files: Sequence[OfficialFile]) -> list[Item]:
+        path = root / files[0].path
         return [
             Item(
-                id=f"test-{index:06d}",
+                id=f"{path.stem}-{index:06d}",
                 image=root / self.images.path / entry.get("image"),
                 question=vsr_prompt(entry.get("caption")),
                 answer="True" if entry.one_of("label", 0, 1) else "False",
                 category=entry.get("relation"),
             )
-            for index, entry in enumerate(read_json_lines(root / self.files[0].path))
+            for index, entry in enumerate(read_json_lines(path))
         ]
 
     def score(self, prediction: str, record: ItemRecord) -> float:

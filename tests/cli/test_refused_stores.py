@@ -28,7 +28,7 @@ COMMANDS = {
 def refused(
     house: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """What a command says on a store of that URI: one line, with exit code 2."""
+    """All that a command says on a store of that URI: one line of error, with exit code 2."""
     write(house / "s.yaml", SWEEP)
     write(house / "study.yaml", STUDY)
 
@@ -40,7 +40,7 @@ def refused(
         assert len(said.err) < 700
         assert said.err.startswith("ablate: ")
         assert "Traceback" not in said.out + said.err
-        return said.err
+        return said.out + said.err
 
     return run
 
@@ -93,7 +93,7 @@ def test_a_deleted_experiment(house: Path, refused: Callable[..., str]) -> None:
     for command in ("sweep", "study"):
         said = refused(command, uri)
         assert f"`mlflow experiments restore --experiment-id {number}`" in said
-        assert "preparing data" not in said
+        assert "preparing" not in said
 
 
 def test_a_name_that_is_too_long(house: Path, refused: Callable[..., str]) -> None:

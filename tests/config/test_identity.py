@@ -11,7 +11,7 @@ from ablate.config.identity import identity
 from ablate.config.shipped import FOLDER, shipped_files
 from ablate.efficiency.bench_plan import plan_bench
 from ablate.sweeping.plan import plan_sweep
-from ablate.sweeping.study import plan_study
+from ablate.sweeping.study_plan import plan_study
 
 KNOWN = json.loads(Path(__file__).with_name("identities.json").read_text())
 

@@ -196,7 +196,7 @@ def test_whatever_a_constructor_raises_is_one_line(
     for words in [["--dry-run"], []] if name == "KeyError" else [["--dry-run"]]:
         assert ablate("sweep", "s.yaml", *words) == 2
         error = capsys.readouterr().err.strip()
-        assert error.startswith("ablate: s.yaml (cell base): ")
+        assert error.startswith(("ablate: s.yaml (cell base): ", "ablate: s.yaml: data.args: "))
         assert message in error
         assert "\n" not in error
     assert runs("cell") == []

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from ablate.processes.executors import Task, execute
-from ablate.processes.interrupts import SIGNALS, held, let_through
+from ablate.processes.interrupts import SIGNALS, held, let_through, not_held
 from ablate.processes.messages import Message, Started
 
 pytestmark = pytest.mark.usefixtures("heed_ctrl_c")
@@ -97,3 +97,19 @@ def test_a_cell_that_died_of_the_same_signal_has_not_failed(
     assert seen == [Started()]
     process.kill.assert_called_once_with()
     process.join.assert_called_once_with()
+
+
+def test_within_held_a_signal_raises_where_it_is_not_held() -> None:
+    before = handlers()
+    with held():
+        inside = handlers()
+        with pytest.raises(KeyboardInterrupt), not_held():
+            press()
+        assert handlers() == inside
+        press()
+        with pytest.raises(KeyboardInterrupt), not_held():
+            pytest.fail("a signal that came before is not kept waiting")
+        with not_held():
+            assert handlers() == before
+        assert handlers() == inside
+    assert handlers() == before

@@ -49,7 +49,7 @@ class Kept:
 def figures(backbone: str, cache: Path, out: Path) -> dict[str, float]:
     """What a run of a few steps reports."""
     changes = {"connector": "msc-basic", "backbone": BACKBONES[backbone], "train.max_steps": 8}
-    config = compose([Layer("test", expand({**BASE, **changes}, "test"))])
+    config = compose([Layer("base", expand(BASE, "base")), Layer("test", expand(changes, "test"))])
     data_set(config).prepare(cache)
     kept = Kept()
     train_and_evaluate(config, cache, out, kept)

@@ -10,6 +10,7 @@ from ablate.config.compose import merge
 from ablate.config.identity import digest
 from ablate.config.schema import Policy
 from ablate.efficiency.bench_plan import plan_bench
+from ablate.errors import ConfigError
 from ablate.sweeping.plan import plan_sweep
 from tests.support import SWEEPS, ablate, write
 
@@ -28,6 +29,24 @@ def test_product_of_axes_and_seeds(house: Path) -> None:
     ]
     assert len({c.identity for c in plan.cells}) == 8
     assert {c.config.train.lr for c in plan.cells} == {1e-3, 1e-2}
+
+
+def test_a_sweep_without_seeds_has_the_runs_own(house: Path) -> None:
+    path = write(house / "s.yaml", {"base": "base.yaml", "seed": 7})
+    assert [c.config.seed for c in plan_sweep(path).cells] == [7]
+    assert [c.config.seed for c in plan_sweep(path, ["seed=8"]).cells] == [8]
+    above = write(house / "above.yaml", {"base": "s.yaml", "seeds": [1, 2]})
+    assert [c.config.seed for c in plan_sweep(above).cells] == [1, 2]
+    with pytest.raises(ConfigError, match="seeds: stands beside seed"):
+        plan_sweep(above, ["seed=3"])
+
+
+def test_a_component_by_name_and_its_argument_with_dots(house: Path) -> None:
+    """Whichever stands first: neither is lost."""
+    sections = {"connector.args.depth": 3, "connector": "mlp"}
+    for order in (sections, dict(reversed(sections.items()))):
+        plan = plan_sweep(write(house / "s.yaml", {"base": "base.yaml", **order}))
+        assert plan.cells[0].config.connector.args["depth"] == 3
 
 
 def test_labelled_diffs_variants_and_exclusion(house: Path) -> None:

@@ -31,7 +31,7 @@ class Scaled(Connector):
 
 
 def steps(cache: Path, **changes: object) -> Steps:
-    config = compose([Layer("test", expand({**BASE, **changes}, "test"))])
+    config = compose([Layer("base", expand(BASE, "base")), Layer("test", expand(changes, "test"))])
     return StepKeys(cache).steps(config)
 
 

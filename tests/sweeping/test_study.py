@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
 
-from ablate.tracking.store import Tracker
+from ablate.analysis.results import load_sweep
+from ablate.processes.executors import Handler, Task
+from ablate.processes.messages import Done, Metrics, Started, Validated
+from ablate.sweeping import study
+from ablate.sweeping.plan import plan_sweep
+from ablate.tracking.store import Tracker, tracking_uri
+from tests.data.support import encoded
 from tests.support import ablate, runs, start, wait_for, write
 
 STUDY = {
@@ -79,6 +87,9 @@ def test_study_continues_after_a_kill_and_its_best_is_a_base(
     assert ablate("sweep", "again.yaml", "evaluate.split=validation", "measure.what=[]") == 0
     again = runs("cell")[0].data.metrics["easy-vqa/accuracy"]
     assert again == best.value
+    assert load_sweep(tracking_uri(), "again").notes == [
+        "scored on evaluate.split: validation, not test"
+    ]
 
     total = len(trials(house))
     # A second call has nothing to do; another definition under the same name is refused.
@@ -88,3 +99,167 @@ def test_study_continues_after_a_kill_and_its_best_is_a_base(
     assert ablate("study", "tune.yaml", "train.max_steps=5") == 2
     assert "begun with another base" in capsys.readouterr().err
     assert len(Tracker().search(kind="trial")) == before
+
+
+def outcomes(values: list[float]) -> Any:
+    """A stand-in for ``execute``: the trials' token accuracies, which are their objectives too."""
+    left = iter(values)
+
+    def execute(tasks: list[Task], jobs: int, handle: Handler, meanwhile: Any = None) -> None:
+        (task,) = tasks
+        accuracy = next(left)
+        handle(task, Started())
+        found = {"validation/loss": 1 - accuracy, "validation/token_accuracy": accuracy}
+        handle(task, Metrics(found, 1))
+        if handle(task, Validated(1, found)):
+            handle(task, Metrics({"easy-vqa/accuracy": accuracy, "seconds/train": accuracy}, None))
+        handle(task, Done())
+
+    return execute
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"direction": "minimize", "objective": "seconds/train"},  # pruned by the default
+        {"pruned_by": "validation/loss"},
+        {"direction": "minimize", "objective": "validation/loss"},
+        {"direction": "minimize", "objective": "validation/loss", "pruned_by": "validation/loss"},
+    ],
+)
+def test_pruning_goes_by_its_metric(
+    keys: dict[str, str], house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "execute", outcomes([0.5, 0.6, 0.4, 0.9, 0.1, 0.7, 0.2]))
+    search = {"train.weight_decay": {"low": 0, "high": 1}}
+    write(house / "tune.yaml", STUDY | keys | {"search": search, "trials": 7, "startup_trials": 3})
+    assert ablate("study", "tune.yaml") == 0
+    states = [trial.state for trial in trials(house)]
+    assert [n for n, state in enumerate(states) if state is TrialState.PRUNED] == [4, 6]
+    finished = [t.value for t in trials(house) if t.state is TrialState.COMPLETE]
+    expected = [0.5, 0.6, 0.4, 0.9, 0.7]
+    if keys.get("objective") == "validation/loss":
+        expected = [1 - value for value in expected]
+    assert finished == expected
+
+
+def test_no_pruning_if_there_is_none(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "execute", outcomes([0.5, 0.4, 0.3, 0.2]))
+    write(house / "tune.yaml", STUDY | {"pruned_by": None})
+    assert ablate("study", "tune.yaml") == 0
+    assert [t.state for t in trials(house)] == [TrialState.COMPLETE] * 4
+
+
+def test_a_misspelt_objective_is_refused_and_the_corrected_file_accepted(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "execute", outcomes([0.5, 0.4, 0.3, 0.2]))
+    wrong = STUDY | {"objective": "easy-vqa/acuracy", "encoder.pretrain": {"steps": 1}}
+    write(house / "tune.yaml", wrong)
+    assert ablate("study", "tune.yaml") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tune.yaml: objective: a trial reports no 'easy-vqa/acuracy'; did you mean" in line
+    assert not runs("trial")
+    assert not trials(house)
+    write(house / "tune.yaml", STUDY | {"direction": "minimize"})
+    assert ablate("study", "tune.yaml") == 0
+    assert len(trials(house)) == 4
+
+
+def test_a_study_without_a_result_may_be_another(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All trials of the first failed; those of the second have other types of the same names."""
+    failing = {"train.accumulate": {"choices": [1, 3]}, "train.batch_size": {"choices": [4, 5]}}
+    write(house / "tune.yaml", STUDY | {"search": failing, "train.batch_size": 15})
+    assert ablate("study", "tune.yaml") == 2
+    assert "train.accumulate: must divide train.batch_size" in capsys.readouterr().err
+    monkeypatch.setattr(study, "execute", outcomes([]))
+    search = {"train.weight_decay": {"choices": [0.1, 0.2]}}
+    write(house / "tune.yaml", STUDY | {"search": search})
+    with pytest.raises(StopIteration):
+        ablate("study", "tune.yaml")
+    monkeypatch.setattr(study, "execute", outcomes([0.5, 0.4]))
+    monkeypatch.setattr(study, "is_dead", lambda process: True)
+    search = {"train.weight_decay": {"low": 0.0, "high": 1.0}}
+    changed = {"search": search, "trials": 2, "direction": "minimize", "pruned_by": None}
+    write(house / "tune.yaml", STUDY | changed)
+    assert ablate("study", "tune.yaml") == 0
+    found = trials(house)
+    assert [t.state for t in found] == [TrialState.COMPLETE] * 2
+    write(house / "tune.yaml", STUDY | {"trials": 2})
+    assert ablate("study", "tune.yaml") == 2
+    assert "begun with another base" in capsys.readouterr().err
+
+
+def test_a_trial_whose_values_cannot_stand_together_fails_alone(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "execute", outcomes([0.5] * 20))
+    search = {
+        "connector": {"choices": ["mlp", "linear"]},
+        "connector.args.depth": {"low": 2, "high": 3},
+    }
+    base = STUDY | {"search": search, "trials": 8, "pruned_by": None}
+    write(house / "tune.yaml", base)
+    assert ablate("study", "tune.yaml") == 2
+    assert "connector.args.depth" in capsys.readouterr().err
+    ok = {"train.batch_size": {"low": 4, "high": 6}, "train.accumulate": {"choices": [1, 2]}}
+    write(house / "tune.yaml", base | {"search": ok})
+    assert ablate("study", "tune.yaml") == 0
+    printed = capsys.readouterr().out
+    states = {t.state for t in trials(house)}
+    assert states == {TrialState.COMPLETE, TrialState.FAIL}
+    assert "failed: tune.yaml (search): train.accumulate: must divide" in printed
+    assert all((t.state is TrialState.FAIL) == odd(t.params) for t in trials(house))
+
+
+def odd(params: dict[str, int]) -> bool:
+    return params["train.accumulate"] == 2 and params["train.batch_size"] == 5
+
+
+def test_what_is_prepared_may_be_searched(
+    house: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each trial has the data and the stage 0 that it needs, and no other is made."""
+    search = {
+        "data.args.turns": {"choices": [1, 3]},
+        "encoder.pretrain.lr": {"low": 1e-3, "high": 1e-2},
+        "encoder.pretrain.args.turns": {"choices": [1, 2]},
+    }
+    stage = {"data": "easy-vqa", "steps": 1, "batch_size": 4}
+    write(house / "tune.yaml", STUDY | {"search": search, "trials": 2, "encoder.pretrain": stage})
+    before = set((cache / "encoders").glob("[!.]*"))
+    assert ablate("study", "tune.yaml") == 0, capsys.readouterr()
+    assert all(t.state is not TrialState.FAIL for t in trials(house))
+    assert len(set((cache / "encoders").glob("[!.]*")) - before) == 2
+    settings = {run.data.params["encoder.pretrain.lr"] for run in runs("trial")}
+    assert settings == {str(t.params["encoder.pretrain.lr"]) for t in trials(house)}
+
+
+def test_the_best_of_what_was_held_out_is_scored_on_the_rest(
+    house: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    root = cache / "benchmarks" / "vizwiz"
+    (root / "val").mkdir(parents=True)
+    about = {"question": "?", "answers": [{"answer": "net"}] * 10, "answer_type": "other"}
+    names = [f"v_{number}.jpg" for number in range(40)]
+    (root / "val.json").write_text(json.dumps([{"image": name, **about} for name in names]))
+    for name in names:
+        (root / "val" / name).write_bytes(encoded(9, "jpeg"))
+
+    def execute(tasks: list[Task], jobs: int, handle: Handler, meanwhile: Any = None) -> None:
+        (task,) = tasks
+        for message in (Started(), Metrics({"vizwiz/accuracy": 0.5}, None), Done()):
+            handle(task, message)
+
+    monkeypatch.setattr(study, "execute", execute)
+    evaluate = {"benchmarks": ["vizwiz"]}
+    values = STUDY | {"objective": "vizwiz/accuracy", "evaluate": evaluate, "trials": 1}
+    write(house / "tune.yaml", values)
+    assert ablate("study", "tune.yaml") == 0
+    text = (house / "tune-best.yaml").read_text()
+    assert "# vizwiz's validation items, which chose it, are a part of its test items" in text
+    assert yaml.safe_load(text)["evaluate"] == {"benchmarks": ["vizwiz"], "split": "rest"}
+    assert plan_sweep(house / "tune-best.yaml").cells[0].config.evaluate.split == "rest"

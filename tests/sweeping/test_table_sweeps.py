@@ -167,4 +167,5 @@ def test_a_mistake_in_the_datas_arguments_is_not_taken_for_missing_data(
 ) -> None:
     word = "data.args.validation_every=1"
     assert ablate("sweep", str(table(7)), word, "--dry-run") == 2
-    assert "data.args: validation_every must be 2 or more" in capsys.readouterr().err
+    said = "command line: data.args: data 'llava': validation_every must be 2 or more"
+    assert said in capsys.readouterr().err

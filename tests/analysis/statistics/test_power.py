@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -106,7 +106,8 @@ def test_a_sweeps_own_components_are_those_it_was_made_of() -> None:
 
 def test_components_do_not_see_variants_that_are_apart() -> None:
     scores = sweep([0.6, 0.6, 0.6, 0.2], spread=[0.01, 0.01, 0.01, 0.3], seeds=5)
-    assert design(Judge(scores, apart=("d",))) == design(Judge(scores.only("abc")))
+    made, expected = design(Judge(scores, apart=("d",))), design(Judge(scores.only("abc")))
+    assert asdict(made) == pytest.approx(asdict(expected))  # sums in another order
 
 
 def test_missing_cells_do_not_break_the_components() -> None:
