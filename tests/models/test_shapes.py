@@ -183,7 +183,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"backbone": {"name": "transformer", "args": {"path": "/none"}}},
         "backbone: backbone 'transformer': transformer: no config.json in '/none'",
     ),
-    "data": ({"data": own(RaisingData)}, "data.args: TypeError: no such data"),
+    "data": (
+        {"data": own(RaisingData)},
+        f"data.args: data '{own(RaisingData)}': TypeError: no such data",
+    ),
 }
 
 
