@@ -7,19 +7,24 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from ablate.analysis.held import MEASURED
 from ablate.analysis.results import SweepResults
 
 FORMATS = {"md": "github", "latex": "latex_booktabs", "csv": "csv"}
 
 MEASURES = {
-    "speed/train_samples_s": ("train samples/s", 1.0, 0),
-    "speed/train_tokens_s": ("train tokens/s", 1.0, 0),
-    "speed/prefill_ms": ("prefill ms", 1.0, 1),
-    "speed/train_peak_mib": ("train MiB", 1.0, 0),
     "parameters/connector": ("connector params (M)", 1e-6, 3),
     "parameters/total": ("params (M)", 1e-6, 3),
 }
-"""Metric -> (column title, scale, decimals); decode rates are added by their batch sizes."""
+"""Metric -> (column title, scale, decimals)."""
+SPEEDS = {
+    "train_samples_s": ("train samples/s", 1.0, 0),
+    "train_tokens_s": ("train tokens/s", 1.0, 0),
+    "prefill_ms": ("prefill ms", 1.0, 1),
+    "train_peak_mib": ("train MiB", 1.0, 0),
+}
+"""The same of what is measured on a machine; decode rates are added by their batch sizes."""
+DECODE = "decode_tokens_s_b"
 
 
 def sweep_table(results: SweepResults) -> list[tuple[str, pd.DataFrame]]:
@@ -72,13 +77,23 @@ def _title(score: str) -> str:
 
 
 def _measures(cells: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
-    prefix = "speed/decode_tokens_s_b"
-    decode = {
-        c: (f"decode tokens/s, batch {c.removeprefix(prefix)}", 1.0, 0)
-        for c in cells.columns
-        if c.startswith(prefix)
-    }
-    return {m: spec for m, spec in (MEASURES | decode).items() if m in cells.columns}
+    """The metrics that are shown; speeds of several machines stand in columns of their own."""
+    columns = [str(column) for column in cells.columns]
+    machines = measured_on(columns)
+    found: dict[str, tuple[str, float, int]] = {}
+    for column in [c for c in columns if c.startswith(MEASURED)]:
+        machine, _, name = column.removeprefix(MEASURED).rpartition("/")
+        decode = (f"decode tokens/s, batch {name.removeprefix(DECODE)}", 1.0, 0)
+        title, scale, decimals = decode if name.startswith(DECODE) else SPEEDS[name]
+        own = f"{title} ({machine})" if len(machines) > 1 else title
+        found[column] = (own, scale, decimals)
+    return found | {m: spec for m, spec in MEASURES.items() if m in columns}
+
+
+def measured_on(columns: list[str]) -> list[str]:
+    """The machines of a frame's columns of speeds."""
+    names = [c.removeprefix(MEASURED).rpartition("/")[0] for c in columns if c.startswith(MEASURED)]
+    return list(dict.fromkeys(names))
 
 
 def render(tables: list[tuple[str, pd.DataFrame]], form: str) -> str:

@@ -22,8 +22,8 @@ def results() -> SweepResults:
             "bench/accuracy/shape": 0.1,
             "train/loss": 3.0,
             "data/too_long": 2.0,
-            "speed/prefill_ms": 4.0,
-            "speed/decode_tokens_s_b16": 1234.0,
+            "measured/here/prefill_ms": 4.0,
+            "measured/here/decode_tokens_s_b16": 1234.0,
             "parameters/total": 2.5e6,
         }
         for connector, accuracy in [("mlp", 0.5), ("msc", 0.8)]
