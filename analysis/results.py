@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ ENGINE_METRICS = (
     "data/",
 )
 """Prefixes of metrics that are no benchmark's score."""
+SOURCE, FAMILY = "ablate.source", "ablate.family"
+"""Tags of a parent run: its file, and the name that other plans of it (with overrides) share."""
 CELL = "cell"
 """The kind of runs that are a cell of a sweep."""
 OLDER = "machine not recorded"
@@ -89,7 +92,7 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
         ResultsError: no store, no such sweep, or no finished cell in it.
     """
     client = open_store(tracking_uri)
-    plan = _plan(client, tracking_uri, name)
+    plan, notes = _plan(client, tracking_uri, name)
     runs = search(client, f"tags.`ablate.kind` = '{CELL}'")
     older = any("steps" not in cell for cell in plan["cells"])
     found = _older(plan["cells"], runs) if older else _found(plan["cells"], HeldSteps(runs))
@@ -101,7 +104,7 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     if not rows:
         raise ResultsError(f"sweep {name!r} has no finished cell yet")
     missing = [cell["name"] for cell in plan["cells"] if cell["name"] not in found]
-    notes = [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
+    notes += [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
     lacking = [f"{n} ({', '.join(f.unscored)})" for n, f in found.items() if f.unscored]
     notes += [f"not scored on all benchmarks: {', '.join(lacking)}"] if lacking else []
     splits = {f.split for f in found.values()}
@@ -190,22 +193,44 @@ def _metrics(run: Run) -> dict[str, float]:
     return {run.data.tags.get(TEXT + name, name): v for name, v in run.data.metrics.items()}
 
 
-def _plan(client: MlflowClient, tracking_uri: str, name: str) -> dict[str, Any]:
+def _plan(client: MlflowClient, tracking_uri: str, name: str) -> tuple[dict[str, Any], list[str]]:
+    """A sweep's plan, and what tells which one it is."""
     found = parents(client, "sweep", name)
     if not found:
         runs = [*parents(client, "sweep"), *parents(client, "bench")]
         known = ", ".join(sorted({run.data.tags["ablate.name"] for run in runs})) or "none"
         raise ResultsError(f"no sweep or bench of that name in {tracking_uri}; known: {known}")
-    mlflow.set_tracking_uri(tracking_uri)
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(found[0].info.run_id, "plan.json", folder)
-        return json.loads(Path(path).read_text())
+    run = found[0]
+    plan = json.loads(artifact_text(client, tracking_uri, run.info.run_id, "plan.json"))
+    seeds = {cell["seed"] for cell in plan["cells"]}
+    of = f" of {plan['file']}" if plan.get("file") else ""
+    notes = [f"the plan{of}: {len(plan['cells'])} cells, {len(seeds)} seeds"]
+    family = run.data.tags.get(FAMILY, name)
+    others = [r for r in parents(client, "sweep") if r.data.tags.get(FAMILY) == family]
+    names = sorted({r.data.tags["ablate.name"] for r in others} - {run.data.tags["ablate.name"]})
+    notes += [f"other plans of that name: {', '.join(map(shlex.quote, names))}"] if names else []
+    return plan, notes
 
 
 def parents(client: MlflowClient, kind: str, name: str | None = None) -> list[Run]:
-    """The parent runs of a kind ("sweep", "bench"), of one name or of all, newest first."""
+    """The parent runs of a kind ("sweep", "bench"), newest first.
+
+    Args:
+        client: of the store.
+        kind: of the runs.
+        name: theirs, or the id of one; of all if not given. Those of versions that did not keep
+            the file's name come last.
+    """
     runs = search(client, f"tags.`ablate.kind` = '{kind}'")
-    return [run for run in runs if name in (None, run.data.tags["ablate.name"])]
+    chosen = [run for run in runs if name in (None, run.data.tags["ablate.name"], run.info.run_id)]
+    return sorted(chosen, key=lambda run: SOURCE not in run.data.tags)
+
+
+def artifact_text(client: MlflowClient, tracking_uri: str, run_id: str, path: str) -> str:
+    """What a run's artifact holds, as text; ``tracking_uri``: the client's store."""
+    mlflow.set_tracking_uri(tracking_uri)  # a download asks the process's store, not the client's
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, path, folder)).read_text()
 
 
 def search(client: MlflowClient, where: str) -> list[Run]:

@@ -16,6 +16,11 @@ from ablate.errors import COMMAND_LINE, ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.sweeping.run import Outcome
+
+
+What = Annotated[str, typer.Argument(help="A sweep file, or a run's id or name in MLflow.")]
+
 
 def sweep(
     file: File,
@@ -62,13 +67,53 @@ def sweep(
         model_sizes(plan, vocabularies)
     with Display(console) as display:
         outcome = SweepRun(plan, steps, tracker, cache, display, rerun or []).run(jobs)
-    console.print(
-        f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
-        f"{len(outcome.failed)} failed; results in {tracker.uri}, "
-        f"table: ablate report {shlex.quote(plan.name)}",
-        soft_wrap=True,
-    )
-    end_with(outcome.failed, console)
+    end_sweep(outcome, "run", console)
+
+
+def evaluate(
+    what: What,
+    overrides: Overrides = None,
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(help="A benchmark [default: those of the file or the run]; may be repeated."),
+    ] = None,
+    jobs: Jobs = None,
+) -> None:
+    """Score trained cells on benchmarks that they have not answered yet, without training."""
+    import json
+
+    from ablate.processes.executors import warm_up
+    from ablate.sweeping.chosen import choose
+    from ablate.sweeping.run import SweepRun
+    from ablate.tracking.progress import Display
+    from ablate.tracking.store import Tracker
+
+    names = [name for given in benchmarks or [] for name in given.split(",")]
+    extra = [f"evaluate.benchmarks={json.dumps(names)}"] if names else []
+    cache, console = cache_folder(), terminal()
+    chosen = choose(what, overrides or [], extra, cache)
+    warm_up(*FORKED)
+    with Display(console) as display:
+        sweep = SweepRun(chosen.plan, chosen.steps, Tracker(), cache, display)
+        outcome = sweep.evaluate(chosen.trained, jobs)
+    end_sweep(outcome, "scored", console)
+
+
+def measure(what: What, overrides: Overrides = None) -> None:
+    """Measure trained cells' speed and memory on this machine; others' figures stay apart."""
+    from ablate.processes.executors import warm_up
+    from ablate.sweeping.chosen import choose
+    from ablate.sweeping.run import SweepRun
+    from ablate.tracking.progress import Display
+    from ablate.tracking.store import Tracker
+
+    cache, console = cache_folder(), terminal()
+    chosen = choose(what, overrides or [], [], cache)
+    warm_up(*FORKED)
+    with Display(console) as display:
+        sweep = SweepRun(chosen.plan, chosen.steps, Tracker(), cache, display)
+        outcome = sweep.measure(chosen.trained)
+    end_sweep(outcome, "measured", console)
 
 
 def study(file: File, overrides: Overrides = None) -> None:
@@ -126,6 +171,19 @@ def bench(
         typer.echo(render(bench_tables(results), "md"))
         for line in [*results.notes, f"results in {path} and {path.with_suffix('.png')}"]:
             typer.echo(line, err=True)
+    end_with(outcome.failed, console)
+
+
+def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
+    """Tell how a sweep ended, and end with the exit code for that; ``done``: what cells were."""
+    from ablate.tracking.store import tracking_uri
+
+    console.print(
+        f"{outcome.title}: {len(outcome.finished)} cells {done}, {len(outcome.reused)} already "
+        f"finished, {len(outcome.failed)} failed; results in {tracking_uri()}, "
+        f"table: ablate report {shlex.quote(outcome.title)}",
+        soft_wrap=True,
+    )
     end_with(outcome.failed, console)
 
 

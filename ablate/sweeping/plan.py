@@ -15,8 +15,9 @@ from ablate.components.registry import nearest
 from ablate.config.checks import LARGEST_SEED
 from ablate.config.compose import Layer, compose, expand
 from ablate.config.documents import RunFile, read_file
-from ablate.config.identity import identity, seedless_identity
+from ablate.config.identity import affects_results, identity, seedless_identity
 from ablate.config.schema import SECTIONS, RunConfig
+from ablate.config.shipped import source_name
 from ablate.errors import ConfigError, printable, shortened
 
 VARIANT = "variant"
@@ -42,11 +43,12 @@ class SweepKeys:
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of axis values and one seed."""
+    """One combination of axis values and one seed; ``called``: its name, if it has one already."""
 
     labels: dict[str, str]
     config: RunConfig
     source: str
+    called: str = ""
 
     @cached_property
     def identity(self) -> str:
@@ -66,18 +68,31 @@ class Cell:
     @property
     def name(self) -> str:
         """Short and unique in the sweep: ``mlp-mamba2-s0``."""
-        return f"{self.combination}-s{self.config.seed}"
+        return self.called or f"{self.combination}-s{self.config.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, ready to run."""
+    """A sweep, ready to run.
+
+    Attributes:
+        name: of the sweep.
+        source: its file, for messages.
+        axes: config path -> labels, in the file's order.
+        cells: in the order of the axes, the last changes first, then the seeds.
+        compare: the published table to print beside the results.
+        file: what tells its file from others of the name, see ``source_name``.
+        overrides: those of the command line that can change a figure, sorted: another plan of the
+            same file.
+    """
 
     name: str
     source: str
     axes: dict[str, list[str]]
     cells: list[Cell]
     compare: str | None = None
+    file: str = ""
+    overrides: tuple[str, ...] = ()
 
     @cached_property
     def combinations(self) -> dict[str, Cell]:
@@ -116,7 +131,8 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
-    return Plan(keys.name, source, names, cells, keys.compare)
+    overridden = tuple(sorted(i for i in items or [] if affects_results(i.partition("=")[0])))
+    return Plan(keys.name, source, names, cells, keys.compare, source_name(path), overridden)
 
 
 def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -36,24 +37,37 @@ class Recorder:
         kind: kind of the parent run, "sweep", "study" or "bench".
         name: its name.
         child_kind: kind of the child runs, "cell", "trial" or "bench-model".
+        source: what tells its file from others of the name.
+        overrides: of the command line.
 
     Attributes:
         parent: the parent run's id, once entered.
+        title: its name in the store, once entered.
         run_ids: the child runs' ids by name.
         identities: of their steps, by name, for those whose steps others may use.
         status: what the parent run ends with.
     """
 
     parent: str
+    title: str
 
     def __init__(
-        self, tracker: Tracker, display: Display, kind: str, name: str, child_kind: str
+        self,
+        tracker: Tracker,
+        display: Display,
+        kind: str,
+        name: str,
+        child_kind: str,
+        source: str = "",
+        overrides: Iterable[str] = (),
     ) -> None:
         self.tracker = tracker
         self.display = display
         self.kind = kind
         self.name = name
         self.child_kind = child_kind
+        self.source = source
+        self.overrides = tuple(overrides)
         self.run_ids: dict[str, str] = {}
         self.identities: dict[str, dict[str, str]] = {}
         self.status = "KILLED"
@@ -66,7 +80,8 @@ class Recorder:
     def __enter__(self) -> Recorder:
         with ExitStack() as closing:
             closing.enter_context(held())
-            self.parent = self.tracker.parent(self.kind, self.name)
+            found = self.tracker.parent(self.kind, self.name, self.source, self.overrides)
+            self.parent, self.title = found
             closing.callback(lambda: self.tracker.end(self.parent, self.status))
             closing.callback(self._kill_open)
             self.tracker.client.log_dict(self.parent, self._environment, "environment.json")

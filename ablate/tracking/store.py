@@ -14,7 +14,7 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
 from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file
 from ablate.analysis.held import DONE, MEASURED
-from ablate.analysis.results import TEXT, search
+from ablate.analysis.results import FAMILY, SOURCE, TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
 from ablate.errors import StoreError
@@ -100,14 +100,37 @@ class Tracker:
         wanted = {f"ablate.{key}": value for key, value in tags.items()}
         return [run for run in found if wanted.items() <= run.data.tags.items()]
 
-    def parent(self, kind: str, name: str) -> str:
-        """The parent run of the sweep or study of that name, opened again if it exists."""
+    def parent(
+        self, kind: str, name: str, source: str = "", overrides: Iterable[str] = ()
+    ) -> tuple[str, str]:
+        """The parent run of a sweep, study or bench, opened again if it exists.
+
+        Its title is the name with the overrides, and with the source too where another source's
+        parent has that title: no two parents have one. Parents of versions that kept no source
+        stay as they are.
+
+        Args:
+            kind: "sweep", "study" or "bench".
+            name: the file's, which is the experiment's too.
+            source: what tells its file from others of that name.
+            overrides: of the command line.
+
+        Returns:
+            Its run's id, and its title.
+        """
         experiment = self.experiment(name)
-        for run in self.search(kind=kind, name=name):
-            self.reopen(run.info.run_id)
-            return run.info.run_id
-        tags = {KIND: kind, NAME: name, PROCESS: this_process()}
-        return self.client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        title = " ".join([name, *overrides])
+        own = [run for run in self.search(kind=kind) if SOURCE in run.data.tags]
+        if any(r.data.tags[NAME] == title and r.data.tags[SOURCE] != source for r in own):
+            title = f"{title} ({source})"
+        for run in own:
+            if run.data.tags[NAME] == title and run.data.tags[SOURCE] == source:
+                self.reopen(run.info.run_id)
+                return run.info.run_id, title
+        tags = {KIND: kind, NAME: title, PROCESS: this_process(), SOURCE: source, FAMILY: name}
+        stored = {key: storable(value) for key, value in tags.items()}
+        run = self.client.create_run(experiment, tags=stored, run_name=storable(title))
+        return run.info.run_id, title
 
     def reopen(self, run_id: str) -> None:
         """Go on with a run that has ended, as this process."""
