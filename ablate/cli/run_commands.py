@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablate.cli.common import FORKED, File, Jobs, Overrides, cache_folder, terminal
-from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,10 @@ def sweep(
         list[str] | None,
         typer.Option(help="Do cells again whose names match ('mlp-*', '*' for all)."),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse finished cells made with other versions or devices."),
+    ] = False,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
@@ -40,6 +44,7 @@ def sweep(
 
     plan = plan_sweep(find_file(file), overrides)
     from ablate.processes.executors import warm_up
+    from ablate.sweeping.made_with import made_otherwise
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
     from ablate.sweeping.run import SweepRun, again, check_patterns, held_steps, is_scored
     from ablate.sweeping.steps import plan_steps
@@ -58,6 +63,11 @@ def sweep(
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
     vocabularies = vocabulary_sizes(plan, cache)
     steps = plan_steps(plan, cache)
+    for words, cells in made_otherwise(plan, steps, held).items():
+        message = f"{shortened(', '.join(cells))}: made with {words}"
+        if strict:
+            raise ConfigError(COMMAND_LINE, "--strict", f"{message}; --rerun does them again")
+        console.print(f"note: {message}", soft_wrap=True)
     new = sum(
         again(cell, rerun or []) or not is_scored(steps[cell.name], held) for cell in plan.cells
     )

@@ -18,12 +18,13 @@ from ablate.data.templates import ChatTemplate
 from ablate.data.text import PromptCollator
 from ablate.data.tokenizer import TOKENIZER, Tokenizer
 from ablate.errors import COMMAND_LINE, ConfigError
-from ablate.evaluation.kept_models import find_runs, saved_model
+from ablate.evaluation.kept_models import saved_model
 from ablate.models.devices import device_here, precision, to_device
 from ablate.models.generation import GREEDY, Sampling
 from ablate.models.saved import load
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
+from ablate.tracking.described import find_runs
 from ablate.tracking.store import NAME
 
 

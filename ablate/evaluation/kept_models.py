@@ -9,37 +9,8 @@ from mlflow.entities import Run
 from mlflow.utils.uri import is_local_uri
 
 from ablate.analysis.connect import refusals
-from ablate.analysis.results import ResultsError, open_store
-from ablate.components.registry import nearest
-from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.models.saved import MODEL
-from ablate.tracking.store import NAME, Tracker, tracking_uri
-
-
-def find_runs(reference: str, key: str = "") -> tuple[Tracker, list[Run]]:
-    """The store, and its runs of a cell or trial with this id or name, the newest first.
-
-    Args:
-        reference: the id or the name.
-        key: where the user gave it.
-
-    Raises:
-        ConfigError: there is no store, or no such run in it.
-    """
-    uri = tracking_uri()
-    try:
-        open_store(uri)
-    except ResultsError as error:
-        message = f"no file or folder {reference!r}, and {error}"
-        raise ConfigError(COMMAND_LINE, key, message) from error
-    tracker = Tracker(uri)
-    runs = [*tracker.search(kind="cell"), *tracker.search(kind="trial")]
-    found = [r for r in runs if reference in (r.info.run_id, r.data.tags[NAME])]
-    if not found:
-        known = nearest(reference, sorted({r.data.tags[NAME] for r in runs}))
-        message = f"no file, folder or run {reference!r} in {uri}; {known}"
-        raise ConfigError(COMMAND_LINE, key, message)
-    return tracker, found
+from ablate.tracking.store import Tracker
 
 
 def saved_model(tracker: Tracker, run: Run, out: Path | None = None) -> Path | None:

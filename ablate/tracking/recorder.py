@@ -13,6 +13,7 @@ from ablate.config.schema import RunConfig
 from ablate.processes.interrupts import held
 from ablate.processes.messages import (
     Done,
+    Facts,
     Failed,
     Message,
     Metrics,
@@ -22,7 +23,7 @@ from ablate.processes.messages import (
     Stored,
 )
 from ablate.tracking.progress import Display
-from ablate.tracking.provenance import environment, git_state
+from ablate.tracking.provenance import environment, git_state, versions
 from ablate.tracking.store import BEAT_SECONDS, Tracker
 
 
@@ -106,6 +107,7 @@ class Recorder:
         run_id = self.tracker.start(self.child_kind, name, self.parent, config, **tags)
         self.run_ids[name] = run_id
         self._open.add(name)
+        self.tracker.made(run_id, versions())
         self.tracker.client.log_dict(run_id, self._environment, "environment.json")
         self.tracker.client.log_dict(run_id, self._git, "git.json")
         return run_id
@@ -142,6 +144,8 @@ class Recorder:
             case Stored(path):
                 place = None if path.is_dir() else "predictions"  # a folder has its own name
                 self.tracker.client.log_artifact(run_id, str(path), place)
+            case Facts(values):
+                self.tracker.made(run_id, values)
             case StepDone(step) if name in self.identities:
                 self.tracker.hold(run_id, step, self.identities[name][step])
             case Done():

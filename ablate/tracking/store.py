@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -24,6 +25,11 @@ from ablate.tracking.provenance import is_dead, this_process
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
 AXIS = "axis."
+OVERRIDES = "ablate.overrides"
+MADE = "ablate.made/"
+"""Begins the tags of what a run was made with: not in its identity, as its results should not
+depend on it.
+"""
 BEAT = "ablate.beat"
 BEAT_SECONDS, SILENT_SECONDS = 30, 600
 """How often a running run says that it lives, and after how long without it is taken as dead."""
@@ -118,7 +124,7 @@ class Tracker:
         Returns:
             Its run's id, and its title.
         """
-        experiment = self.experiment(name)
+        experiment, overrides = self.experiment(name), tuple(overrides)
         title = " ".join([name, *overrides])
         own = [run for run in self.search(kind=kind) if SOURCE in run.data.tags]
         if any(r.data.tags[NAME] == title and r.data.tags[SOURCE] != source for r in own):
@@ -128,6 +134,7 @@ class Tracker:
                 self.reopen(run.info.run_id)
                 return run.info.run_id, title
         tags = {KIND: kind, NAME: title, PROCESS: this_process(), SOURCE: source, FAMILY: name}
+        tags[OVERRIDES] = json.dumps(list(overrides))
         stored = {key: storable(value) for key, value in tags.items()}
         run = self.client.create_run(experiment, tags=stored, run_name=storable(title))
         return run.info.run_id, title
@@ -175,6 +182,11 @@ class Tracker:
     def tag(self, run_id: str, **tags: str) -> None:
         """Set ``ablate.*`` tags of a run."""
         entities = [RunTag(legal_name(f"ablate.{k}"), storable(v)) for k, v in tags.items()]
+        self.client.log_batch(run_id, tags=entities)
+
+    def made(self, run_id: str, values: dict[str, str]) -> None:
+        """Say what a run was made with."""
+        entities = [RunTag(legal_name(f"{MADE}{k}"), storable(v)) for k, v in values.items()]
         self.client.log_batch(run_id, tags=entities)
 
     def beat(self, run_ids: Iterable[str]) -> None:
