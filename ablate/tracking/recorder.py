@@ -9,8 +9,9 @@ from types import TracebackType
 
 from mlflow.entities import Run
 
+from ablate.analysis.connect import patient
 from ablate.config.schema import RunConfig
-from ablate.processes.interrupts import held
+from ablate.processes.interrupts import held, let_through
 from ablate.processes.messages import (
     Done,
     Facts,
@@ -25,6 +26,44 @@ from ablate.processes.messages import (
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import environment, git_state, versions
 from ablate.tracking.store import BEAT_SECONDS, Tracker
+
+PATIENCE_SECONDS = 600
+"""How long a store that is away is waited for: as long as its silent runs are taken as living."""
+
+
+class Patience:
+    """Waits for a store that is away, and heeds Ctrl-C meanwhile.
+
+    Args:
+        display: is told once that the store is away.
+    """
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._since: float | None = None
+        self._last = 0.0
+
+    def __call__(self) -> bool:
+        """Wait a moment; whether to ask the store again.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: what was asked for meanwhile; it is not waited then.
+        """
+        now = time.monotonic()
+        if self._since is None or now - self._last > 60:  # it was there in between
+            self._since = now
+            minutes = f"{PATIENCE_SECONDS / 60:.0f} minutes"
+            self._display.say(f"the store does not answer: asked again for {minutes}")
+        self._last = now
+        if now - self._since > PATIENCE_SECONDS:
+            return False
+        time.sleep(1)
+        try:
+            let_through()
+        except BaseException:
+            self._since = now - PATIENCE_SECONDS  # the end of runs is not waited for
+            raise
+        return True
 
 
 class Recorder:
@@ -81,6 +120,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         with ExitStack() as closing:
             closing.enter_context(held())
+            closing.enter_context(patient(self.tracker.client, Patience(self.display)))
             found = self.tracker.parent(self.kind, self.name, self.source, self.overrides)
             self.parent, self.title = found
             closing.callback(lambda: self.tracker.end(self.parent, self.status))
