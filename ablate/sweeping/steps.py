@@ -21,7 +21,7 @@ from ablate.data.contents import Contents
 from ablate.errors import DataError
 from ablate.sweeping.plan import Plan
 
-TRAINED, EVALUATED = 1, 1
+TRAINED, EVALUATED = 1, 2
 """Versions: raised by whoever changes what training, or evaluating, gives for the same keys."""
 
 WORDS = ("none", "pretrained")
