@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -20,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ablate.errors import StoreError
 
+_AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
 ARTIFACTS = "mlartifacts"
 """The folder of artifacts beside an SQLite store."""
@@ -27,6 +30,26 @@ REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 """What MLflow, databases, their drivers, connections and folders of artifacts raise."""
 REASON_BEGIN, REASON_END = 300, 100
 """Characters of a long reason: what was asked for, and why it could not be had."""
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
+
+    MLflow keeps one store per URI in a process, so that a relative one would go on pointing to the
+    first folder it was used in. It is relative only in a folder whose name means something else
+    in a URI (``my%20project``).
+    """
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return home_expanded(given)
+    file = Path.cwd() / "mlflow.db"
+    uri = f"sqlite:///{file}"
+    return uri if sqlite_file(uri) == file else "sqlite:///mlflow.db"
+
+
+def home_expanded(uri: str) -> str:
+    """A store's address with ``~`` as the user's folder, if it is of files here."""
+    local = _AT_HOME.fullmatch(uri)
+    return uri if local is None else local[1] + str(Path(local[2]).expanduser())
 
 
 def sqlite_file(uri: str) -> Path | None:

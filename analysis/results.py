@@ -45,6 +45,7 @@ class SweepResults:
         every metric.
     axes: axis -> labels in the order of the sweep file.
     notes: what a reader must know, such as cells that are missing.
+    plan: the sweep as it was planned, with what its file says of how it is to be judged.
     """
 
     name: str
@@ -52,6 +53,7 @@ class SweepResults:
     frame: pd.DataFrame
     compare: str | None = None
     notes: list[str] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
 
     @property
     def scores(self) -> list[str]:
@@ -100,7 +102,7 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     notes = [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
     splits = {runs[cell["identity"]].data.params.get("evaluate.split", TEST) for cell in finished}
     notes += [f"scored on evaluate.split: {s}, not {TEST}" for s in sorted(splits - {TEST})]
-    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes)
+    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes, plan)
 
 
 def open_store(tracking_uri: str) -> MlflowClient:

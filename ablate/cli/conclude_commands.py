@@ -24,9 +24,9 @@ def report(
     """Print a sweep's or bench's tables: scores over seeds, throughput, parameters; or speeds."""
     from ablate.analysis.bench_results import is_bench, load_bench
     from ablate.analysis.bench_tables import bench_tables
+    from ablate.analysis.connect import tracking_uri
     from ablate.analysis.results import ResultsError, load_sweep
     from ablate.analysis.tables import FORMATS, render, sweep_table
-    from ablate.tracking.store import tracking_uri
 
     if format not in FORMATS:
         raise ConfigError(

@@ -10,7 +10,7 @@ import torch
 from mlflow.artifacts import download_artifacts
 from PIL import Image
 
-from ablate.analysis.connect import refusals
+from ablate.analysis.connect import refusals, tracking_uri
 from ablate.analysis.results import ResultsError, open_store
 from ablate.components.checkpoints import CheckpointError
 from ablate.components.registry import nearest
@@ -26,7 +26,7 @@ from ablate.models.generation import GREEDY, Sampling
 from ablate.models.saved import MODEL, load
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
-from ablate.tracking.store import NAME, Tracker, tracking_uri
+from ablate.tracking.store import NAME, Tracker
 
 
 def find_model(reference: str) -> Path:

@@ -16,9 +16,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from ablate.analysis.connect import tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.tracking.provenance import is_dead, this_process
-from ablate.tracking.store import Tracker, tracking_uri
+from ablate.tracking.store import Tracker
 from tests.support import ablate, runs, start, wait_for, write
 
 SWEEP = {
