@@ -18,6 +18,7 @@ from ablate.config.documents import RunFile, read_file
 from ablate.config.identity import identity, seedless_identity
 from ablate.config.schema import SECTIONS, RunConfig
 from ablate.errors import ConfigError, printable, shortened
+from ablate.sweeping.judging import baseline_labels, check_margin
 
 VARIANT = "variant"
 """The axis whose values are diffs from the root of the config, not at one path in it."""
@@ -30,6 +31,10 @@ class SweepKeys:
     ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
     ``seeds``: a cell for each; if none are given, the run's own ``seed``.
     ``exclude``: combinations left out, each a mapping axis -> label.
+    ``baseline``: axis -> label of the combination that the others are compared with; by default
+    the first that sees the image, which has the first value of each axis.
+    ``margin``: two combinations whose scores differ by less are equal, 0.01 for one point; null:
+    none are.
     ``compare``: the published table to print beside the results.
     """
 
@@ -37,6 +42,8 @@ class SweepKeys:
     axes: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
     exclude: list[dict[str, Any]] = field(default_factory=list)
+    baseline: dict[str, Any] = field(default_factory=dict)
+    margin: float | None = 0.01
     compare: str | None = None
 
 
@@ -71,13 +78,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, ready to run."""
+    """A sweep, ready to run; ``judged``: what its file says of how its results are judged."""
 
     name: str
     source: str
     axes: dict[str, list[str]]
     cells: list[Cell]
     compare: str | None = None
+    judged: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def combinations(self) -> dict[str, Cell]:
@@ -116,7 +124,16 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
-    return Plan(keys.name, source, names, cells, keys.compare)
+    return Plan(keys.name, source, names, cells, keys.compare, _judged(keys, names, cells, source))
+
+
+def _judged(
+    keys: SweepKeys, axes: dict[str, list[str]], cells: list[Cell], source: str
+) -> dict[str, Any]:
+    check_margin(keys.margin, source)
+    combinations = [cell.labels for cell in cells]
+    baseline = baseline_labels(keys.baseline, axes, combinations, source)
+    return {"baseline": baseline, "margin": keys.margin}
 
 
 def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:

@@ -176,7 +176,8 @@ def describe(plan: Plan, identities: dict[str, str]) -> dict[str, Any]:
         {"name": c.name, "identity": identities[c.name], "labels": c.labels, "seed": c.config.seed}
         for c in plan.cells
     ]
-    return {"name": plan.name, "axes": plan.axes, "cells": cells, "compare": plan.compare}
+    about = {"name": plan.name, "axes": plan.axes, "cells": cells, "compare": plan.compare}
+    return about | plan.judged
 
 
 def measured_tag(config: RunConfig) -> str:
