@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,12 +24,33 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from ablate.errors import LONGEST, StoreError
 
+_AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
 _UNANSWERED = re.compile(r"API request to .* failed with (exception|timeout|error code 50[234])")
 ARTIFACTS = "mlartifacts"
 """The folder of artifacts beside an SQLite store."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 """What MLflow, databases, their drivers, connections and folders of artifacts raise."""
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
+
+    MLflow keeps one store per URI in a process, so that a relative one would go on pointing to the
+    first folder it was used in. It is relative only in a folder whose name means something else
+    in a URI (``my%20project``).
+    """
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return home_expanded(given)
+    file = Path.cwd() / "mlflow.db"
+    uri = f"sqlite:///{file}"
+    return uri if sqlite_file(uri) == file else "sqlite:///mlflow.db"
+
+
+def home_expanded(uri: str) -> str:
+    """A store's address with ``~`` as the user's folder, if it is of files here."""
+    local = _AT_HOME.fullmatch(uri)
+    return uri if local is None else local[1] + str(Path(local[2]).expanduser())
 
 
 def sqlite_file(uri: str) -> Path | None:

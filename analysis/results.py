@@ -55,6 +55,9 @@ class SweepResults:
         every metric.
     axes: axis -> labels in the order of the sweep file.
     notes: what a reader must know, such as cells that are missing.
+    plan: the sweep as it was planned, with what its file says of how it is to be judged.
+    holders: the ids of the runs that hold a cell's benchmarks ("evaluate/NAME") and measurements
+        ("measure/MACHINE"), by the cell's name; without an entry, the cell's own.
     """
 
     name: str
@@ -62,6 +65,8 @@ class SweepResults:
     frame: pd.DataFrame
     compare: str | None = None
     notes: list[str] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
+    holders: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def scores(self) -> list[str]:
@@ -111,7 +116,9 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     notes += [f"scored on evaluate.split: {s}, not {TEST}" for s in sorted(splits - {TEST})]
     if older:
         notes.append("these runs are of an older version of ablate, which will run them again")
-    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes)
+    holders = {cell: each.holders for cell, each in found.items()}
+    frame = pd.DataFrame(rows)
+    return SweepResults(name, plan["axes"], frame, plan["compare"], notes, plan, holders)
 
 
 @dataclass
@@ -121,6 +128,7 @@ class _Cell:
     row: dict[str, Any]
     split: str
     unscored: list[str] = field(default_factory=list)
+    holders: dict[str, str] = field(default_factory=dict)
 
 
 def _found(cells: list[dict[str, Any]], held: HeldSteps) -> dict[str, _Cell]:
@@ -132,21 +140,24 @@ def _found(cells: list[dict[str, Any]], held: HeldSteps) -> dict[str, _Cell]:
         if run is None:
             continue
         asked = {s.removeprefix(EVALUATE): i for s, i in steps.items() if s.startswith(EVALUATE)}
-        own = (*(f"{name}/" for name in asked), *(f"chance/{name}" for name in asked), MEASURED)
+        others = (MEASURED, *(f"{name}/" for name in asked))
         row: dict[str, Any] = {"run_id": run.info.run_id}
-        row |= {key: value for key, value in _metrics(run).items() if not key.startswith(own)}
-        unscored = []
+        row |= {k: value for k, value in _metrics(run).items() if not k.startswith(others)}
+        unscored, holders = [], {}
         for name, identity in asked.items():
             scored = held.run(identity)
             if scored is None:
                 unscored.append(name)
                 continue
-            row |= _beginning(scored, f"{name}/", f"chance/{name}")
+            holders[f"{EVALUATE}{name}"] = scored.info.run_id
+            row |= _beginning(scored, f"{name}/")
+            row |= {k: v for k, v in _metrics(scored).items() if k == f"chance/{name}"}
         for identity in [i for s, i in steps.items() if s.startswith(MEASURE)]:
             for machine, measured in held.machines(identity).items():
+                holders[f"{MEASURE}{machine}"] = measured.info.run_id
                 row |= _beginning(measured, f"{MEASURED}{machine}/")
         split = run.data.params.get("evaluate.split", TEST)
-        found[cell["name"]] = _Cell(row, split, unscored)
+        found[cell["name"]] = _Cell(row, split, unscored, holders)
     return found
 
 
@@ -183,7 +194,7 @@ def open_store(tracking_uri: str) -> MlflowClient:
     return connect(tracking_uri)
 
 
-def _beginning(run: Run, *begin: str) -> dict[str, float]:
+def _beginning(run: Run, begin: str) -> dict[str, float]:
     """Those of its metrics whose names begin so."""
     return {name: value for name, value in _metrics(run).items() if name.startswith(begin)}
 

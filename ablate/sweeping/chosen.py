@@ -83,7 +83,7 @@ def _of_run(given: str, items: list[str], cache: Path) -> Chosen:
     layers = [Layer(saved, yaml.safe_load(text)), overrides(items, ADDED)]
     cell = Cell({}, compose(layers), saved, run.data.tags[NAME])
     trained, tags = steps_of(run)[TRAIN], parent.data.tags
-    plan = Plan(tags[FAMILY], saved, {}, [cell], None, tags[SOURCE])
+    plan = Plan(tags[FAMILY], saved, {}, [cell], file=tags[SOURCE])
     try:
         keys = StepKeys(cache).after_training(cell.config, trained)
     except (ValueError, OSError) as error:

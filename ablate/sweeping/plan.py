@@ -19,6 +19,7 @@ from ablate.config.identity import affects_results, identity, seedless_identity
 from ablate.config.schema import SECTIONS, RunConfig
 from ablate.config.shipped import source_name
 from ablate.errors import ConfigError, printable, shortened
+from ablate.sweeping.judging import baseline_labels, check_margin
 
 VARIANT = "variant"
 """The axis whose values are diffs from the root of the config, not at one path in it."""
@@ -31,6 +32,10 @@ class SweepKeys:
     ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
     ``seeds``: a cell for each; if none are given, the run's own ``seed``.
     ``exclude``: combinations left out, each a mapping axis -> label.
+    ``baseline``: axis -> label of the combination that the others are compared with; by default
+    the first that sees the image, which has the first value of each axis.
+    ``margin``: two combinations whose scores differ by less are equal, 0.01 for one point; null:
+    none are.
     ``compare``: the published table to print beside the results.
     """
 
@@ -38,6 +43,8 @@ class SweepKeys:
     axes: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
     exclude: list[dict[str, Any]] = field(default_factory=list)
+    baseline: dict[str, Any] = field(default_factory=dict)
+    margin: float | None = 0.01
     compare: str | None = None
 
 
@@ -81,6 +88,7 @@ class Plan:
         axes: config path -> labels, in the file's order.
         cells: in the order of the axes, the last changes first, then the seeds.
         compare: the published table to print beside the results.
+        judged: what its file says of how its results are judged.
         file: what tells its file from others of the name, see ``source_name``.
         overrides: those of the command line that can change a figure, sorted: another plan of the
             same file.
@@ -91,6 +99,7 @@ class Plan:
     axes: dict[str, list[str]]
     cells: list[Cell]
     compare: str | None = None
+    judged: dict[str, Any] = field(default_factory=dict)
     file: str = ""
     overrides: tuple[str, ...] = ()
 
@@ -132,7 +141,25 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
     overridden = tuple(sorted(i for i in items or [] if affects_results(i.partition("=")[0])))
-    return Plan(keys.name, source, names, cells, keys.compare, source_name(path), overridden)
+    return Plan(
+        keys.name,
+        source,
+        names,
+        cells,
+        keys.compare,
+        _judged(keys, names, cells, source),
+        source_name(path),
+        overridden,
+    )
+
+
+def _judged(
+    keys: SweepKeys, axes: dict[str, list[str]], cells: list[Cell], source: str
+) -> dict[str, Any]:
+    check_margin(keys.margin, source)
+    combinations = [cell.labels for cell in cells]
+    baseline = baseline_labels(keys.baseline, axes, combinations, source)
+    return {"baseline": baseline, "margin": keys.margin}
 
 
 def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:

@@ -366,4 +366,5 @@ def describe(plan: Plan, steps: dict[str, Steps]) -> dict[str, Any]:
         for c in plan.cells
     ]
     about = {"name": plan.name, "file": plan.file, "overrides": plan.overrides}
-    return {**about, "axes": plan.axes, "cells": cells, "compare": plan.compare}
+    found = {"axes": plan.axes, "cells": cells, "compare": plan.compare}
+    return {**about, **found, **plan.judged}

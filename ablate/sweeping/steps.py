@@ -25,7 +25,7 @@ from ablate.errors import DataError
 from ablate.sweeping.plan import Plan
 from ablate.tracking.provenance import machine_name
 
-TRAINED, EVALUATED, MEASURED = 1, 1, 1
+TRAINED, EVALUATED, MEASURED = 1, 2, 1
 """Versions: raised by whoever changes what training, evaluating or measuring gives for the same
 keys.
 """

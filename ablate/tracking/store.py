@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
-from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file
+from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file, tracking_uri
 from ablate.analysis.held import DONE, MEASURED
 from ablate.analysis.results import FAMILY, SOURCE, TEXT, search
 from ablate.config.identity import flatten, to_dict
@@ -34,29 +31,8 @@ BEAT = "ablate.beat"
 BEAT_SECONDS, SILENT_SECONDS = 30, 600
 """How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
-_AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """What makes MLflow's pages open on runs and their metrics, and not on traces of prompts."""
-
-
-def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
-
-    MLflow keeps one store per URI in a process, so that a relative one would go on pointing to the
-    first folder it was used in. It is relative only in a folder whose name means something else
-    in a URI (``my%20project``).
-    """
-    if given := os.environ.get("MLFLOW_TRACKING_URI"):
-        return home_expanded(given)
-    file = Path.cwd() / "mlflow.db"
-    uri = f"sqlite:///{file}"
-    return uri if sqlite_file(uri) == file else "sqlite:///mlflow.db"
-
-
-def home_expanded(uri: str) -> str:
-    """A store's address with ``~`` as the user's folder, if it is of files here."""
-    local = _AT_HOME.fullmatch(uri)
-    return uri if local is None else local[1] + str(Path(local[2]).expanduser())
 
 
 class Tracker:

@@ -9,10 +9,10 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from ablate.analysis.connect import sqlite_file
+from ablate.analysis.connect import sqlite_file, tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.config.compose import Layer, compose, expand, merge
-from ablate.tracking.store import Tracker, parameters, tracking_uri
+from ablate.tracking.store import Tracker, parameters
 from tests.support import BASE
 
 CONFIG = compose([Layer("test", expand(BASE, "test"))])
@@ -43,9 +43,10 @@ FOLDERS = [
 ]
 USE_A_STORE = """
 from pathlib import Path
+from ablate.analysis.connect import tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.config.compose import Layer, compose, expand
-from ablate.tracking.store import Tracker, tracking_uri
+from ablate.tracking.store import Tracker
 from tests.support import BASE
 
 tracker = Tracker()
