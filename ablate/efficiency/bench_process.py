@@ -24,10 +24,9 @@ from ablate.efficiency.floor import (
 )
 from ablate.efficiency.peak_memory import MemoryMeter
 from ablate.efficiency.peers import PEERS, NoPeerError
-from ablate.efficiency.throughput import synchronise
 from ablate.efficiency.timing import ModelTimer
 from ablate.errors import CellError
-from ablate.models.devices import device_here
+from ablate.models.devices import device_here, synchronise
 from ablate.models.vlm import VisionLanguageModel, assemble, parameter_counts
 from ablate.processes.messages import Reporter
 

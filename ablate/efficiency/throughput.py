@@ -6,7 +6,6 @@ the machine, on synthetic images and tokens of the run's own shapes.
 
 from __future__ import annotations
 
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 
 from ablate.config.schema import RunConfig
-from ablate.models.devices import autocast, device_here, to_device
+from ablate.models.devices import autocast, device_here, peak_memory, synchronise, to_device
 from ablate.models.vlm import VisionLanguageModel
 from ablate.training.module import VisionLanguageTraining
 from ablate.units import MIB
@@ -38,7 +37,7 @@ def measure_training(
     config: RunConfig, model: VisionLanguageModel, device: torch.device
 ) -> dict[str, float]:
     """Samples/s and tokens/s (image and text) of a whole optimiser step; memory that it adds."""
-    before = memory(device)
+    before = peak_memory(device)
     parts = config.train.accumulate
     batch = synthetic(config, model, config.train.batch_size // parts, device)
     module = VisionLanguageTraining(model, config, total_steps=1)
@@ -57,7 +56,7 @@ def measure_training(
     return {
         "train_samples_s": size / seconds,
         "train_tokens_s": tokens / seconds,
-        "train_peak_mib": (memory(device) - before) / MIB,
+        "train_peak_mib": (peak_memory(device) - before) / MIB,
     }
 
 
@@ -140,17 +139,3 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     work()
     synchronise(device)
     return time.perf_counter() - start
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device's queued work, so that a clock read after it is true."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def memory(device: torch.device) -> int:
-    """Peak bytes so far: allocated on a GPU, resident in the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # ru_maxrss is in KiB on Linux (bytes on macOS).
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

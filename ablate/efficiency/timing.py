@@ -19,7 +19,8 @@ from ablate.config.schema import RunConfig
 from ablate.efficiency.bench_plan import BenchKeys
 from ablate.efficiency.peak_memory import MemoryMeter
 from ablate.efficiency.peers import Peer
-from ablate.efficiency.throughput import seconds_of, synchronise, synthetic
+from ablate.efficiency.throughput import seconds_of, synthetic
+from ablate.models.devices import synchronise
 from ablate.models.generation import generate
 from ablate.models.vlm import VisionLanguageModel
 

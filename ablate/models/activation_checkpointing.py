@@ -19,6 +19,7 @@ def checkpoint_activations(component: nn.Module) -> None:
     that is never called as a whole has its parts checkpointed instead; one that has a ``recompute``
     of its own is told.
     """
+    layer: Any
     for layer in repeated_layers(component):
         if hasattr(layer, "recompute"):
             layer.recompute = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -45,3 +46,46 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     """A context in which a model runs in the precision that it is trained in."""
     enabled = precision(config) == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def conditions(config: TrainConfig) -> dict[str, str]:
+    """The kind of device and the precision that a run trains in here."""
+    device = device_here()
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": kind, "precision": precision(config)}
+
+
+PEAKS = {
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+}
+"""Dense bfloat16 operations per second of devices, by NVIDIA's datasheets."""
+
+
+def peak_flops(config: TrainConfig) -> float | None:
+    """Operations per second that the device has at most for a training in bfloat16.
+
+    None where its peak is not known, or another precision is trained in.
+    """
+    found = conditions(config)
+    return PEAKS.get(found["device"]) if found["precision"] == "bf16-mixed" else None
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device's queued work, so that a clock read after it is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes so far: allocated on a GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # ru_maxrss is in KiB on Linux (bytes on macOS).
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

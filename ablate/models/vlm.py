@@ -133,6 +133,41 @@ class VisionLanguageModel(nn.Module):
         """
         if supervised is None:
             supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image))
+        if not len(supervised):
+            raise CellError("a batch holds no supervised token: every label is masked")
+        logits, targets = self._predictions(pixels, input_ids, labels, has_image, supervised)
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return F.cross_entropy(logits, targets), accuracy
+
+    @torch.inference_mode()
+    def log_probabilities(
+        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor | None = None
+    ) -> Tensor:
+        """The log-probability of each row's supervised tokens, given all that comes before each.
+
+        Args:
+            pixels, input_ids, labels, has_image: as in ``loss``.
+
+        Returns:
+            (B,) float32, sums of natural logarithms over a row's tokens, among the tokens that can
+            be generated; 0 for a row without any.
+        """
+        supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image))
+        logits, targets = self._predictions(pixels, input_ids, labels, has_image, supervised)
+        possible = logits[:, : self.vocab_size].log_softmax(-1)
+        tokens = torch.zeros(labels.shape, device=logits.device)
+        tokens.view(-1)[supervised] = possible.gather(1, targets[:, None])[:, 0]
+        return tokens.sum(1)
+
+    def _predictions(
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        labels: Tensor,
+        has_image: Tensor | None,
+        supervised: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Float32 logits (S, vocab_size) of the S supervised tokens, and these tokens (S,)."""
         embeds, mask = self.sequence(pixels, input_ids, has_image)
         # The last position predicts nothing.
         embeds, mask = embeds[:, :-1], None if mask is None else mask[:, :-1]
@@ -143,9 +178,7 @@ class VisionLanguageModel(nn.Module):
         hidden = self.backbone.hidden_states(embeds, mask).flatten(0, 1)
         before = supervised // length * embeds.shape[1] + n + supervised % length - 1
         logits = self.backbone.head(hidden.index_select(0, before)).float()
-        targets = labels.flatten().index_select(0, supervised)
-        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-        return F.cross_entropy(logits, targets), accuracy
+        return logits, labels.flatten().index_select(0, supervised)
 
     @torch.inference_mode()
     def generate(
@@ -213,21 +246,15 @@ class VisionLanguageModel(nn.Module):
 
 
 def supervised_tokens(labels: Tensor, has_image: Tensor) -> Tensor:
-    """Where supervised tokens are among all of a batch's text tokens, row by row.
+    """Places (S,) of the supervised tokens among all B L text tokens of a batch, row by row.
 
     Args:
         labels: (B, L), ``IGNORE_INDEX`` where not supervised.
-        has_image: (B,) bool: a text's first token is predicted from the image or from nothing.
-
-    Raises:
-        CellError: there are none.
+        has_image: (B,) bool: a text's first token is predicted from its image, or not at all.
     """
     wanted = labels != IGNORE_INDEX
     wanted[:, 0] &= has_image
-    found = wanted.flatten().nonzero().squeeze(1)
-    if len(found) == 0:
-        raise CellError("a batch holds no supervised token: every label is masked")
-    return found
+    return wanted.flatten().nonzero().squeeze(1)
 
 
 def _preceded(pixels: Any, labels: Tensor, has_image: Tensor | None) -> Tensor:

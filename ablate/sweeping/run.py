@@ -8,6 +8,7 @@ identity: a benchmark more is answered by the model that was trained before, if 
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,13 +27,13 @@ from ablate.evaluation.kept_models import saved_model
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
 from ablate.sweeping.plan import Cell, Plan
-from ablate.sweeping.prepare import prepare
+from ablate.sweeping.prepare import prepare, prepare_benchmarks
 from ablate.sweeping.steps import Steps
 from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate
 from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import AXIS, IDENTITY, PROCESS, Tracker
+from ablate.tracking.store import AXIS, IDENTITY, NAME, PROCESS, Tracker
 
 Kind = Literal["train", "evaluate", "measure"]
 
@@ -64,11 +65,13 @@ class Outcome:
         reused: cells that were trained and scored before.
         finished: cells that were trained, or scored on what was missing, now.
         failed: name -> reason.
+        title: what the sweep is called in the store.
     """
 
     reused: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    title: str = ""
 
 
 def default_jobs(config: RunConfig) -> int:
@@ -76,6 +79,20 @@ def default_jobs(config: RunConfig) -> int:
     if torch.cuda.is_available():
         return 1
     return max(1, cores_here() // config.train.threads)
+
+
+NOT_TRAINED = "is not trained yet; `ablate sweep` does"
+
+
+def weights_not_kept(run: Run) -> str:
+    """Why a run's model cannot be asked, and what it would cost to make it again."""
+    seconds = run.data.metrics.get("seconds/train")
+    cost = "" if seconds is None else f" in about {seconds:,.0f} s, as long as it took before"
+    name = run.data.tags[NAME]
+    return (
+        "its weights were not kept (train.save_below_mb, train.save); `ablate sweep FILE "
+        f"train.save=true --rerun {shlex.quote(name)}` trains it again{cost}"
+    )
 
 
 def held_steps(tracker: Tracker) -> HeldSteps:
@@ -168,21 +185,81 @@ class SweepRun:
                 outcome.failed[cell.name] = busy[trained]
             else:
                 free.append(cell)
-        prepare([c.config for c in free], self.cache, self.display)
         jobs = jobs or default_jobs(cells[0].config)
-        with Recorder(self.tracker, self.display, "sweep", self.plan.name, "cell") as recorder:
-            recorder.identities = {name: each.identities for name, each in self.steps.items()}
-            self.tracker.client.log_dict(
-                recorder.parent, describe(self.plan, self.steps), "plan.json"
-            )
-            with tempfile.TemporaryDirectory(prefix="ablate-") as folder:
-                scoring = [self._scoring(cell, Path(folder)) for cell in free]
-                self._execute("train", scoring, jobs, recorder, Path(folder))
-                self._execute("evaluate", scoring, jobs, recorder, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="ablate-") as out:
+            scoring = [self._scoring(cell, Path(out)) for cell in free]
+            training = [job.cell.config for job in scoring if job.kind == "train"]
+            prepare(training, self.cache, self.display)
+            prepare_benchmarks([job.cell.config for job in scoring], self.cache)
+            with self._recorder() as recorder:
+                plan = describe(self.plan, self.steps)
+                self.tracker.client.log_dict(recorder.parent, plan, "plan.json")
+                self._execute("train", scoring, jobs, recorder, Path(out))
+                self._execute("evaluate", scoring, jobs, recorder, Path(out))
                 self._held = held_steps(self.tracker)
-                self._execute("measure", self._unmeasured(), 1, recorder, Path(folder))
-            recorder.status = "FAILED" if outcome.failed else "FINISHED"
+                self._execute("measure", self._unmeasured(), 1, recorder, Path(out))
+                recorder.status = "FAILED" if outcome.failed else "FINISHED"
+                outcome.title = recorder.title
         return outcome
+
+    def evaluate(self, trained: dict[str, Run], jobs: int | None = None) -> Outcome:
+        """Score models that were trained before on the benchmarks that they have not answered.
+
+        Args:
+            trained: the runs that hold them, by the cell's name; cells without one fail.
+            jobs: cells at a time.
+        """
+        cells, outcome = self.plan.cells, self.outcome
+        self._held = held_steps(self.tracker)
+        with tempfile.TemporaryDirectory(prefix="ablate-") as out:
+            scoring = []
+            for cell in cells:
+                run = trained.get(cell.name)
+                missing = missing_steps(self.steps[cell.name], self._held, EVALUATE)
+                if run is None:
+                    outcome.failed[cell.name] = NOT_TRAINED
+                elif not missing:
+                    outcome.reused.append(cell.name)
+                elif (weights := saved_model(self.tracker, run, Path(out))) is None:
+                    outcome.failed[cell.name] = weights_not_kept(run)
+                else:
+                    scoring.append(CellJob(cell, "evaluate", missing, run, weights))
+            prepare_benchmarks([job.cell.config for job in scoring], self.cache)
+            with self._recorder() as recorder:
+                at_once = jobs or default_jobs(cells[0].config)
+                self._execute("evaluate", scoring, at_once, recorder, Path(out))
+                recorder.status = "FAILED" if outcome.failed else "FINISHED"
+                outcome.title = recorder.title
+        return outcome
+
+    def measure(self, trained: dict[str, Run]) -> Outcome:
+        """Measure cells on this machine, once more if they were; see ``evaluate``.
+
+        Raises:
+            ConfigError: a cell asks for nothing to be measured.
+        """
+        outcome, jobs = self.outcome, []
+        for cell in self.plan.cells:
+            if not (steps := tuple(self.steps[cell.name].named(MEASURE))):
+                raise ConfigError(self.plan.source, "measure.what", "is empty: nothing to measure")
+            if (run := trained.get(cell.name)) is None:
+                outcome.failed[cell.name] = NOT_TRAINED
+            else:
+                jobs.append(CellJob(cell, "measure", steps, run))
+        with tempfile.TemporaryDirectory(prefix="ablate-") as out, self._recorder() as recorder:
+            self._execute("measure", jobs, 1, recorder, Path(out))
+            recorder.status = "FAILED" if outcome.failed else "FINISHED"
+            outcome.title = recorder.title
+        names = [job.cell.name for job in jobs]
+        outcome.finished = [name for name in names if name not in outcome.failed]
+        return outcome
+
+    def _recorder(self) -> Recorder:
+        plan = self.plan
+        about = (plan.name, "cell", plan.file, plan.overrides)
+        recorder = Recorder(self.tracker, self.display, "sweep", *about)
+        recorder.identities = {name: each.identities for name, each in self.steps.items()}
+        return recorder
 
     def _scoring(self, cell: Cell, folder: Path) -> CellJob:
         """Training with all benchmarks, or those that are missing alone if weights were kept."""
@@ -260,7 +337,9 @@ class SweepRun:
         """
         cell, steps = job.cell, self.steps[job.cell.name]
         held = {} if job.trained is None else steps_of(job.trained)
-        if job.trained is not None and not any(legal_name(step) in held for step in job.missing):
+        new = {legal_name(step): steps.identities[step] for step in job.missing}
+        agrees = all(held.get(step, identity) == identity for step, identity in new.items())
+        if job.trained is not None and agrees:
             recorder.add_to(cell.name, job.trained)
         else:
             recorder.start(cell.name, cell.config, **self._tags(cell))
@@ -286,4 +365,6 @@ def describe(plan: Plan, steps: dict[str, Steps]) -> dict[str, Any]:
         }
         for c in plan.cells
     ]
-    return {"name": plan.name, "axes": plan.axes, "cells": cells, "compare": plan.compare}
+    about = {"name": plan.name, "file": plan.file, "overrides": plan.overrides}
+    found = {"axes": plan.axes, "cells": cells, "compare": plan.compare}
+    return {**about, **found, **plan.judged}

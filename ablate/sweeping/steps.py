@@ -25,7 +25,7 @@ from ablate.errors import DataError
 from ablate.sweeping.plan import Plan
 from ablate.tracking.provenance import machine_name
 
-TRAINED, EVALUATED, MEASURED = 1, 1, 1
+TRAINED, EVALUATED, MEASURED = 1, 2, 1
 """Versions: raised by whoever changes what training, evaluating or measuring gives for the same
 keys.
 """
@@ -40,20 +40,17 @@ class Steps:
 
     Attributes:
         keys: step ("train", "evaluate/NAME", "measure/MACHINE") -> what it is keyed by, as plain
-            JSON types.
+            JSON types; without "train" where a model is taken as it is.
+        trained: the identity of the trained model.
     """
 
     keys: dict[str, dict[str, Any]]
+    trained: str
 
     @cached_property
     def identities(self) -> dict[str, str]:
         """Step -> its identity."""
         return {step: digest(keys) for step, keys in self.keys.items()}
-
-    @property
-    def trained(self) -> str:
-        """The identity of the trained model."""
-        return self.identities[TRAIN]
 
     def named(self, prefix: str) -> dict[str, str]:
         """Step -> its identity, of those steps whose names begin so."""
@@ -88,7 +85,8 @@ class StepKeys:
             "files": self._files(config),
             "sources": _sources(config),
         }
-        return Steps({TRAIN: training, **self.after_training(config, digest(training))})
+        trained = digest(training)
+        return Steps({TRAIN: training, **self.after_training(config, trained)}, trained)
 
     def after_training(self, config: RunConfig, trained: str) -> dict[str, dict[str, Any]]:
         """The keys of what follows training, by step.

@@ -11,6 +11,7 @@ import pandas as pd
 import pytorch_lightning as pl
 
 from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, TRAIN
+from ablate.components.scans.kernels import paths_used
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
 from ablate.data.benchmarks.base import Benchmark
@@ -18,6 +19,7 @@ from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
 from ablate.errors import CellError
 from ablate.evaluation.evaluate import evaluate
+from ablate.models.devices import conditions
 from ablate.models.saved import MODEL, components_of, load, save, start_from
 from ablate.models.vlm import (
     VisionLanguageModel,
@@ -58,6 +60,7 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     pl.seed_everything(config.seed, verbose=False)
     whole = fit(config, model, dataset, cache, reporter, features)
     reporter.metrics({"seconds/train": time.perf_counter() - start})
+    reporter.facts({**conditions(config.train), "scans by": paths_used() or "none"})
     if not whole:
         return
     if config.train.save or weight_bytes(model) <= config.train.save_below_mb * 10**6:

@@ -9,9 +9,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from ablate.components.mixers.weight_gradient import summing_in_place
+from ablate.components.master_weights.weight_gradient import summing_in_place
 from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
 from ablate.errors import CellError
+from ablate.models.flops import counted
 from ablate.models.vlm import VisionLanguageModel, supervised_tokens
 from ablate.processes.messages import Reporter
 from ablate.training.schedule import learning_rate_factor
@@ -45,7 +46,7 @@ def activation_budget(model: nn.Module) -> float:
     """Bytes of the device's memory that are left for activations before the first step.
 
     Still to come are the gradients and AdamW's two moments of what is trained, copies of weights in
-    bfloat16, and what single operations work with: a tenth of the memory is left to those.
+    bfloat16, and what single operations work with: a twelfth of the memory is left to those.
     """
     parameter = next(model.parameters())
     if not parameter.is_cuda:
@@ -55,7 +56,7 @@ def activation_budget(model: nn.Module) -> float:
     cached -= torch.cuda.memory_allocated(parameter.device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
-    return free + cached - 12 * trained - 2 * every - total / 10
+    return free + cached - 12 * trained - 2 * every - total / 12
 
 
 class VisionLanguageTraining(pl.LightningModule):
@@ -78,8 +79,7 @@ class VisionLanguageTraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Tell the backbone how much of its activations it may keep."""
-        if hasattr(self.model.backbone, "activation_budget"):
-            self.model.backbone.activation_budget = activation_budget(self.model)
+        self.model.backbone.activation_budget = activation_budget(self.model)
 
     def on_train_epoch_start(self) -> None:
         """Keep frozen components in evaluation mode: no dropout, no drop path."""
@@ -121,16 +121,13 @@ class VisionLanguageTraining(pl.LightningModule):
             raise CellError(f"the loss is {loss} at step {self.global_step}; lower train.lr")
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
-        """Find the supervised tokens while the host still has the labels.
-
-        Raises:
-            CellError: there are none.
-        """
-        return {**batch, "supervised": supervised_tokens(batch["labels"], batch["has_image"])}
+        """Find the supervised tokens, and count, while the host still has the batch."""
+        supervised = supervised_tokens(batch["labels"], batch["has_image"])
+        return {**counted(batch), "supervised": supervised}
 
     def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        keys = ("pixels", "input_ids", "labels", "has_image")
-        return self.model.loss(*(batch[key] for key in keys), batch.get("supervised"))
+        pixels, ids, labels = batch["pixels"], batch["input_ids"], batch["labels"]
+        return self.model.loss(pixels, ids, labels, batch["has_image"], batch.get("supervised"))
 
     def _share(self, rows: int, batch_idx: int) -> float:
         """What makes the sum over a step's parts, each divided by ``accumulate``, the mean of rows.

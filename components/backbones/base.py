@@ -36,6 +36,10 @@ class Backbone(pl.LightningModule, ABC):
     padding at all; padding never changes the logits of a row's tokens.
     """
 
+    activation_budget: float = 0.0
+    """Bytes that the device has for what training keeps of a batch, beyond each layer's input. A
+    backbone that chooses what its backward makes anew heeds it; 0: keep no more than inputs."""
+
     @property
     @abstractmethod
     def d_model(self) -> int:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
 from ablate.components.backbones.keeping import Keep, plan
+from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers import Mamba1, Mamba2, Mixer, MixerState
 from ablate.components.scans.kernels import Kernel
 
@@ -36,8 +37,8 @@ class _GatedMLP(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         hidden = math.ceil(hidden / 128) * 128
-        self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, width, bias=False)
+        self.fc1 = Linear(width, 2 * hidden, bias=False)
+        self.fc2 = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
@@ -86,6 +87,7 @@ class _Block(nn.Module):
         if state is None and (dtype := fused_dtype(self, residual)) is not None:
             from ablate.components.backbones.mamba2_fused import fused_block
 
+            assert isinstance(self.mixer, Mamba2)
             return fused_block(self.norm, self.mixer, mixed, residual, attention_mask, dtype, keep)
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(
@@ -166,9 +168,6 @@ class MixerBackbone(Backbone):
         d_intermediate: inner width of an MLP after every mixer; 0 for none.
     """
 
-    activation_budget: float = 0
-    """Bytes that fused blocks which recompute may keep for the backward, beyond their inputs."""
-
     def __init__(
         self,
         mixers: Sequence[Mixer],
@@ -183,7 +182,7 @@ class MixerBackbone(Backbone):
         padded = math.ceil(vocab_size / pad_vocab_size_multiple) * pad_vocab_size_multiple
         self.residual_in_fp32 = residual_in_fp32
         self.backbone = _Stack(mixers, d_model, padded, d_intermediate)
-        self.lm_head = nn.Linear(d_model, padded, bias=False)
+        self.lm_head = Linear(d_model, padded, bias=False)
         self._initialise()
         if tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
@@ -246,11 +245,13 @@ class MixerBackbone(Backbone):
     def _keeps(self, residual: Tensor) -> list[Keep]:
         """What each block keeps for its backward, if it is fused."""
         blocks = list(self.backbone.blocks())
-        if fused_dtype(blocks[0], residual) is None or not blocks[0].recompute:
+        mixer = blocks[0].mixer
+        if not blocks[0].recompute or fused_dtype(blocks[0], residual) is None:
             return [Keep.everything] * len(blocks)
+        assert isinstance(mixer, Mamba2)
         rows, length, width = residual.shape
         size = width * residual.element_size()
-        return plan(len(blocks), rows * length, blocks[0].mixer, size, self.activation_budget)
+        return plan(len(blocks), rows * length, mixer, size, self.activation_budget)
 
     def _residual(self, embeds: Tensor) -> Tensor:
         return embeds.float() if self.residual_in_fp32 else embeds

@@ -15,22 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from ablate.components.backbones.keeping import Keep
+from ablate.components.master_weights.compute_copy import compute_copy
+from ablate.components.master_weights.linear import is_linear
+from ablate.components.master_weights.partial_sums import summed_gradient
+from ablate.components.master_weights.weight_gradient import weight_gradient
 from ablate.components.mixers import Mamba2
-from ablate.components.mixers.compute_copy import compute_copy
 from ablate.components.mixers.norm_fused import (
     add_norm,
     add_norm_backward,
     gated_norm,
     gated_norm_backward,
 )
-from ablate.components.mixers.weight_gradient import weight_gradient
 from ablate.components.scans.ssd_fused import Scanned, given_by, scan, scan_backward
 
 
 def may_fuse(mixer: Mamba2) -> bool:
     """Whether the scan has kernels, and the layers around it are plain ones without adapters."""
     layers = (mixer.in_proj, mixer.out_proj)
-    return mixer.has_kernels and all(type(layer) is nn.Linear for layer in layers)
+    return mixer.has_kernels and all(is_linear(layer) for layer in layers)
 
 
 class Parameters(NamedTuple):
@@ -118,10 +120,11 @@ class _AddNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_residual, grad_mixed, _, grad_weight = add_norm_backward(
-            grad.contiguous(), None, *ctx.saved_tensors, ctx.mixed
+        total, scale, weight = ctx.saved_tensors
+        grad_residual, grad_mixed, _, parts = add_norm_backward(
+            grad.contiguous(), None, total, scale, weight, ctx.mixed
         )
-        return grad_mixed, grad_residual, grad_weight, None, None
+        return grad_mixed, grad_residual, summed_gradient(parts, weight), None, None
 
 
 class _Block(torch.autograd.Function):
@@ -160,22 +163,25 @@ class _Block(torch.autograd.Function):
         total, scale, gated_scale, documents, projected, y, filtered, *tensors = ctx.saved_tensors
         given, settings = Parameters(*tensors), ctx.settings
         if grad_out is None:
-            grad_mixed = grad_total.to(settings.dtype) if ctx.mixed else None
+            grad_mixed = grad_total if ctx.mixed else None
             return grad_mixed, grad_total, None, None, *(None for _ in given)
         if projected is None:
             projected = _product(_normed(total, given, settings), given.in_proj)
         scanned = _scanned(given, documents, settings)
         if y is None:
             y, filtered = scan(*_parts(projected, given)[1:], scanned)
-        grad_projected, *inner = _inner_backward(
-            grad_out.contiguous(), projected, y, filtered, gated_scale, scanned, given, settings
+        grad_projected, inner = _inner_backward(
+            grad_out.contiguous(), projected, y, filtered, gated_scale, scanned, given
         )
         grad_normed = grad_projected @ compute_copy(given.in_proj, settings.dtype)
-        grad_residual, grad_mixed, normed, grad_norm = add_norm_backward(
+        grad_residual, grad_mixed, normed, norm_parts = add_norm_backward(
             grad_normed, grad_total, total, scale, given.norm, ctx.mixed
         )
-        grad_in_proj = weight_gradient(grad_projected, normed, given.in_proj)
-        return grad_mixed, grad_residual, None, None, grad_norm, grad_in_proj, *inner
+        outer = (
+            summed_gradient(norm_parts, given.norm),
+            weight_gradient(grad_projected, normed, given.in_proj),
+        )
+        return grad_mixed, grad_residual, None, None, *outer, *inner
 
 
 def _inner_backward(
@@ -186,27 +192,25 @@ def _inner_backward(
     gated_scale: Tensor,
     scanned: Scanned,
     given: Parameters,
-    settings: _Settings,
-) -> tuple[Tensor | None, ...]:
-    """From the block's output to the first product's; then the gradients from ``taps`` on."""
-    grad_opened = grad_out @ compute_copy(given.out_proj, settings.dtype)
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The gradients of the first product, and of the parameters after it, from ``taps`` on."""
+    grad_opened = grad_out @ compute_copy(given.out_proj, grad_out.dtype)
     grad_projected = torch.empty_like(projected)
     gate, xbc, dt = _parts(projected, given)
     grad_gate, grad_xbc, grad_dt = _parts(grad_projected, given)
-    grad_y, opened, grad_gated_norm = gated_norm_backward(
+    grad_y, opened, norm_parts = gated_norm_backward(
         grad_opened, y, gate, given.gated_norm, gated_scale, grad_gate
     )
     grad_out_proj = weight_gradient(grad_out, opened, given.out_proj)
     del grad_opened, opened
-    grads = scan_backward(grad_y, xbc, dt, filtered, scanned, grad_xbc, grad_dt)
-    return (
-        grad_projected,
-        grads.taps.unsqueeze(1),
-        grads.bias,
-        grads.dt_bias,
-        grads.A_log,
-        grads.D,
-        grad_gated_norm,
+    parts = scan_backward(grad_y, xbc, dt, filtered, scanned, grad_xbc, grad_dt)
+    return grad_projected, (
+        summed_gradient(parts.taps, given.taps),
+        summed_gradient(parts.bias, given.conv_bias),
+        summed_gradient(parts.dt_bias, given.dt_bias),
+        summed_gradient(parts.A_log, given.A_log),
+        summed_gradient(parts.D, given.D),
+        summed_gradient(norm_parts, given.gated_norm),
         grad_out_proj,
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ablate.components.master_weights.linear import is_linear
 from ablate.components.mixers import Mamba1, Mamba2, MixerState
 from ablate.components.mixers.decode import Conv, linear, selective_step_gated, ssd_step_gated
 
@@ -120,16 +121,18 @@ def fusable(blocks: Sequence[tuple[nn.RMSNorm, nn.Module]]) -> bool:
 def _plain(mixer: nn.Module) -> bool:
     """A mixer with no adapter in it, whose norm has one group, and which may leave torch."""
     if type(mixer) is Mamba2:
-        one_group, layers = mixer.ngroups == 1, [mixer.in_proj, mixer.out_proj]
+        one_group = mixer.ngroups == 1
+        linear_layers = _linear(mixer.in_proj, mixer.out_proj)
     elif type(mixer) is Mamba1:
-        one_group, layers = True, [mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj]
+        one_group = True
+        linear_layers = _linear(mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
     else:
         return False
-    return one_group and mixer.kernel != "portable" and _linear(*layers)
+    return one_group and mixer.kernel != "portable" and linear_layers
 
 
 def _linear(*layers: nn.Module) -> bool:
-    return all(type(layer) is nn.Linear for layer in layers)
+    return all(is_linear(layer) for layer in layers)
 
 
 def _eps(norm: nn.RMSNorm) -> float:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.components.connectors.base import CONNECTORS, Connector
+from ablate.components.master_weights.linear import Linear
 
 
 @CONNECTORS.register("ldpv2")
@@ -31,9 +32,7 @@ class LDPv2(Connector):
                 f"{grid[0]} x {grid[1]}; set pooled between 1 and {min(grid)}"
             )
         self.pooled = pooled
-        self.mlp = nn.Sequential(
-            nn.Linear(embed_dim, d_model), nn.GELU(), nn.Linear(d_model, d_model)
-        )
+        self.mlp = nn.Sequential(Linear(embed_dim, d_model), nn.GELU(), Linear(d_model, d_model))
         self.position = nn.Conv2d(d_model, d_model, 3, padding=1, groups=d_model)
 
     @property

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ablate.components.connectors.base import CONNECTORS, Connector
+from ablate.components.master_weights.linear import Linear
 
 
 @CONNECTORS.register("mlp")
@@ -31,9 +32,7 @@ class MLPConnector(Connector):
         self.mlp = (
             three_layer_mlp(embed_dim, d_model)
             if depth == 3
-            else nn.Sequential(
-                nn.Linear(embed_dim, d_model), nn.GELU(), nn.Linear(d_model, d_model)
-            )
+            else nn.Sequential(Linear(embed_dim, d_model), nn.GELU(), Linear(d_model, d_model))
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -44,14 +43,14 @@ class MLPConnector(Connector):
 def three_layer_mlp(width: int, d_model: int) -> nn.Sequential:
     """The MLP that ends the paper's connectors: width -> 4 width -> d_model -> d_model."""
     mlp = nn.Sequential(
-        nn.Linear(width, 4 * width),
+        Linear(width, 4 * width),
         nn.GELU(),
-        nn.Linear(4 * width, d_model),
+        Linear(4 * width, d_model),
         nn.GELU(),
-        nn.Linear(d_model, d_model),
+        Linear(d_model, d_model),
     )
     for layer in mlp:
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, Linear):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
     return mlp

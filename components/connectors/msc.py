@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ablate.components.connectors.base import CONNECTORS, Connector
 from ablate.components.connectors.mlp import three_layer_mlp
+from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers import Mamba1, Mamba2
 from ablate.components.scans.kernels import Kernel
 from ablate.components.scans.order2d import Scan, ScanOrders
@@ -46,9 +47,9 @@ class SwiGLU(nn.Module):
         super().__init__()
         if hidden is None:
             hidden = -(-8 * width // 3 // 8) * 8
-        self.w1 = nn.Linear(width, hidden, bias=bias)
-        self.w2 = nn.Linear(width, hidden, bias=bias)
-        self.w3 = nn.Linear(hidden, width, bias=bias)
+        self.w1 = Linear(width, hidden, bias=bias)
+        self.w2 = Linear(width, hidden, bias=bias)
+        self.w3 = Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
@@ -181,7 +182,7 @@ class MSCBasic(Connector):
         self.projection = (
             nn.Identity()
             if width == "encoder"
-            else nn.Sequential(nn.Linear(embed_dim, d_model), nn.GELU())
+            else nn.Sequential(Linear(embed_dim, d_model), nn.GELU())
         )
         self.scan_norm = nn.LayerNorm(inside)
         self.scan = VisualSelectiveScan(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ablate.components.connectors.base import CONNECTORS, Connector
 from ablate.components.connectors.mlp import three_layer_mlp
 from ablate.components.connectors.msc import SwiGLU, mamba2_sizes
+from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers import Mamba2, Mamba2Scan
 from ablate.components.scans.kernels import Kernel
 
@@ -104,7 +105,7 @@ class MSCCode(Connector):
         kernel: Kernel = "auto",
     ) -> None:
         super().__init__(embed_dim, grid, d_model)
-        self.projection = nn.Sequential(nn.Linear(embed_dim, d_model), nn.GELU())
+        self.projection = nn.Sequential(Linear(embed_dim, d_model), nn.GELU())
         self.blocks = nn.Sequential(
             *(
                 BiMamba2Block(

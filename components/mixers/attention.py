@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers.base import keep_tokens, no_room
 from ablate.components.scans.conv import last_inputs
 
@@ -95,10 +96,10 @@ class Attention(nn.Module):
         self.rotary_emb_dim = rotary_emb_dim
         self.d_conv = d_conv
         self.channels = self.head_dim * (num_heads + 2 * self.num_heads_kv)
-        self.in_proj = nn.Linear(d_model, self.channels, bias=qkv_proj_bias)
+        self.in_proj = Linear(d_model, self.channels, bias=qkv_proj_bias)
         if d_conv > 0:
             self.conv1d = nn.Conv1d(self.channels, self.channels, d_conv, groups=self.channels)
-        self.out_proj = nn.Linear(self.head_dim * num_heads, d_model, bias=out_proj_bias)
+        self.out_proj = Linear(self.head_dim * num_heads, d_model, bias=out_proj_bias)
         for projection in (self.in_proj, self.out_proj):
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)

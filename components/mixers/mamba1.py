@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
 from ablate.components.scans.kernels import Kernel, known_kernel, selective_scan
 from ablate.components.scans.selective import selective_scan_step
@@ -47,7 +48,7 @@ class Mamba1(nn.Module):
         self.d_conv = d_conv
         self.d_inner = expand * d_model
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.in_proj = Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv1d = CausalConv1d(self.d_inner, d_conv, kernel)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
@@ -55,7 +56,7 @@ class Mamba1(nn.Module):
         # mamba-ssm's mark for optimisers: a matrix by shape, but no weight to decay.
         self.A_log._no_weight_decay = True  # type: ignore[attr-defined]
         self.D = nn.Parameter(torch.ones(self.d_inner))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.out_proj = Linear(self.d_inner, d_model, bias=False)
         self._initialise()
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
 from ablate.components.mixers.gated_norm import gated_rms_norm
 from ablate.components.scans.kernels import Kernel, known_kernel, ssd
@@ -225,9 +226,9 @@ class Mamba2(Mamba2Scan):
             chunk_size=chunk_size,
             kernel=kernel,
         )
-        self.in_proj = nn.Linear(d_model, self.d_inner + self.conv_dim + self.nheads, bias=False)
+        self.in_proj = Linear(d_model, self.d_inner + self.conv_dim + self.nheads, bias=False)
         self.norm = GatedRMSNorm(self.d_inner, groups=ngroups)
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.out_proj = Linear(self.d_inner, d_model, bias=False)
 
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gate (..., d_inner), xbc (..., conv_dim) and dt (..., nheads) of ``hidden``."""

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers.base import initial_dt_bias, keep_tokens
 from ablate.components.scans.kernels import Kernel, known_kernel, mamba3_siso
 from ablate.components.scans.trapezoid import exact, trapezoid, trapezoid_step
@@ -126,7 +127,7 @@ class Mamba3(nn.Module):
         self.chunk_size = chunk_size
         shared = ngroups * d_state
         self.sizes = [self.d_inner, self.d_inner, shared, shared, *[self.nheads] * 3, self.angles]
-        self.in_proj = nn.Linear(d_model, sum(self.sizes), bias=False)
+        self.in_proj = Linear(d_model, sum(self.sizes), bias=False)
         self.dt_bias = nn.Parameter(initial_dt_bias(self.nheads))
         # The second size is the rank of mamba-ssm's MIMO form.
         self.B_bias = nn.Parameter(torch.ones(self.nheads, 1, d_state))
@@ -134,7 +135,7 @@ class Mamba3(nn.Module):
         self.B_norm = nn.RMSNorm(d_state, eps=1e-5)
         self.C_norm = nn.RMSNorm(d_state, eps=1e-5)
         self.D = nn.Parameter(torch.ones(self.nheads))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self.out_proj = Linear(self.d_inner, d_model, bias=False)
 
     def init_state(
         self, batch: int, dtype: torch.dtype, device: torch.device, max_length: int = 0

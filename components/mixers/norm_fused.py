@@ -14,6 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ablate.components.master_weights.partial_sums import summed_gradient
 from ablate.components.mixers.norm_kernels import (
     add_norm_backward_kernel,
     add_norm_kernel,
@@ -74,8 +75,8 @@ def add_norm_backward(
         mixed: whether it was given something to add.
 
     Returns:
-        The gradient of ``residual``, that of ``mixed`` or None, the normed rows, and the gradient
-        of the weight in float32.
+        The gradient of ``residual``, that of ``mixed`` or None, the normed rows, and rows that add
+        up to the gradient of the weight, float32.
     """
     width = total.shape[-1]
     rows = total.numel() // width
@@ -88,7 +89,7 @@ def add_norm_backward(
         rows, width, FURTHER=grad_total is not None, MIXED=mixed,
         BLOCK=triton.next_power_of_2(width), **_ADD_BACKWARD,
     )  # fmt: skip
-    return grad_residual, grad_mixed, normed, grad_weight.sum(0)
+    return grad_residual, grad_mixed, normed, grad_weight
 
 
 def gated_norm(
@@ -122,7 +123,8 @@ def gated_norm_backward(
         grad_gate: written; of the shape of ``gate`` and any row stride.
 
     Returns:
-        The gradient of ``y``, the output anew, and the gradient of the weight in float32.
+        The gradient of ``y``, the output anew, and rows that add up to the gradient of the weight,
+        float32.
     """
     rows, groups = scale.shape
     width = y.shape[2] // groups
@@ -133,7 +135,7 @@ def gated_norm_backward(
         grad, y, gate, weight, scale, grad_y, grad_gate, out, grad_weight, gate.stride(1),
         grad_gate.stride(1), rows, width, GROUPS=groups, **_parts(width), **_GATED_BACKWARD,
     )  # fmt: skip
-    return grad_y, out, grad_weight.sum(0)
+    return grad_y, out, grad_weight
 
 
 def _parts(width: int) -> dict[str, int]:
@@ -159,11 +161,9 @@ class GatedNorm(torch.autograd.Function):
         x, gate, weight, scale = ctx.saved_tensors
         rows, gates = _rows(x), _rows(gate.expand(x.shape))
         grad_gate = torch.empty_like(gates)
-        grad_x, _, grad_weight = gated_norm_backward(
-            _rows(grad), rows, gates, weight, scale, grad_gate
-        )
+        grad_x, _, parts = gated_norm_backward(_rows(grad), rows, gates, weight, scale, grad_gate)
         grad_gate = grad_gate.view(x.shape).sum_to_size(gate.shape)
-        return grad_x.view(x.shape), grad_gate, grad_weight, None, None
+        return grad_x.view(x.shape), grad_gate, summed_gradient(parts, weight), None, None
 
 
 def _rows(x: Tensor) -> Tensor:

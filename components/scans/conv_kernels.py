@@ -79,8 +79,8 @@ def _through_silu(grad, total):
 
 @triton.jit
 def conv_backward_kernel(
-    x_ptr, taps_ptr, bias_ptr, reach_ptr, grad_ptr, grad_x_ptr, sums_ptr,
-    stride, grad_x_stride, grad_stride, layer, half, length, CHANNELS, TOTAL,
+    x_ptr, taps_ptr, bias_ptr, reach_ptr, grad_ptr, grad_x_ptr, grad_taps_ptr, grad_bias_ptr,
+    stride, grad_x_stride, grad_stride, layer, half, length, CHANNELS, sums_stride,
     LAYERS: tl.constexpr, DOCUMENTS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(2) * length
@@ -134,9 +134,9 @@ def conv_backward_kernel(
         s0 += own * i3
         s_bias += own
         x1, x2, x3 = x, x1, x2
-    out = sums_ptr + (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * TOTAL * 5 + c
-    tl.store(out, s0, known)
-    tl.store(out + TOTAL, s1, known)
-    tl.store(out + 2 * TOTAL, s2, known)
-    tl.store(out + 3 * TOTAL, s3, known)
-    tl.store(out + 4 * TOTAL, s_bias, known)
+    part = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * sums_stride
+    # Side by side, (channel, tap), so that they are stored in one piece.
+    sums = tl.interleave(tl.interleave(s0, s2), tl.interleave(s1, s3))
+    k = tl.program_id(0) * BLOCK_C * 4 + tl.arange(0, BLOCK_C * 4)
+    tl.store(grad_taps_ptr + part + k, sums, k < CHANNELS * 4)
+    tl.store(grad_bias_ptr + part + c, s_bias, known)

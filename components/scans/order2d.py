@@ -10,7 +10,7 @@ row-major sequence:
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,26 @@ def inverse(orders: Tensor) -> Tensor:
     return orders.argsort(dim=-1)
 
 
+class _Read(torch.autograd.Function):
+    """``x.index_select(1, order)`` of x (B, N, D), where every position is read as often.
+
+    Its backward reads, too, by ``back``, which undoes the order: torch's own adds to each position
+    in turn, on a GPU in an order that changes from run to run.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        ctx.positions = x.shape[1]
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        alike = grad.index_select(1, back).unflatten(1, (-1, ctx.positions))
+        return (alike.squeeze(1) if alike.shape[1] == 1 else alike.sum(1)), None, None
+
+
 class ScanOrders(nn.Module):
     """Reads a batch of images in every direction of a scan mechanism, and puts them back.
 
@@ -70,6 +90,7 @@ class ScanOrders(nn.Module):
 
     order: Tensor
     back: Tensor
+    way: Tensor
 
     def __init__(self, grid: tuple[int, int], scan: Scan) -> None:
         super().__init__()
@@ -79,12 +100,14 @@ class ScanOrders(nn.Module):
         # flat, so that each way is one index_select; not persistent: the grid determines them
         self.register_buffer("order", orders.flatten(), persistent=False)
         self.register_buffer("back", (inverse(orders) + offsets).flatten(), persistent=False)
+        self.register_buffer("way", (orders + offsets).flatten(), persistent=False)
 
     def split(self, features: Tensor) -> Tensor:
         """Row-major (B, N, D) -> one sequence a direction, (B, directions, N, D)."""
-        return features.index_select(1, self.order).unflatten(1, (self.directions, -1))
+        read = _Read.apply(features, self.order, self.back)
+        return read.unflatten(1, (self.directions, -1))
 
     def restore(self, sequences: Tensor) -> Tensor:
         """One sequence a direction (B, directions, N, D) -> all row-major, of the same shape."""
-        flat = sequences.flatten(1, 2).index_select(1, self.back)
+        flat = _Read.apply(sequences.flatten(1, 2), self.back, self.way)
         return flat.unflatten(1, (self.directions, -1))

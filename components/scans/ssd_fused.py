@@ -20,6 +20,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ablate.components.master_weights.partial_sums import summed_gradient
 from ablate.components.scans.conv_kernels import conv_backward_kernel, conv_kernel
 from ablate.components.scans.ssd_kernels import (
     carry_kernel,
@@ -91,11 +92,14 @@ class Scanned:
 
 
 class ScanGradients(NamedTuple):
-    """Gradients of what ``Scanned`` holds."""
+    """Gradients of what ``Scanned`` holds, each as rows that add up to it."""
 
     taps: Tensor
+    """(R, C 4)."""
     bias: Tensor
+    """(R, C)."""
     dt_bias: Tensor
+    """(R', H), and so the others."""
     A_log: Tensor
     D: Tensor
 
@@ -153,8 +157,8 @@ def scan_backward(
         filtered = _filtered(xbc, reach, given)
     grad_x, parts, grad_steps = _chunks_backward(grad_y, filtered, dt, a, given)
     step_sums = _steps_backward(raw_dt, dt, grad_steps, grad_dt, given)
-    conv_sums = _filter_backward(grad_x, parts, xbc, reach, grad_xbc, given)
-    return ScanGradients(conv_sums[:TAPS].t().contiguous(), conv_sums[TAPS], *step_sums)
+    taps, bias = _filter_backward(grad_x, parts, xbc, reach, grad_xbc, given)
+    return ScanGradients(taps, bias, *step_sums)
 
 
 class Scan(torch.autograd.Function):
@@ -181,9 +185,9 @@ class Scan(torch.autograd.Function):
         xbc, raw_dt, documents, *parameters = ctx.saved_tensors
         given = given_by(documents, *ctx.sizes, *parameters)
         grad_xbc, grad_dt = xbc.new_empty(xbc.shape), raw_dt.new_empty(raw_dt.shape)
-        grads = scan_backward(grad.contiguous(), xbc, raw_dt, None, given, grad_xbc, grad_dt)
-        taps, *others = grads
-        return grad_xbc, grad_dt, None, None, None, taps.unsqueeze(1), *others
+        parts = scan_backward(grad.contiguous(), xbc, raw_dt, None, given, grad_xbc, grad_dt)
+        grads = (summed_gradient(*pair) for pair in zip(parts, parameters, strict=True))
+        return grad_xbc, grad_dt, None, None, None, *grads
 
 
 def given_by(
@@ -197,8 +201,20 @@ def given_by(
     D: Tensor,
 ) -> Scanned:
     """``Scanned`` of a mixer's parameters; ``taps``: (C, 1, 4)."""
-    floats = (v.detach().float() for v in (taps.squeeze(1), bias, dt_bias, A_log, D))
-    return Scanned(*floats, documents, groups, states)
+    return Scanned(
+        taps=_float(taps.squeeze(1)),
+        bias=_float(bias),
+        dt_bias=_float(dt_bias),
+        A_log=_float(A_log),
+        D=_float(D),
+        documents=documents,
+        groups=groups,
+        states=states,
+    )
+
+
+def _float(parameter: Tensor) -> Tensor:
+    return parameter.detach().float()
 
 
 def _side_by_side(x: Tensor) -> Tensor:
@@ -220,8 +236,8 @@ def _filtered(xbc: Tensor, reach: Tensor, given: Scanned) -> Tensor:
 
 def _filter_backward(
     grad_x: Tensor, parts: Tensor, xbc: Tensor, reach: Tensor, grad_xbc: Tensor, given: Scanned
-) -> Tensor:
-    """Writes the gradient of ``xbc``; those of taps and bias (TAPS + 1, C).
+) -> tuple[Tensor, Tensor]:
+    """Writes the gradient of ``xbc``; those of taps and bias, see ``ScanGradients``.
 
     Args:
         grad_x: of filtered x, (B, L, H P).
@@ -229,17 +245,19 @@ def _filter_backward(
     """
     batch, length, channels = xbc.shape
     blocks = triton.cdiv(length, _CONV_BACKWARD["BLOCK_T"])
-    sums = parts.new_empty(batch * blocks, TAPS + 1, channels)
+    sums = parts.new_empty(batch * blocks, (TAPS + 1) * channels)
+    grad_taps, grad_bias = sums[:, : TAPS * channels], sums[:, TAPS * channels :]
     for grad, start in ((grad_x.unsqueeze(0), 0), (parts, given.inner)):
         own = slice(start, start + grad.shape[-1])
         columns = triton.cdiv(grad.shape[-1], _CONV_BACKWARD["BLOCK_C"])
         conv_backward_kernel[(columns, blocks, batch)](
             xbc[..., own], given.taps[own], given.bias[own], reach, grad,
-            grad_xbc[..., own], sums[..., own], xbc.stride(1), grad_xbc.stride(1), grad.stride(2),
-            grad.stride(0), given.shared, length, grad.shape[-1], channels, LAYERS=len(grad),
+            grad_xbc[..., own], grad_taps[:, TAPS * start :], grad_bias[:, start:], xbc.stride(1),
+            grad_xbc.stride(1), grad.stride(2), grad.stride(0), given.shared, length,
+            grad.shape[-1], sums.stride(0), LAYERS=len(grad),
             DOCUMENTS=given.documents is not None, **_CONV_BACKWARD,
         )  # fmt: skip
-    return sums.sum(0)
+    return grad_taps, grad_bias
 
 
 def _steps(raw: Tensor, given: Scanned) -> tuple[Tensor, Tensor, Tensor]:
@@ -316,7 +334,7 @@ def _splits(programs: int, heads: int, device: torch.device) -> int:
 def _steps_backward(
     raw: Tensor, dt: Tensor, grads: tuple[Tensor, ...], grad_raw: Tensor, given: Scanned
 ) -> Tensor:
-    """Writes the gradient of ``raw``; those of dt_bias, A_log and D, (3, H)."""
+    """Writes the gradient of ``raw``; those of dt_bias, A_log and D, see ``ScanGradients``."""
     batch, length, heads = raw.shape
     chunks = dt.shape[-1] // CHUNK
     sums = dt.new_empty(3, batch * chunks, heads)
@@ -325,7 +343,7 @@ def _steps_backward(
         raw.stride(1), grad_raw.stride(1), length, dt.shape[-1], heads,
         Q=CHUNK, BLOCK_H=triton.next_power_of_2(heads), **_STEPS,
     )  # fmt: skip
-    return sums.sum(1)
+    return sums
 
 
 def _parts_of(filtered: Tensor, given: Scanned) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ablate.components.backbones.keeping import Keep, plan
 from ablate.components.encoders import ENCODERS, cast
+from ablate.components.master_weights.compute_copy import compute_copy
+from ablate.components.master_weights.linear import Linear, product
+from ablate.components.master_weights.weight_gradient import weight_gradient
 from ablate.components.mixers import Mamba2
-from ablate.components.mixers.compute_copy import compute_copy
-from ablate.components.mixers.weight_gradient import weight_gradient
+from tests.components.scan_cases import relative_error
 
 BF16 = torch.bfloat16
 
@@ -120,3 +122,22 @@ def test_shapes_that_come_again_are_captured_and_few_are_kept(encoder: Any) -> N
     seen = cast._copies[encoder.vit].seen
     assert [shape[0] for shape, graph in seen.items() if graph is not None] == [3, 4]
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 16), (6, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, BF16])
+def test_a_product_is_that_of_a_linear_layer(
+    inputs: int, outputs: int, bias: bool, dtype: torch.dtype
+) -> None:
+    layer = Linear(inputs, outputs, bias=bias, dtype=torch.promote_types(dtype, torch.float32))
+    own = list(layer.parameters())
+    x, weigh = torch.randn(2, 3, inputs, dtype=dtype), torch.randn(2, 3, outputs, dtype=dtype)
+    leaf = x.requires_grad_()
+    results = [
+        [out, *torch.autograd.grad(out, [leaf, *own], weigh)]
+        for out in (layer(leaf.to(layer.weight.dtype)).to(dtype), product(leaf, *own))
+    ]
+    for expected, found in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        assert relative_error(found.double(), expected.double()) < (0.01 if dtype == BF16 else 1e-6)

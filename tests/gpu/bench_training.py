@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.components.backbones import BACKBONES
-from ablate.components.mixers.weight_gradient import summing_in_place
+from ablate.components.master_weights.weight_gradient import summing_in_place
 from ablate.config.schema import ComponentConfig, EncoderConfig, Policy, RunConfig, TrainConfig
 from ablate.data.features import FEATURES
 from ablate.models.vlm import build_model, supervised_tokens

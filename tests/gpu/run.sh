@@ -11,4 +11,4 @@ source tests/gpu/paths.sh
 # One block size for each of mamba-ssm's Triton kernels: to compile all of them and choose takes
 # minutes, and their results differ by rounding alone.
 export MAMBA_DETERMINISTIC="${MAMBA_DETERMINISTIC:-1}"
-python3 -m pytest -m gpu -rA -p no:cacheprovider tests/gpu tests/ablate/test_sweep.py "$@"
+python3 -m pytest -m gpu -rA -p no:cacheprovider tests/gpu tests/sweeping/test_sweep.py "$@"

@@ -16,7 +16,7 @@ from ablate.components.backbones import BACKBONES
 from ablate.components.backbones.keeping import Keep
 from ablate.components.connectors import CONNECTORS
 from ablate.components.encoders import ENCODERS
-from ablate.components.mixers.weight_gradient import summing_in_place
+from ablate.components.master_weights.weight_gradient import summing_in_place
 from tests.gpu.test_kernels import close
 
 pytestmark = [

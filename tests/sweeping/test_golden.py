@@ -19,6 +19,8 @@ from ablate.sweeping.steps import EVALUATED, TRAINED
 from ablate.sweeping.work import train_and_evaluate
 from tests.support import BASE, Quiet
 
+MACHINE = ("seconds/", "speed/")
+"""Prefixes of what differs between machines."""
 RECORDED = Path(__file__).with_name("golden.json")
 BACKBONES = {
     "mamba1": {"name": "mamba1", "args": {"d_model": 32, "n_layer": 1}},
@@ -34,7 +36,7 @@ class Kept(Quiet):
         self.values: dict[str, float] = {}
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        self.values |= {k: v for k, v in values.items() if not k.startswith("seconds/")}
+        self.values |= {k: v for k, v in values.items() if not k.startswith(MACHINE)}
 
 
 def figures(backbone: str, cache: Path, out: Path) -> dict[str, float]:

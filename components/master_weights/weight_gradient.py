@@ -2,7 +2,7 @@
 
 Autograd would round it to what was multiplied, and add it to the sum so far in passes of their own:
 three through all weights for each part of an optimiser step. Here the product itself is float32,
-and inside ``summing_in_place`` is added to the sum where it is made.
+and inside ``summing_in_place`` it is added to the sum where it is made.
 """
 
 from __future__ import annotations
@@ -48,8 +48,15 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor | None:
     # On a CPU no product puts out more precision than it takes in.
     if not grad.is_cuda or weight.dtype == grad.dtype:
         return (grad @ x).to(weight.dtype)
-    so_far = weight.grad
-    if _in_place and so_far is not None and so_far.is_contiguous():
+    so_far = sum_in_place(weight)
+    if so_far is not None:
         torch.addmm(so_far, grad, x, out_dtype=weight.dtype, out=so_far)
         return None
     return torch.mm(grad, x, out_dtype=weight.dtype)
+
+
+def sum_in_place(weight: Tensor) -> Tensor | None:
+    """The sum of the gradients of ``weight`` so far, if it is float32 and may be added to."""
+    so_far = weight.grad
+    fits = so_far is not None and so_far.is_contiguous() and so_far.dtype == torch.float32
+    return so_far if _in_place and fits else None

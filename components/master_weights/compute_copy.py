@@ -35,6 +35,8 @@ def _after_step(*_: object) -> None:
 register_optimizer_step_post_hook(_after_step)
 
 
+# Not as an inference tensor, which training could not renew.
+@torch.inference_mode(False)
 @torch.no_grad()
 def compute_copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """``weight`` in ``dtype``: itself if it is of it, or a copy that it shares with other callers.
