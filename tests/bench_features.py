@@ -75,7 +75,7 @@ def results(uri: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cell in Tracker(uri).search(kind="cell"):
         values = cell.data.metrics.items()
-        kept: dict[str, Any] = {k: v for k, v in values if not k.startswith("seconds/")}
+        kept: dict[str, Any] = {k: v for k, v in values if not k.startswith(("seconds/", "speed/"))}
         curve = client.get_metric_history(cell.info.run_id, "train/loss")
         found[cell.info.run_name] = kept | {"curve": [point.value for point in curve]}
     return found

@@ -383,9 +383,9 @@ class Mamba2Backbone(_MambaBackbone):
         pad_vocab_size_multiple: what the vocabulary is padded to a multiple of.
         tie_embeddings: whether the head shares the embedding's weights.
         residual_in_fp32: whether the residual stream is float32 whatever the weights are.
-        kernel: what filters and scans a sequence: ``auto`` for mamba-ssm's CUDA kernels where they
-            can be had and the portable path elsewhere, ``cuda`` for those or an error,
-            ``portable``.
+        kernel: what filters and scans a sequence: ``auto`` for our own kernels in bfloat16 on a
+            CUDA device, mamba-ssm's where they can be had and the portable path elsewhere; ``cuda``
+            for mamba-ssm's or an error; ``portable``.
 
     Raises:
         ValueError: ``headdim`` does not divide the inner width, or ``ngroups`` the heads; an

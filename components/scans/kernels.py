@@ -1,7 +1,8 @@
 """The scans and the convolution by mamba-ssm's and causal-conv1d's CUDA kernels, or portably.
 
 A mixer's ``kernel`` says which. The kernels compute what the portable functions do, in their
-layouts: (B, C, L) for the convolution and Mamba-1's scan. Triton multiplies float32 in TF32.
+layouts: (B, C, L) for the convolution and Mamba-1's scan. Triton multiplies float32 in TF32. What
+trains Mamba-2 in bfloat16 by ``auto`` is our own: ``ssd_fused``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from ablate.components.scans import conv, selective
 from ablate.components.scans import ssd as ssd_portable
 
 Kernel = Literal["auto", "cuda", "portable"]
-"""``auto``: the kernels on a CUDA device that has them; ``cuda``: those or an error; ``portable``:
-never. A scan that continues from a state of Mamba-1 is portable in any case: its kernel cannot."""
+"""``auto``: the kernels on a CUDA device that has them; ``cuda``: mamba-ssm's or an error;
+``portable``: never. A scan that continues from a state of Mamba-1 is portable in any case: its kernel cannot."""
 
 # A step size before its softplus that makes it 0, also in float16.
 _NO_STEP = -1e4
@@ -38,6 +39,11 @@ class _Kernels(NamedTuple):
 
 
 _computed: set[str] = set()
+
+
+def computed_by(path: str) -> None:
+    """Note by which path a scan is computed."""
+    _computed.add(path)
 
 
 def paths_used() -> str:
@@ -209,7 +215,7 @@ def _chosen(kernel: Kernel, x: Tensor, unfit: str = "") -> _Kernels | None:
     if x.is_meta:
         return None
     kernels = _usable(kernel, x, unfit)
-    _computed.add("portable" if kernels is None else "mamba-ssm")
+    computed_by("portable" if kernels is None else "mamba-ssm")
     return kernels
 
 

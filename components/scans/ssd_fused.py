@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ablate.components.master_weights.partial_sums import summed_gradient
 from ablate.components.scans.conv_kernels import conv_backward_kernel, conv_kernel
+from ablate.components.scans.kernels import computed_by
 from ablate.components.scans.ssd_kernels import (
     carry_kernel,
     chunk_backward_kernel,
@@ -123,6 +124,7 @@ def scan(xbc: Tensor, raw_dt: Tensor, given: Scanned) -> tuple[Tensor, Tensor]:
     Returns:
         y (B, L, H P) in the dtype of ``xbc``, and the filtered ``xbc``.
     """
+    computed_by("ssd_fused")
     dt, a, reach = _steps(raw_dt, given)
     filtered = _filtered(xbc, reach, given)
     batch, length, channels = filtered.shape

@@ -23,6 +23,7 @@ from ablate.components.backbones import BACKBONES
 from ablate.components.master_weights.weight_gradient import summing_in_place
 from ablate.config.schema import ComponentConfig, EncoderConfig, Policy, RunConfig, TrainConfig
 from ablate.data.features import FEATURES
+from ablate.models.flops import Positions, training_flops
 from ablate.models.vlm import build_model, supervised_tokens
 from ablate.training.module import activation_budget, parameter_groups
 from tests.gpu.kernel_kinds import kernel_times, print_kinds
@@ -71,6 +72,10 @@ class Trained(ABC):
         """Positions of a step."""
         return self.samples * (IMAGE + TEXT)
 
+    def whole_flops(self) -> float | None:
+        """Operations of a step by ``training_flops``; None for a language model alone."""
+        return None
+
     def part(self) -> None:
         """One part of a step, forward and backward."""
         with torch.autocast("cuda", torch.bfloat16):
@@ -91,6 +96,11 @@ class MLMamba(Trained):
     """The whole model: frozen encoder, connector and language model trained."""
 
     name = "ml-mamba, images encoded in the step"
+    stored = False
+
+    def whole_flops(self) -> float:
+        model: Any = self.model
+        return training_flops(model, Positions(self.samples, self.tokens), self.stored)
 
     def build(self) -> nn.Module:
         config = RunConfig(
@@ -128,6 +138,7 @@ class MLMambaFromFeatures(MLMamba):
     """The same, with the encoder's features of the images computed before, as a cache has them."""
 
     name = "ml-mamba, images encoded before"
+    stored = True
 
     def inputs(self, samples: int) -> Any:
         pixels, *text = super().inputs(samples)
@@ -239,11 +250,13 @@ def report(trained: Trained, repeats: int) -> None:
     weights = sum(p.numel() for p in language.parameters())
     step, peak = statistics.median(seconds), torch.cuda.max_memory_allocated() / 2**30
     rate = trained.tokens / step
+    whole = trained.whole_flops()
+    also = f" ({whole / step / PEAK:.1%} with encoder and connector)" if whole else ""
     print(
         f"{trained.name}: {trained.parts} parts of {trained.tokens // trained.parts} positions, "
         f"{step:.3f} s a step ({min(seconds):.3f} to {max(seconds):.3f}), {rate:,.0f} tokens/s, "
-        f"MFU 6 x {weights / 1e9:.3f}e9 x {rate:,.0f} / 989e12 = {6 * weights * rate / PEAK:.1%}, "
-        f"peak {peak:.1f} GiB",
+        f"MFU 6 x {weights / 1e9:.3f}e9 x {rate:,.0f} / 989e12 = {6 * weights * rate / PEAK:.1%}"
+        f"{also}, peak {peak:.1f} GiB",
         flush=True,
     )
     retries = torch.cuda.memory_stats()["num_alloc_retries"]

@@ -77,7 +77,7 @@ class Told(Quiet):
         self.fractions: list[float] = []
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        kept = {k: v for k, v in values.items() if not k.startswith("seconds/")}
+        kept = {k: v for k, v in values.items() if not k.startswith(("seconds/", "speed/"))}
         self.values.append((step, kept))
 
     def progress(self, phase: str, fraction: float) -> None:
