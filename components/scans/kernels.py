@@ -21,7 +21,8 @@ from ablate.components.scans import ssd as ssd_portable
 
 Kernel = Literal["auto", "cuda", "portable"]
 """``auto``: the kernels on a CUDA device that has them; ``cuda``: mamba-ssm's or an error;
-``portable``: never. A scan that continues from a state of Mamba-1 is portable in any case: its kernel cannot."""
+``portable``: never. A scan that continues from a state of Mamba-1 is portable in any case: its
+kernel cannot."""
 
 # A step size before its softplus that makes it 0, also in float16.
 _NO_STEP = -1e4

@@ -62,6 +62,15 @@ def test_a_copy_is_renewed_when_a_weight_is_loaded_and_goes_with_it() -> None:
     assert gone() is None
 
 
+def test_a_copy_made_in_an_evaluation_can_be_renewed_in_training() -> None:
+    weight = nn.Parameter(torch.randn(3, 4))
+    with torch.inference_mode():
+        assert not compute_copy(weight, BF16).is_inference()
+    with torch.no_grad():
+        weight.mul_(2)
+    assert torch.equal(compute_copy(weight, BF16), weight.to(BF16))
+
+
 def test_a_weight_of_the_dtype_is_its_own_copy() -> None:
     weight = nn.Parameter(torch.randn(3, 4))
     assert compute_copy(weight, torch.float32).data_ptr() == weight.data_ptr()
