@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from ablate.analysis.papers import published
 from ablate.analysis.results import ResultsError, open_store, parents, search
 
 RESULT, PLAN = "bench/bench.json", "plan.json"
 SHARES = ("decode_fraction", "prefill_fraction")
-PAPERS = Path(__file__).parent / "papers"
 
 
 @dataclass
@@ -124,23 +123,6 @@ def reading_notes(
             "measured than later; run the bench again while nothing else runs"
         )
     return notes
-
-
-def published(compare: str | None) -> dict[str, Any] | None:
-    """A table of ``analysis/papers``, as ``ml_mamba/table3`` names it.
-
-    Raises:
-        ResultsError: no such paper or table.
-    """
-    if compare is None:
-        return None
-    paper, _, table = compare.partition("/")
-    file = PAPERS / f"{paper}.yaml"
-    tables = yaml.safe_load(file.read_text()) if file.is_file() else {}
-    if table not in tables:
-        known = [f"{f.stem}/{t}" for f in PAPERS.glob("*.yaml") for t in yaml.safe_load(f.open())]
-        raise ResultsError(f"no published table {compare!r}; known: {', '.join(sorted(known))}")
-    return tables[table]
 
 
 def _json(client: MlflowClient, run_id: str, path: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`ablate report`, `power` and `score`: what follows from results."""
+"""`ablate report`, `verify`, `power` and `score`: what follows from results."""
 
 from __future__ import annotations
 
@@ -136,6 +136,40 @@ def power(
         raise ConfigError(COMMAND_LINE, sweep or "--sweep", str(error)) from error
     table, notes = power_table(findings, effect, power)
     typer.echo(render([table], "md"))
+    for line in notes:
+        typer.echo(line, err=True)
+
+
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Papers, or claims of theirs as PAPER/CLAIM [default: all papers]."),
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Check the papers' tables against themselves instead.")
+    ] = False,
+    format: Annotated[str, typer.Option(help="md, latex, csv or html.")] = "md",
+) -> None:
+    """Judge papers' claims on what the store holds: reproduced, contradicted or undecided."""
+    from ablate.analysis.audit import audit as audited
+    from ablate.analysis.connect import tracking_uri
+    from ablate.analysis.results import ResultsError
+    from ablate.analysis.tables import FORMATS, render
+    from ablate.analysis.verify import asked, verified
+
+    if format not in FORMATS:
+        message = f"{format!r} is not one of {', '.join(FORMATS)}"
+        raise ConfigError(COMMAND_LINE, "--format", message)
+    notes: list[str] = []
+    try:
+        wanted = asked(names or [])
+        if audit:
+            tables = [table for paper, _ in wanted for table in audited(paper)]
+        else:
+            tables, notes = verified(tracking_uri(), wanted)
+    except ResultsError as error:
+        raise ConfigError(COMMAND_LINE, " ".join(names or []), str(error)) from error
+    typer.echo(render(tables, format))
     for line in notes:
         typer.echo(line, err=True)
 

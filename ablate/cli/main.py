@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from ablate.cli import data_commands
-from ablate.cli.conclude_commands import power, report, score
+from ablate.cli.conclude_commands import power, report, score, verify
 from ablate.cli.look_commands import list_
 from ablate.cli.run_commands import bench, chat, study, sweep
 from ablate.errors import CellError, ConfigError
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help appears at once
 )
-for command in (sweep, study, bench, chat, report, power, score):
+for command in (sweep, study, bench, chat, report, verify, power, score):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(data_commands.app, name="data", help="Convert training data; check what is there.")

@@ -19,6 +19,7 @@ from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
+from ablate.sweeping.judging import register_claims
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare
 from ablate.sweeping.steps import Steps
@@ -110,6 +111,7 @@ class SweepRun:
                 if identity in done
             }
             self.tracker.client.log_dict(recorder.parent, describe(self.plan, known), "plan.json")
+            register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
             self._execute("train", todo, jobs or default_jobs(cells[0].config), recorder)
             self._execute("measure", self._unmeasured(recorder), 1, recorder)
             recorder.status = "FAILED" if outcome.failed else "FINISHED"
