@@ -20,7 +20,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ablate.errors import StoreError
+from ablate.errors import LONGEST, StoreError
 
 _AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
@@ -28,8 +28,6 @@ ARTIFACTS = "mlartifacts"
 """The folder of artifacts beside an SQLite store."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 """What MLflow, databases, their drivers, connections and folders of artifacts raise."""
-REASON_BEGIN, REASON_END = 300, 100
-"""Characters of a long reason: what was asked for, and why it could not be had."""
 
 
 def tracking_uri() -> str:
@@ -93,8 +91,9 @@ def refusals(uri: str, remedy: str = REMEDY, *own: type[Exception]) -> Iterator[
         yield
     except errors as error:
         line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        if len(line) > REASON_BEGIN + REASON_END:
-            line = f"{line[:REASON_BEGIN]} ... {line[-REASON_END:]}"
+        room = LONGEST - len(f"{uri}:  ... ; {remedy}")  # what is asked for, and why it cannot be
+        if len(line) > room > 0:
+            line = f"{line[: room * 3 // 4]} ... {line[-room // 4 :]}"
         raise StoreError(uri, "", f"{line}; {remedy}") from error
 
 

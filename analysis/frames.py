@@ -21,7 +21,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ablate.analysis.connect import tracking_uri
-from ablate.analysis.results import TEXT, ResultsError, SweepResults, load_sweep, open_store
+from ablate.analysis.held import EVALUATE, MEASURE, MEASURED
+from ablate.analysis.results import (
+    OLDER,
+    TEXT,
+    ResultsError,
+    SweepResults,
+    load_sweep,
+    open_store,
+)
 
 PLACE = ["store", "sweep", "variant", "seed"]
 RECORDED = {
@@ -35,10 +43,8 @@ RECORDED = {
 """A record's key -> its column."""
 TEXTS = ("question", "answer", "answers", "prediction")
 PREDICTIONS = "predictions"
-MEASURED, SPEED = "measured/", "speed/"
-"""Prefixes of measurements of efficiency: with the machine's name, or of older versions without."""
-UNNAMED = "not recorded"
-"""The machine of a measurement that does not name one."""
+SPEED = "speed/"
+"""Begins measurements of efficiency by older versions, which did not name the machine."""
 
 
 class _Cell(NamedTuple):
@@ -49,7 +55,21 @@ class _Cell(NamedTuple):
 
     @property
     def run_id(self) -> str:
+        """Of the run that trained it."""
         return str(self.row["run_id"])
+
+    def holder(self, benchmark: str) -> str:
+        """Of the run that answered a benchmark."""
+        held = self.results.runs[self.row["cell"]]
+        return held.get(f"{EVALUATE}{benchmark}", self.run_id)
+
+    @property
+    def measured(self) -> list[tuple[str, str]]:
+        """The machines that measured its efficiency, each with the id of the run that holds it."""
+        held = self.results.runs[self.row["cell"]]
+        if not held:  # an older version's, which kept all in one run
+            return [(OLDER, self.run_id)]
+        return [(s.removeprefix(MEASURE), r) for s, r in held.items() if s.startswith(MEASURE)]
 
 
 def cells(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
@@ -115,22 +135,23 @@ def speeds(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
     """
     rows = []
     for cell in _cells(sweeps, uris):
-        run = cell.client.get_run(cell.run_id)
-        for name in run.data.metrics:
-            parts = measured(run.data.tags.get(TEXT + name, name))
-            if parts is None:
-                continue
-            machine, metric = parts
-            said = {"machine": machine, "metric": metric, "session": cell.run_id}
-            history = cell.client.get_metric_history(cell.run_id, name)
-            rows += [cell.place | said | {"value": point.value} for point in history]
+        for machine, run_id in cell.measured:
+            run = cell.client.get_run(run_id)
+            for name in run.data.metrics:
+                found = measured(run.data.tags.get(TEXT + name, name))
+                if found is None or found[0] != machine:
+                    continue
+                said = {"machine": machine, "metric": found[1]}
+                for point in cell.client.get_metric_history(run_id, name):
+                    session = f"{run_id}/{point.step}"  # each repeat is a process of its own
+                    rows.append(cell.place | said | {"value": point.value, "session": session})
     return pd.DataFrame(rows, columns=[*PLACE, "machine", "metric", "value", "session"])
 
 
 def measured(name: str) -> tuple[str, str] | None:
     """Machine and metric of a metric of efficiency; None of any other."""
     if name.startswith(SPEED):
-        return UNNAMED, name.removeprefix(SPEED)
+        return OLDER, name.removeprefix(SPEED)
     machine, _, metric = name.removeprefix(MEASURED).rpartition("/")
     return (machine, metric) if name.startswith(MEASURED) and machine else None
 
@@ -197,11 +218,9 @@ def _place(uri: str, results: SweepResults, row: dict[str, Any]) -> dict[str, An
 
 def _predictions(cell: _Cell) -> Iterator[tuple[str, Path]]:
     """The benchmarks of a cell whose records are kept, with the file of each."""
-    kept = {Path(each.path).name for each in cell.client.list_artifacts(cell.run_id, PREDICTIONS)}
     benchmarks = dict.fromkeys(score.rpartition("/")[0] for score in cell.results.scores)
     with tempfile.TemporaryDirectory() as folder:
         for benchmark in benchmarks:
-            name = file_name(benchmark)
-            if name in kept:
-                path = f"{PREDICTIONS}/{name}"
-                yield benchmark, Path(cell.client.download_artifacts(cell.run_id, path, folder))
+            path, run_id = f"{PREDICTIONS}/{file_name(benchmark)}", cell.holder(benchmark)
+            if path in {each.path for each in cell.client.list_artifacts(run_id, PREDICTIONS)}:
+                yield benchmark, Path(cell.client.download_artifacts(run_id, path, folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,23 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ablate.analysis.connect import connect, sqlite_file
+from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, TRAIN, HeldSteps
 
 ENGINE_METRICS = (
     "train/",
     "validation/",
     "parameters/",
     "speed/",
+    MEASURED,
     "seconds/",
     "chance/",
     "data/",
 )
 """Prefixes of metrics that are no benchmark's score."""
+CELL = "cell"
+"""The kind of runs that are a cell of a sweep."""
+OLDER = "machine not recorded"
+"""Where the speeds of versions were measured that did not say."""
 TEXT = "ablate.text."
 """Begins the tag that holds what a metric is called; the rest is its name in MLflow."""
 TEST = "test"
@@ -46,6 +53,7 @@ class SweepResults:
     axes: axis -> labels in the order of the sweep file.
     notes: what a reader must know, such as cells that are missing.
     plan: the sweep as it was planned, with what its file says of how it is to be judged.
+    runs: cell -> step ("evaluate/NAME", "measure/MACHINE") -> id of the run that holds it.
     """
 
     name: str
@@ -54,6 +62,7 @@ class SweepResults:
     compare: str | None = None
     notes: list[str] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def scores(self) -> list[str]:
@@ -78,31 +87,89 @@ class SweepResults:
 def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     """Read the newest sweep of that name.
 
-    Cells are found by identity, so one that ran as part of another sweep counts too.
+    Each step of a cell is found by its identity, so one that was done for another sweep counts too.
 
     Raises:
         ResultsError: no store, no such sweep, or no finished cell in it.
     """
     client = open_store(tracking_uri)
     plan = _plan(client, tracking_uri, name)
-    runs = {run.data.tags["ablate.identity"]: run for run in _finished_cells(client)}
-    finished = [cell for cell in plan["cells"] if cell["identity"] in runs]
+    runs = search(client, f"tags.`ablate.kind` = '{CELL}'")
+    older = any("steps" not in cell for cell in plan["cells"])
+    found = _older(plan["cells"], runs) if older else _found(plan["cells"], HeldSteps(runs))
     rows = [
-        {
-            **cell["labels"],
-            "seed": cell["seed"],
-            "cell": cell["name"],
-            **_row(runs[cell["identity"]]),
-        }
-        for cell in finished
+        {**cell["labels"], "seed": cell["seed"], "cell": cell["name"], **found[cell["name"]].row}
+        for cell in plan["cells"]
+        if cell["name"] in found
     ]
     if not rows:
         raise ResultsError(f"sweep {name!r} has no finished cell yet")
-    missing = [cell["name"] for cell in plan["cells"] if cell["identity"] not in runs]
+    missing = [cell["name"] for cell in plan["cells"] if cell["name"] not in found]
     notes = [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
-    splits = {runs[cell["identity"]].data.params.get("evaluate.split", TEST) for cell in finished}
+    lacking = [f"{n} ({', '.join(f.unscored)})" for n, f in found.items() if f.unscored]
+    notes += [f"not scored on all benchmarks: {', '.join(lacking)}"] if lacking else []
+    splits = {f.split for f in found.values()}
     notes += [f"scored on evaluate.split: {s}, not {TEST}" for s in sorted(splits - {TEST})]
-    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes, plan)
+    if older:
+        notes.append("these runs are of an older version of ablate, which will run them again")
+    held = {cell: each.runs for cell, each in found.items()}
+    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes, plan, held)
+
+
+@dataclass
+class _Cell:
+    """What the store holds of a cell: its metrics with the run's id, and what is missing."""
+
+    row: dict[str, Any]
+    split: str
+    unscored: list[str] = field(default_factory=list)
+    runs: dict[str, str] = field(default_factory=dict)
+
+
+def _found(cells: list[dict[str, Any]], held: HeldSteps) -> dict[str, _Cell]:
+    """Cells that are trained, by name: each step's metrics from the run that holds the step."""
+    found = {}
+    for cell in cells:
+        steps: dict[str, str] = cell["steps"]
+        run = held.run(steps[TRAIN])
+        if run is None:
+            continue
+        asked = {s.removeprefix(EVALUATE): i for s, i in steps.items() if s.startswith(EVALUATE)}
+        own = (*(f"{name}/" for name in asked), *(f"chance/{name}" for name in asked), MEASURED)
+        row: dict[str, Any] = {"run_id": run.info.run_id}
+        row |= {key: value for key, value in _metrics(run).items() if not key.startswith(own)}
+        unscored, holders = [], {}
+        for name, identity in asked.items():
+            scored = held.run(identity)
+            if scored is None:
+                unscored.append(name)
+                continue
+            row |= _beginning(scored, f"{name}/", f"chance/{name}")
+            holders[f"{EVALUATE}{name}"] = scored.info.run_id
+        for identity in [i for s, i in steps.items() if s.startswith(MEASURE)]:
+            for machine, measured in held.machines(identity).items():
+                row |= _beginning(measured, f"{MEASURED}{machine}/")
+                holders[f"{MEASURE}{machine}"] = measured.info.run_id
+        split = run.data.params.get("evaluate.split", TEST)
+        found[cell["name"]] = _Cell(row, split, unscored, holders)
+    return found
+
+
+def _older(cells: list[dict[str, Any]], runs: list[Run]) -> dict[str, _Cell]:
+    """Cells of versions without steps, by name: a finished run has the identity of the whole."""
+    finished = {
+        run.data.tags["ablate.identity"]: run
+        for run in reversed(runs)  # the newest wins
+        if run.info.status == "FINISHED"
+    }
+    found = {}
+    for cell in cells:
+        if (run := finished.get(cell["identity"])) is not None:
+            speeds = re.compile("^speed/")
+            row = {speeds.sub(f"{MEASURED}{OLDER}/", key): v for key, v in _metrics(run).items()}
+            split = run.data.params.get("evaluate.split", TEST)
+            found[cell["name"]] = _Cell({"run_id": run.info.run_id, **row}, split)
+    return found
 
 
 def open_store(tracking_uri: str) -> MlflowClient:
@@ -121,10 +188,14 @@ def open_store(tracking_uri: str) -> MlflowClient:
     return connect(tracking_uri)
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _beginning(run: Run, *begin: str) -> dict[str, float]:
+    """Those of its metrics whose names begin so."""
+    return {name: value for name, value in _metrics(run).items() if name.startswith(begin)}
+
+
+def _metrics(run: Run) -> dict[str, float]:
     """Its metrics by what they are called, where MLflow refuses that as a name too."""
-    metrics = {run.data.tags.get(TEXT + name, name): v for name, v in run.data.metrics.items()}
-    return {"run_id": run.info.run_id, **metrics}
+    return {run.data.tags.get(TEXT + name, name): v for name, v in run.data.metrics.items()}
 
 
 def _plan(client: MlflowClient, tracking_uri: str, name: str) -> dict[str, Any]:
@@ -137,12 +208,6 @@ def _plan(client: MlflowClient, tracking_uri: str, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = client.download_artifacts(found[0].info.run_id, "plan.json", folder)
         return json.loads(Path(path).read_text())
-
-
-def _finished_cells(client: MlflowClient) -> list[Run]:
-    """Oldest first, so that the newest run of an identity wins in a dict."""
-    where = "tags.`ablate.kind` = 'cell' and attributes.status = 'FINISHED'"
-    return search(client, where)[::-1]
 
 
 def parents(client: MlflowClient, kind: str, name: str | None = None) -> list[Run]:

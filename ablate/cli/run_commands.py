@@ -24,6 +24,10 @@ def sweep(
         bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
     ] = False,
     jobs: Jobs = None,
+    rerun: Annotated[
+        list[str] | None,
+        typer.Option(help="Do cells again whose names match ('mlp-*', '*' for all)."),
+    ] = None,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
@@ -32,29 +36,32 @@ def sweep(
     plan = plan_sweep(find_file(file), overrides)
     from ablate.processes.executors import warm_up
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
-    from ablate.sweeping.run import SweepRun, finished_runs
+    from ablate.sweeping.run import SweepRun, again, check_patterns, held_steps, is_scored
     from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
     console, tracker, cache = terminal(), Tracker(), cache_folder()
-    done = finished_runs(tracker)
+    check_patterns(plan, rerun or [])
+    held = held_steps(tracker)
     if dry_run:
         from ablate.sweeping.dry_run import print_dry_run
 
-        print_dry_run(console, plan, done, cache)
+        print_dry_run(console, plan, held, cache)
         return
     tracker.experiment(plan.name)  # refused now, if at all
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
     vocabularies = vocabulary_sizes(plan, cache)
     steps = plan_steps(plan, cache)
-    new = sum(each.identity not in done for each in steps.values())
+    new = sum(
+        again(cell, rerun or []) or not is_scored(steps[cell.name], held) for cell in plan.cells
+    )
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
     if new:
         warm_up(*FORKED)
         model_sizes(plan, vocabularies)
     with Display(console) as display:
-        outcome = SweepRun(plan, steps, tracker, cache, display).run(jobs)
+        outcome = SweepRun(plan, steps, tracker, cache, display, rerun or []).run(jobs)
     console.print(
         f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
         f"{len(outcome.failed)} failed; results in {tracker.uri}, "

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from mlflow.artifacts import download_artifacts
 from PIL import Image
 
-from ablate.analysis.connect import refusals, tracking_uri
+from ablate.analysis.connect import tracking_uri
 from ablate.analysis.results import ResultsError, open_store
 from ablate.components.checkpoints import CheckpointError
 from ablate.components.registry import nearest
@@ -21,9 +20,10 @@ from ablate.data.templates import ChatTemplate
 from ablate.data.text import PromptCollator
 from ablate.data.tokenizer import TOKENIZER, Tokenizer
 from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.evaluation.kept_models import saved_model
 from ablate.models.devices import device_here, precision, to_device
 from ablate.models.generation import GREEDY, Sampling
-from ablate.models.saved import MODEL, load
+from ablate.models.saved import load
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
 from ablate.tracking.store import NAME, Tracker
@@ -56,12 +56,8 @@ def find_model(reference: str) -> Path:
         message = f"no folder or run {reference!r} in {uri}; {known}"
         raise ConfigError(COMMAND_LINE, "--model", message)
     for run in found:
-        artifacts = tracker.client.list_artifacts(run.info.run_id)
-        if any(artifact.path == MODEL for artifact in artifacts):
-            # by its own URI, so that a local store's folder is used where it is and not copied
-            with refusals(uri):
-                place = f"{run.info.artifact_uri}/{MODEL}"
-                return Path(download_artifacts(place, tracking_uri=uri))
+        if (model := saved_model(tracker, run)) is not None:
+            return model
     raise ConfigError(
         COMMAND_LINE,
         "--model",

@@ -16,7 +16,16 @@ from typing import Any
 import torch
 
 from ablate.errors import CellError
-from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Stored, Validated
+from ablate.processes.messages import (
+    Done,
+    Failed,
+    Message,
+    Metrics,
+    Progress,
+    StepDone,
+    Stored,
+    Validated,
+)
 
 
 class PipeReporter:
@@ -36,6 +45,10 @@ class PipeReporter:
     def keep(self, path: Path) -> None:
         """See ``Reporter``."""
         self._connection.send(Stored(path))
+
+    def done(self, step: str) -> None:
+        """See ``Reporter``."""
+        self._connection.send(StepDone(step))
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """See ``Reporter``; waits for the answer."""

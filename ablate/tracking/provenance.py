@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from ablate.cores import cores_here
+from ablate.tracking.names import legal_name
 from ablate.units import GIB
 
 NOT_READ = "not read"
@@ -30,6 +31,15 @@ def this_process() -> str:
     """Place, pid and start time: what tells whether the process of a run still lives."""
     started = psutil.Process().create_time()
     return json.dumps([_place(), os.getpid(), round(started, 2)])
+
+
+def machine_name() -> str:
+    """``ABLATE_MACHINE``, or this host's name: whose speeds are kept apart from other machines'.
+
+    It is part of metrics' names; what they cannot hold is replaced (``legal_name``).
+    """
+    name = os.environ.get("ABLATE_MACHINE") or socket.gethostname() or "unknown"
+    return legal_name(name.replace("/", "-"))
 
 
 def _place() -> str:

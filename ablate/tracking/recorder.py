@@ -6,9 +6,20 @@ import time
 from contextlib import ExitStack
 from types import TracebackType
 
+from mlflow.entities import Run
+
 from ablate.config.schema import RunConfig
 from ablate.processes.interrupts import held
-from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started, Stored
+from ablate.processes.messages import (
+    Done,
+    Failed,
+    Message,
+    Metrics,
+    Progress,
+    Started,
+    StepDone,
+    Stored,
+)
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import environment, git_state
 from ablate.tracking.store import BEAT_SECONDS, Tracker
@@ -29,6 +40,7 @@ class Recorder:
     Attributes:
         parent: the parent run's id, once entered.
         run_ids: the child runs' ids by name.
+        identities: of their steps, by name, for those whose steps others may use.
         status: what the parent run ends with.
     """
 
@@ -43,6 +55,7 @@ class Recorder:
         self.name = name
         self.child_kind = child_kind
         self.run_ids: dict[str, str] = {}
+        self.identities: dict[str, dict[str, str]] = {}
         self.status = "KILLED"
         self._open: set[str] = set()
         self._last_beat = time.monotonic()
@@ -82,6 +95,13 @@ class Recorder:
         self.tracker.client.log_dict(run_id, self._git, "git.json")
         return run_id
 
+    def add_to(self, name: str, run: Run) -> None:
+        """Add steps to a child run that has ended; one that did not end well gets another end."""
+        self.run_ids[name] = run.info.run_id
+        if run.info.status != "FINISHED":
+            self.tracker.reopen(run.info.run_id)
+            self._open.add(name)
+
     def beat(self) -> None:
         """Let the open runs say that they are alive, from time to time; call it often."""
         if time.monotonic() - self._last_beat >= BEAT_SECONDS:
@@ -107,6 +127,8 @@ class Recorder:
             case Stored(path):
                 place = None if path.is_dir() else "predictions"  # a folder has its own name
                 self.tracker.client.log_artifact(run_id, str(path), place)
+            case StepDone(step) if name in self.identities:
+                self.tracker.hold(run_id, step, self.identities[name][step])
             case Done():
                 self._end(name, "FINISHED")
             case Failed(reason, trace):
@@ -116,7 +138,7 @@ class Recorder:
                 self._end(name, "FAILED", reason)
 
     def _end(self, name: str, status: str, reason: str = "") -> None:
-        """End the child run, unless it had ended before (a finished cell that is measured)."""
+        """End the child run, unless it had ended before (a step was added to it)."""
         if name in self._open:
             self.tracker.end(self.run_ids[name], status)
             self._open.discard(name)

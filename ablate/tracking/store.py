@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
 from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file, tracking_uri
+from ablate.analysis.held import DONE, MEASURED
 from ablate.analysis.results import TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
@@ -79,12 +80,26 @@ class Tracker:
         """The parent run of the sweep or study of that name, opened again if it exists."""
         experiment = self.experiment(name)
         for run in self.search(kind=kind, name=name):
-            self.client.set_tag(run.info.run_id, PROCESS, this_process())
-            self.beat([run.info.run_id])  # before it is RUNNING, as its last beat may be old
-            self.client.update_run(run.info.run_id, status="RUNNING")
+            self.reopen(run.info.run_id)
             return run.info.run_id
         tags = {KIND: kind, NAME: name, PROCESS: this_process()}
         return self.client.create_run(experiment, tags=tags, run_name=name).info.run_id
+
+    def reopen(self, run_id: str) -> None:
+        """Go on with a run that has ended, as this process."""
+        self.client.set_tag(run_id, PROCESS, this_process())
+        self.beat([run_id])  # before it is RUNNING, as its last beat may be old
+        self.client.update_run(run_id, status="RUNNING")
+
+    def hold(self, run_id: str, step: str, identity: str) -> None:
+        """Say that a run holds a step, whole, from now on."""
+        self.client.set_tag(run_id, legal_name(f"{DONE}{step}"), identity)
+
+    def repeats(self, run: Run, machine: str) -> int:
+        """How often a run was measured on a machine."""
+        begin = f"{MEASURED}{machine}/"
+        metric = next((name for name in run.data.metrics if name.startswith(begin)), None)
+        return 0 if metric is None else len(self.client.get_metric_history(run.info.run_id, metric))
 
     def start(self, kind: str, name: str, parent: str, config: RunConfig, **tags: str) -> str:
         """A new child run of ``parent``, with the config as parameters; returns its id."""

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Metric, Param
 
+from ablate.analysis.frames import measured
+from ablate.analysis.held import EVALUATE, MEASURE, TRAIN
 from ablate.data.benchmarks.base import mean_by_category
 from ablate.tracking.store import Tracker
 
@@ -72,13 +74,19 @@ def plant(
             cell = f"{variant}-s{seed}"
             identity = f"{name}/{cell}"
             own = dict(zip(axes, labels[variant], strict=True))
-            cells.append({"name": cell, "identity": identity, "labels": own, "seed": seed})
+            told = (metrics or {}).get(variant, {})
+            machines = {found[0] for name in told if (found := measured(name)) is not None}
+            names = [TRAIN, *(EVALUATE + b for b in benchmarks), *(MEASURE + m for m in machines)]
+            steps = {step: f"{identity}/{step}" for step in names}
+            cells.append({"name": cell, "steps": steps, "labels": own, "seed": seed})
             scores = {benchmark: held[variant] for benchmark, held in benchmarks.items()}
             here = {b: rows[row] for b, rows in scores.items() if row < len(rows)}
             if here and not all(np.isnan(values).all() for values in here.values()):
                 encoder = (encoders or {}).get(variant, "timm")
-                told = (metrics or {}).get(variant, {})
-                _cell(tracker, parent, cell, identity, here, told, encoder, seed)
+                run_id = _cell(tracker, parent, cell, here, told, encoder, seed)
+                for step, identity in steps.items():
+                    if step.removeprefix(EVALUATE) in here or not step.startswith(EVALUATE):
+                        tracker.hold(run_id, step, identity)
     about = {"name": name, "axes": axes, "cells": cells, "compare": None, **plan}
     tracker.client.log_dict(parent, about, "plan.json")
     tracker.end(parent, "FINISHED")
@@ -96,15 +104,14 @@ def _cell(
     tracker: Tracker,
     parent: str,
     name: str,
-    identity: str,
     scores: Mapping[str, np.ndarray],
     metrics: Mapping[str, Any],
     encoder: str,
     seed: int,
-) -> None:
+) -> str:
     client = tracker.client
     experiment = client.get_run(parent).info.experiment_id
-    said = {"kind": "cell", "name": name, "identity": identity}
+    said = {"kind": "cell", "name": name}
     tags = {f"ablate.{key}": value for key, value in said.items()}
     tags["mlflow.parentRunId"] = parent
     run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
@@ -129,6 +136,7 @@ def _cell(
     ]
     client.log_batch(run_id, metrics=points)
     client.set_terminated(run_id, "FINISHED")
+    return str(run_id)
 
 
 def drawn(
