@@ -148,6 +148,20 @@ def speeds(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*PLACE, "machine", "metric", "value", "session"])
 
 
+def curves(*sweeps: str, uris: Sequence[str] = (), metric: str = "train/loss") -> pd.DataFrame:
+    """A row per finished cell and logged step of its training.
+
+    Returns:
+        Columns ``store``, ``sweep``, ``variant``, ``seed``, ``step`` and ``value``; empty if the
+        metric was not logged.
+    """
+    rows = []
+    for cell in _cells(sweeps, uris):
+        history = cell.client.get_metric_history(cell.run_id, metric)
+        rows += [cell.place | {"step": point.step, "value": point.value} for point in history]
+    return pd.DataFrame(rows, columns=[*PLACE, "step", "value"])
+
+
 def measured(name: str) -> tuple[str, str] | None:
     """Machine and metric of a metric of efficiency; None of any other."""
     if name.startswith(SPEED):

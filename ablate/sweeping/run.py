@@ -29,6 +29,7 @@ from ablate.sweeping.judging import register_claims
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare
 from ablate.sweeping.steps import Steps
+from ablate.sweeping.summary import keep_summary
 from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate
 from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.progress import Display
@@ -183,6 +184,8 @@ class SweepRun:
                 self._execute("evaluate", scoring, jobs, recorder, Path(folder))
                 self._held = held_steps(self.tracker)
                 self._execute("measure", self._unmeasured(), 1, recorder, Path(folder))
+            if outcome.finished:
+                keep_summary(self.tracker, recorder.parent, self.plan, self.cache)
             recorder.status = "FAILED" if outcome.failed else "FINISHED"
         return outcome
 
