@@ -33,6 +33,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", "-.", ":")
 PER_ROW, MARGIN, WIDTH = 0.28, 0.8, 7.2
 """Inches: height of a row, height of title and axis, width of a picture."""
+MUCH = 4
+"""Speeds that are so many times apart are drawn on a logarithmic axis."""
 MOST_CURVES = 12
 """Variants whose curves are told apart in one picture."""
 STYLE: Any = {
@@ -207,10 +209,12 @@ def trade_off(findings: Findings, each: Conclusion, machine: str, metric: str, n
         at = Estimate(speed, low, high, 1)
         score = Estimate(y, 100 * mean.low, 100 * mean.high)
         canvas.tip(mark, f"{variant}: {score} %, {at} {speed_name(metric)}")
-        found.append((-speed if slow else speed, y))
+        if variant not in findings.evidence.apart:
+            found.append((-speed if slow else speed, y))
     front = pareto(found)
     panel.plot([abs(x) for x, _ in front], [y for _, y in front], color="0.6", zorder=0)
-    panel.set_xscale("log")
+    if max(rows["value"]) > MUCH * min(rows["value"]):
+        panel.set_xscale("log")
     panel.set_xlabel(f"{speed_name(metric)}, on {_short(machine)}", parse_math=False)
     panel.set_ylabel(f"{each.title}, %", parse_math=False)
     panel.grid(alpha=0.3)

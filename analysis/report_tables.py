@@ -13,6 +13,7 @@ from ablate.analysis.papers import Paper, published, read_claim, read_paper
 from ablate.analysis.results import ResultsError
 from ablate.analysis.sentences import cost_ratio, speed_name
 from ablate.analysis.statistics.comparisons import Comparison
+from ablate.analysis.statistics.ratios import mean_speed
 from ablate.analysis.tables import Estimate, Number, Titled
 
 BEST = "*"
@@ -55,7 +56,10 @@ def report_tables(findings: Findings) -> list[Titled]:
             f"{name}: published ({findings.evidence.plan.get('compare')}) and here, in %",
             published_table(findings),
         ),
-        (f"{name}: speeds, geometric means", speeds_table(findings)),
+        (
+            f"{name}: speeds, geometric means [95 % interval of each by itself]",
+            speeds_table(findings),
+        ),
         (
             f"{name}: times the speed of {findings.base} [{confidence()} simultaneous interval per "
             "machine and metric]",
@@ -189,17 +193,16 @@ def effects_table(findings: Findings) -> pd.DataFrame:
 
 
 def speeds_table(findings: Findings) -> pd.DataFrame:
-    """A row per machine and variant."""
+    """A row per machine and variant: geometric means, with intervals over processes."""
     frame = findings.evidence.speeds
     rows = []
-    for (machine, variant), own in (
-        frame.groupby(["machine", "variant"], sort=False) if len(frame) else ()
-    ):
+    measured = frame.groupby(["machine", "variant"], sort=False) if len(frame) else ()
+    for (machine, variant), own in measured:
         row: dict[str, Any] = {"machine": machine, "variant": variant}
-        for metric, held in own[own["value"] > 0].groupby("metric", sort=False)["value"]:
-            mean = math.exp(sum(map(math.log, held)) / len(held))
+        for metric, held in own[own["value"] > 0].groupby("metric", sort=False):
+            mean, low, high = mean_speed(held)
             name = "training MiB" if metric == "train_peak_mib" else speed_name(str(metric))
-            row[name] = Number(mean, 1 if mean < 100 else 0)
+            row[name] = Estimate(mean, low, high, 1 if mean < 100 else 0)
         rows.append(row)
     return _ordered(rows, [])
 

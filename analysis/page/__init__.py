@@ -169,7 +169,10 @@ def _trade_offs(findings: Findings) -> Section:
                 f"On {machine}: intervals of both (95 %, each by itself); the line is the Pareto "
                 "front.",
             )
-    section.tabulate("Speeds, geometric means", speeds_table(findings))
+    section.tabulate(
+        f"Speeds, geometric means [{confidence()} interval of each by itself]",
+        speeds_table(findings),
+    )
     section.tabulate(
         f"Times the speed of {findings.base} [{confidence()} simultaneous interval per machine and "
         "metric]",
