@@ -180,6 +180,9 @@ def _judged(
     outcome, why = (
         ("undecided", doubt) if doubt else _outcome(claim, comparison, judge.margin or 0.0)
     )
+    equal_here = outcome == "contradicted" and claim.kind == "better" and comparison.high >= 0
+    if scale == PROXY and equal_here:  # which says nothing of the direction there
+        outcome = "undecided"
     benchmark = each.benchmark if paper is None else paper.stands_for(each.benchmark)
     published = _published(claim, other, benchmark, paper)
     ends = (100 * v for v in (comparison.difference, comparison.low, comparison.high))

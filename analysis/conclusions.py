@@ -15,7 +15,6 @@ one: the probability of the right answer. Rules for what is not as it should be:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -373,8 +372,3 @@ def _older(evidence: Evidence) -> list[str]:
 def confidence() -> str:
     """``95 %``."""
     return f"{100 * CONFIDENCE:.0f} %"
-
-
-def comparisons_of(conclusions: Sequence[Conclusion], variant: str) -> list[Comparison]:
-    """One variant's comparisons with the base, in the order of the benchmarks."""
-    return [c for each in conclusions for c in each.comparisons if c.variant == variant]

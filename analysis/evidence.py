@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.analysis import frames
+from ablate.analysis.frames import Loaded
 from ablate.analysis.papers import claim_digest
 from ablate.analysis.results import (
     ResultsError,
     SweepResults,
-    load_sweep,
     open_store,
     parents,
 )
@@ -83,21 +82,21 @@ def from_store(uri: str, name: str) -> Evidence:
     Raises:
         ResultsError: no store, no such sweep, or no finished cell in it.
     """
-    results = load_sweep(uri, name)
-    cells = frames.cells(name, uris=[uri])
+    loaded = Loaded([name], [uri])
+    (results,) = loaded.sweeps
     try:
-        items = frames.items(name, uris=[uri], texts=True)
+        items = loaded.items(texts=True)
     except ResultsError:
         items = pd.DataFrame(columns=["variant", "seed", "benchmark", "item", "image", "score"])
     labels = planned_labels(results)
-    encoders = frames.parameters(name, uris=[uri])
+    encoders = loaded.parameters()
     blind = encoders[encoders.get("encoder", pd.Series(dtype=str)) == BLIND]["variant"]
     return Evidence(
         name,
         labels,
         items,
-        cells,
-        frames.speeds(name, uris=[uri]),
+        loaded.cells(),
+        loaded.speeds(),
         tuple(v for v in labels if v in set(blind)),
         results.plan,
         tuple(results.notes),

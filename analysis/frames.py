@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from ablate.analysis.connect import tracking_uri
 from ablate.analysis.held import EVALUATE, MEASURE, MEASURED
@@ -72,6 +71,85 @@ class _Cell(NamedTuple):
         return [(s.removeprefix(MEASURE), r) for s, r in held.items() if s.startswith(MEASURE)]
 
 
+class Loaded:
+    """The finished cells of some sweeps, looked up once.
+
+    Args:
+        sweeps: their names.
+        uris: of the stores.
+
+    Attributes:
+        sweeps: the results that they are of, one per sweep and store.
+
+    Raises:
+        ResultsError: no store, no such sweep in any of them, or no finished cell in it.
+    """
+
+    def __init__(self, sweeps: Sequence[str], uris: Sequence[str] = ()) -> None:
+        self._names = sweeps
+        self._cells = list(_cells(sweeps, uris))
+        self.sweeps = list({id(c.results): c.results for c in self._cells}.values())
+
+    def cells(self) -> pd.DataFrame:
+        """See ``cells``."""
+        rows: list[dict[str, Any]] = []
+        for cell in self._cells:
+            results = cell.results
+            own = {key: value for key, value in cell.row.items() if is_own(key)}
+            labels = {axis: cell.row[axis] for axis in results.axes}
+            for score in results.scores:
+                benchmark, _, metric = score.rpartition("/")
+                chance = results.chance(score)
+                found = {"benchmark": benchmark, "metric": metric, "score": cell.row.get(score)}
+                guess = float("nan") if chance is None else chance
+                known = {"chance": guess, "run_id": cell.run_id}
+                rows.append(cell.place | found | known | labels | own)
+        return pd.DataFrame(rows)
+
+    def items(self, texts: bool = False) -> pd.DataFrame:
+        """See ``items``."""
+        found = []
+        for cell in self._cells:
+            for benchmark, file in _predictions(cell):
+                records = read_records(file, texts)
+                for column, value in reversed([*cell.place.items(), ("benchmark", benchmark)]):
+                    records.insert(0, column, value)
+                found.append(records)
+        if not found:
+            raise ResultsError(f"no predictions are kept of {', '.join(self._names)}")
+        return pd.concat(found, ignore_index=True)
+
+    def speeds(self) -> pd.DataFrame:
+        """See ``speeds``."""
+        rows = []
+        for cell in self._cells:
+            for machine, run_id in cell.measured:
+                run = cell.client.get_run(run_id)
+                for name in run.data.metrics:
+                    found = measured(run.data.tags.get(TEXT + name, name))
+                    if found is None or found[0] != machine:
+                        continue
+                    said = {"machine": machine, "metric": found[1]}
+                    for point in cell.client.get_metric_history(run_id, name):
+                        session = f"{run_id}/{point.step}"  # each repeat is a process of its own
+                        rows.append(cell.place | said | {"value": point.value, "session": session})
+        return pd.DataFrame(rows, columns=[*PLACE, "machine", "metric", "value", "session"])
+
+    def parameters(self) -> pd.DataFrame:
+        """See ``parameters``."""
+        runs = [(cell.place, cell.client.get_run(cell.run_id)) for cell in self._cells]
+        return pd.DataFrame([place | dict(run.data.params) for place, run in runs])
+
+    def curves(self, metric: str = "train/loss") -> pd.DataFrame:
+        """See ``curves``."""
+        rows = [
+            cell.place | {"step": point.step, "value": point.value}
+            for cell in self._cells
+            for point in cell.client.get_metric_history(cell.run_id, metric)
+        ]
+        return pd.DataFrame(rows, columns=[*PLACE, "step", "value"])
+
+
 def cells(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
     """A row per finished cell and benchmark.
 
@@ -84,18 +162,7 @@ def cells(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         ResultsError: no store, no such sweep in any of them, or no finished cell in it.
     """
-    rows: list[dict[str, Any]] = []
-    for cell in _cells(sweeps, uris):
-        results = cell.results
-        own = {key: value for key, value in cell.row.items() if is_own(key)}
-        labels = {axis: cell.row[axis] for axis in results.axes}
-        for score in results.scores:
-            benchmark, _, metric = score.rpartition("/")
-            chance = results.chance(score)
-            found = {"benchmark": benchmark, "metric": metric, "score": cell.row.get(score)}
-            known = {"chance": float("nan") if chance is None else chance, "run_id": cell.run_id}
-            rows.append(cell.place | found | known | labels | own)
-    return pd.DataFrame(rows)
+    return Loaded(sweeps, uris).cells()
 
 
 def items(*sweeps: str, uris: Sequence[str] = (), texts: bool = False) -> pd.DataFrame:
@@ -114,16 +181,7 @@ def items(*sweeps: str, uris: Sequence[str] = (), texts: bool = False) -> pd.Dat
     Raises:
         ResultsError: as ``cells``, or no cell has kept its predictions.
     """
-    found = []
-    for cell in _cells(sweeps, uris):
-        for benchmark, file in _predictions(cell):
-            records = read_records(file, texts)
-            for column, value in reversed([*cell.place.items(), ("benchmark", benchmark)]):
-                records.insert(0, column, value)
-            found.append(records)
-    if not found:
-        raise ResultsError(f"no predictions are kept of {', '.join(sweeps)}")
-    return pd.concat(found, ignore_index=True)
+    return Loaded(sweeps, uris).items(texts)
 
 
 def speeds(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
@@ -133,19 +191,12 @@ def speeds(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
         Columns ``store``, ``sweep``, ``variant``, ``seed``, ``machine``, ``metric``, ``value`` and
         ``session``: what was measured in one process. Empty if nothing was measured.
     """
-    rows = []
-    for cell in _cells(sweeps, uris):
-        for machine, run_id in cell.measured:
-            run = cell.client.get_run(run_id)
-            for name in run.data.metrics:
-                found = measured(run.data.tags.get(TEXT + name, name))
-                if found is None or found[0] != machine:
-                    continue
-                said = {"machine": machine, "metric": found[1]}
-                for point in cell.client.get_metric_history(run_id, name):
-                    session = f"{run_id}/{point.step}"  # each repeat is a process of its own
-                    rows.append(cell.place | said | {"value": point.value, "session": session})
-    return pd.DataFrame(rows, columns=[*PLACE, "machine", "metric", "value", "session"])
+    return Loaded(sweeps, uris).speeds()
+
+
+def parameters(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
+    """A row per finished cell: its place and its config as flat parameters (``connector``)."""
+    return Loaded(sweeps, uris).parameters()
 
 
 def curves(*sweeps: str, uris: Sequence[str] = (), metric: str = "train/loss") -> pd.DataFrame:
@@ -155,11 +206,7 @@ def curves(*sweeps: str, uris: Sequence[str] = (), metric: str = "train/loss") -
         Columns ``store``, ``sweep``, ``variant``, ``seed``, ``step`` and ``value``; empty if the
         metric was not logged.
     """
-    rows = []
-    for cell in _cells(sweeps, uris):
-        history = cell.client.get_metric_history(cell.run_id, metric)
-        rows += [cell.place | {"step": point.step, "value": point.value} for point in history]
-    return pd.DataFrame(rows, columns=[*PLACE, "step", "value"])
+    return Loaded(sweeps, uris).curves(metric)
 
 
 def measured(name: str) -> tuple[str, str] | None:
@@ -168,15 +215,6 @@ def measured(name: str) -> tuple[str, str] | None:
         return OLDER, name.removeprefix(SPEED)
     machine, _, metric = name.removeprefix(MEASURED).rpartition("/")
     return (machine, metric) if name.startswith(MEASURED) and machine else None
-
-
-def parameters(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
-    """A row per finished cell: its place and its config as flat parameters (``connector``)."""
-    found = []
-    for cell in _cells(sweeps, uris):
-        run: Run = cell.client.get_run(cell.run_id)
-        found.append(cell.place | dict(run.data.params))
-    return pd.DataFrame(found)
 
 
 def is_own(metric: str) -> bool:

@@ -70,7 +70,8 @@ def report(
             if plot is not None:
                 draw(findings, plot)
             if html or open_:
-                path = write_page(findings, stored=predictions is None)
+                as_planned = base is None and margin is None
+                path = write_page(findings, predictions is None, as_planned)
                 typer.echo(f"{path} ({path.stat().st_size / 1000:,.0f} kB)")
                 if open_:
                     typer.launch(path.absolute().as_uri())
@@ -110,8 +111,13 @@ def found(
 MARGIN_UNIT = "is a share of the score between 0 and 1, as in 0.01 for one point"
 
 
-def write_page(findings: Findings, stored: bool) -> Path:
-    """Write a sweep's page into the working folder; of a stored sweep its parent run keeps it too.
+def write_page(findings: Findings, stored: bool, as_planned: bool) -> Path:
+    """Write a sweep's page into the working folder.
+
+    Args:
+        findings: of the sweep.
+        stored: whether its runs are in the store, whose parent run then keeps the page, too.
+        as_planned: whether it is judged as its file says, so that it describes the parent run.
 
     Raises:
         ConfigError: it cannot be written.
@@ -136,7 +142,8 @@ def write_page(findings: Findings, stored: bool) -> Path:
     if stored:
         parent = tracker.search(kind="sweep", name=findings.evidence.name)[0].info.run_id
         tracker.client.log_artifact(parent, str(path))
-        describe_run(tracker, parent, findings)
+        if as_planned:
+            describe_run(tracker, parent, findings)
     return path
 
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from ablate.analysis import page_figures as figures
 from ablate.analysis.bench_results import BenchResults
 from ablate.analysis.conclusions import PROBABILITY, Findings, confidence, points
-from ablate.analysis.disagreement import Disputed, disputed
+from ablate.analysis.disagreement import disputed
 from ablate.analysis.report_tables import (
     comparisons_table,
     effects_table,
@@ -320,6 +320,3 @@ def summary(findings: Findings) -> str:
     tables: list[Titled] = [("Scores in %", scores_table(findings))]
     found = "\n".join(f"- {line}" for line in verdict_of_the_whole(findings))
     return f"{found}\n\n{render(tables, 'md')}\n"
-
-
-__all__ = ["Disputed", "Extras", "categories_table", "page", "summary"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -170,11 +169,3 @@ def drawn(
         noise = 0.08 * draw.normal(size=(seeds, n))
         made[variant] = (order + noise < level).astype(float) if binary else level + noise
     return made
-
-
-def read_plan(tracker: Tracker, parent: str) -> dict[str, Any]:
-    """The plan that a parent run holds."""
-    with tempfile.TemporaryDirectory() as folder:
-        return json.loads(
-            Path(tracker.client.download_artifacts(parent, "plan.json", folder)).read_text()
-        )

@@ -123,6 +123,13 @@ def test_a_proxy_judges_the_direction_alone(store: str) -> None:
     assert printed.to_dict() == {"msc-basic": "+0.54", "mlp": "+1.27"}
 
 
+def test_a_proxy_that_is_equal_contradicts_no_direction() -> None:
+    alike = drawn({"mlp": 0.7, "msc-basic": 0.7}, seeds=5, images=2000, spread=0.0002)
+    (found,) = judge_scores(PAPER.claims["basic-over-mlp"], conclude(evidence(alike)), PAPER)
+    assert found.verdict == "undecided"
+    assert "equal within 1 point" in found.why
+
+
 def test_claims_are_asked_for_by_name(store: str) -> None:
     ((_, claims),) = asked(["ml_mamba/scans-alike", "ml_mamba/two-encoders"])
     assert [each.name for each in claims] == ["scans-alike", "two-encoders"]
