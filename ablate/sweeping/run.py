@@ -343,10 +343,24 @@ class SweepRun:
             recorder.add_to(cell.name, job.trained)
         else:
             recorder.start(cell.name, cell.config, **self._tags(cell))
+            self.tracker.inputs(recorder.run_ids[cell.name], self._inputs(job))
         run_id = recorder.run_ids[cell.name]
         for step in job.missing:
             path = f"steps/{folder_name(step)}.json"
             self.tracker.client.log_dict(run_id, {"step": step, **steps.keys[step]}, path)
+
+    def _inputs(self, job: CellJob) -> dict[str, tuple[str, str]]:
+        """What the job's steps read, by what for."""
+        keys = self.steps[job.cell.name].keys
+        found = {}
+        for step in job.missing:
+            if step == TRAIN:
+                found["train"] = (job.cell.config.data.name, keys[step]["data"])
+            elif step.startswith(EVALUATE):
+                name = step.removeprefix(EVALUATE)
+                # MLflow takes two of one name and content as one.
+                found[f"evaluate {name}"] = (f"benchmark {name}", keys[step]["items"])
+        return found
 
     def _tags(self, cell: Cell) -> dict[str, str]:
         axes = {f"{AXIS}{axis}": label for axis, label in cell.labels.items()}

@@ -148,6 +148,7 @@ class Recorder:
         self.run_ids[name] = run_id
         self._open.add(name)
         self.tracker.made(run_id, versions())
+        self.tracker.source(run_id, self.source, self._git.get("commit", ""))
         self.tracker.client.log_dict(run_id, self._environment, "environment.json")
         self.tracker.client.log_dict(run_id, self._git, "git.json")
         return run_id
