@@ -70,20 +70,26 @@ class StepKeys:
         self._data: dict[str, str] = {}
         self._benchmarks: dict[str, str] = {}
 
-    def steps(self, config: RunConfig) -> Steps:
+    def steps(self, config: RunConfig, after: str | None = None) -> Steps:
         """The steps of a cell whose data is prepared, measured on this machine.
+
+        Args:
+            config: the cell's.
+            after: the identity of the training that it starts from, of a run of several stages.
 
         Raises:
             ValueError, OSError: data or a file that it names is not there, or is damaged.
         """
         fields = to_dict(config, identity_only=True)
         del fields["evaluate"]
+        fields.pop("stages", None)  # each is a step: ``after``
         training = {
             "version": TRAINED,
             "config": fields,
             "data": self._data_content(config),
             "files": self._files(config),
             "sources": _sources(config),
+            **({} if after is None else {"after": after}),
         }
         trained = digest(training)
         return Steps({TRAIN: training, **self.after_training(config, trained)}, trained)
@@ -145,16 +151,17 @@ class StepKeys:
 
 
 def plan_steps(plan: Plan, cache: Path) -> dict[str, Steps]:
-    """The steps of a plan's cells, by the cell's name; their data is prepared before.
+    """The steps of a plan's cells and their stages, by name; their data is prepared before.
 
     Raises:
         DataError: a benchmark's files, or a file that a component names, cannot be read.
     """
     keys = StepKeys(cache)
-    found = {}
-    for cell in plan.cells:
+    found: dict[str, Steps] = {}
+    for cell in plan.whole.cells:
+        after = None if cell.after is None else found[cell.after.name].trained
         try:
-            found[cell.name] = keys.steps(cell.config)
+            found[cell.name] = keys.steps(cell.config, after)
         except (ValueError, OSError) as error:
             where = f"{plan.source} (cell {cell.combination})"
             raise DataError(where, "evaluate.benchmarks", str(error)) from error
