@@ -63,6 +63,9 @@ def sweep(
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
     vocabularies = vocabulary_sizes(plan.whole, cache)
     steps = plan_steps(plan, cache)
+    problems = {name: why for each in steps.values() for name, why in each.problems.items()}
+    for name, why in problems.items():
+        console.print(f"note: benchmark {name} will fail: {why}", soft_wrap=True)
     for words, cells in made_otherwise(plan, steps, held).items():
         message = f"{shortened(', '.join(cells))}: made with {words}"
         if strict:
