@@ -153,10 +153,9 @@ def conclude(evidence: Evidence, base: str | None = None, margin: float | None =
         for measure, frame in _measures(evidence, benchmark):
             try:
                 scores = Scores.from_frame(frame)
+                made.append(_conclude(evidence, benchmark, measure, scores, chosen, judged))
             except ScoresError as error:
                 notes.append(f"{benchmark} {measure}: {error}")
-                continue
-            made.append(_conclude(evidence, benchmark, measure, scores, chosen, judged))
     if not made:
         raise ResultsError(
             f"{evidence.name!r} has no predictions that can be analysed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ ENGINE_METRICS = (
     "data/",
 )
 """Prefixes of metrics that are no benchmark's score."""
+SOURCE, FAMILY = "ablate.source", "ablate.family"
+"""Tags of a parent run: its file, and the name that other plans of it (with overrides) share."""
 CELL = "cell"
 """The kind of runs that are a cell of a sweep."""
 OLDER = "machine not recorded"
@@ -53,7 +56,8 @@ class SweepResults:
     axes: axis -> labels in the order of the sweep file.
     notes: what a reader must know, such as cells that are missing.
     plan: the sweep as it was planned, with what its file says of how it is to be judged.
-    runs: cell -> step ("evaluate/NAME", "measure/MACHINE") -> id of the run that holds it.
+    holders: the ids of the runs that hold a cell's benchmarks ("evaluate/NAME") and measurements
+        ("measure/MACHINE"), by the cell's name; without an entry, the cell's own.
     """
 
     name: str
@@ -62,7 +66,7 @@ class SweepResults:
     compare: str | None = None
     notes: list[str] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
-    runs: dict[str, dict[str, str]] = field(default_factory=dict)
+    holders: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def scores(self) -> list[str]:
@@ -93,7 +97,7 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
         ResultsError: no store, no such sweep, or no finished cell in it.
     """
     client = open_store(tracking_uri)
-    plan = _plan(client, tracking_uri, name)
+    plan, notes = _plan(client, tracking_uri, name)
     runs = search(client, f"tags.`ablate.kind` = '{CELL}'")
     older = any("steps" not in cell for cell in plan["cells"])
     found = _older(plan["cells"], runs) if older else _found(plan["cells"], HeldSteps(runs))
@@ -105,15 +109,16 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     if not rows:
         raise ResultsError(f"sweep {name!r} has no finished cell yet")
     missing = [cell["name"] for cell in plan["cells"] if cell["name"] not in found]
-    notes = [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
+    notes += [f"not finished, and not in the table: {', '.join(missing)}"] if missing else []
     lacking = [f"{n} ({', '.join(f.unscored)})" for n, f in found.items() if f.unscored]
     notes += [f"not scored on all benchmarks: {', '.join(lacking)}"] if lacking else []
     splits = {f.split for f in found.values()}
     notes += [f"scored on evaluate.split: {s}, not {TEST}" for s in sorted(splits - {TEST})]
     if older:
         notes.append("these runs are of an older version of ablate, which will run them again")
-    held = {cell: each.runs for cell, each in found.items()}
-    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes, plan, held)
+    holders = {cell: each.holders for cell, each in found.items()}
+    frame = pd.DataFrame(rows)
+    return SweepResults(name, plan["axes"], frame, plan["compare"], notes, plan, holders)
 
 
 @dataclass
@@ -123,7 +128,7 @@ class _Cell:
     row: dict[str, Any]
     split: str
     unscored: list[str] = field(default_factory=list)
-    runs: dict[str, str] = field(default_factory=dict)
+    holders: dict[str, str] = field(default_factory=dict)
 
 
 def _found(cells: list[dict[str, Any]], held: HeldSteps) -> dict[str, _Cell]:
@@ -135,21 +140,22 @@ def _found(cells: list[dict[str, Any]], held: HeldSteps) -> dict[str, _Cell]:
         if run is None:
             continue
         asked = {s.removeprefix(EVALUATE): i for s, i in steps.items() if s.startswith(EVALUATE)}
-        own = (*(f"{name}/" for name in asked), *(f"chance/{name}" for name in asked), MEASURED)
+        others = (MEASURED, *(f"{name}/" for name in asked))
         row: dict[str, Any] = {"run_id": run.info.run_id}
-        row |= {key: value for key, value in _metrics(run).items() if not key.startswith(own)}
+        row |= {k: value for k, value in _metrics(run).items() if not k.startswith(others)}
         unscored, holders = [], {}
         for name, identity in asked.items():
             scored = held.run(identity)
             if scored is None:
                 unscored.append(name)
                 continue
-            row |= _beginning(scored, f"{name}/", f"chance/{name}")
             holders[f"{EVALUATE}{name}"] = scored.info.run_id
+            row |= _beginning(scored, f"{name}/")
+            row |= {k: v for k, v in _metrics(scored).items() if k == f"chance/{name}"}
         for identity in [i for s, i in steps.items() if s.startswith(MEASURE)]:
             for machine, measured in held.machines(identity).items():
-                row |= _beginning(measured, f"{MEASURED}{machine}/")
                 holders[f"{MEASURE}{machine}"] = measured.info.run_id
+                row |= _beginning(measured, f"{MEASURED}{machine}/")
         split = run.data.params.get("evaluate.split", TEST)
         found[cell["name"]] = _Cell(row, split, unscored, holders)
     return found
@@ -188,7 +194,7 @@ def open_store(tracking_uri: str) -> MlflowClient:
     return connect(tracking_uri)
 
 
-def _beginning(run: Run, *begin: str) -> dict[str, float]:
+def _beginning(run: Run, begin: str) -> dict[str, float]:
     """Those of its metrics whose names begin so."""
     return {name: value for name, value in _metrics(run).items() if name.startswith(begin)}
 
@@ -198,22 +204,44 @@ def _metrics(run: Run) -> dict[str, float]:
     return {run.data.tags.get(TEXT + name, name): v for name, v in run.data.metrics.items()}
 
 
-def _plan(client: MlflowClient, tracking_uri: str, name: str) -> dict[str, Any]:
+def _plan(client: MlflowClient, tracking_uri: str, name: str) -> tuple[dict[str, Any], list[str]]:
+    """A sweep's plan, and what tells which one it is."""
     found = parents(client, "sweep", name)
     if not found:
         runs = [*parents(client, "sweep"), *parents(client, "bench")]
         known = ", ".join(sorted({run.data.tags["ablate.name"] for run in runs})) or "none"
         raise ResultsError(f"no sweep or bench of that name in {tracking_uri}; known: {known}")
-    mlflow.set_tracking_uri(tracking_uri)
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(found[0].info.run_id, "plan.json", folder)
-        return json.loads(Path(path).read_text())
+    run = found[0]
+    plan = json.loads(artifact_text(client, tracking_uri, run.info.run_id, "plan.json"))
+    seeds = {cell["seed"] for cell in plan["cells"]}
+    of = f" of {plan['file']}" if plan.get("file") else ""
+    notes = [f"the plan{of}: {len(plan['cells'])} cells, {len(seeds)} seeds"]
+    family = run.data.tags.get(FAMILY, name)
+    others = [r for r in parents(client, "sweep") if r.data.tags.get(FAMILY) == family]
+    names = sorted({r.data.tags["ablate.name"] for r in others} - {run.data.tags["ablate.name"]})
+    notes += [f"other plans of that name: {', '.join(map(shlex.quote, names))}"] if names else []
+    return plan, notes
 
 
 def parents(client: MlflowClient, kind: str, name: str | None = None) -> list[Run]:
-    """The parent runs of a kind ("sweep", "bench"), of one name or of all, newest first."""
+    """The parent runs of a kind ("sweep", "bench"), newest first.
+
+    Args:
+        client: of the store.
+        kind: of the runs.
+        name: theirs, or the id of one; of all if not given. Those of versions that did not keep
+            the file's name come last.
+    """
     runs = search(client, f"tags.`ablate.kind` = '{kind}'")
-    return [run for run in runs if name in (None, run.data.tags["ablate.name"])]
+    chosen = [run for run in runs if name in (None, run.data.tags["ablate.name"], run.info.run_id)]
+    return sorted(chosen, key=lambda run: SOURCE not in run.data.tags)
+
+
+def artifact_text(client: MlflowClient, tracking_uri: str, run_id: str, path: str) -> str:
+    """What a run's artifact holds, as text; ``tracking_uri``: the client's store."""
+    mlflow.set_tracking_uri(tracking_uri)  # a download asks the process's store, not the client's
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, path, folder)).read_text()
 
 
 def search(client: MlflowClient, where: str) -> list[Run]:

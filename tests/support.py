@@ -39,6 +39,9 @@ class Quiet:
     def keep(self, path: Path) -> None:
         """See ``Reporter``."""
 
+    def facts(self, values: dict[str, str]) -> None:
+        """See ``Reporter``."""
+
     def done(self, step: str) -> None:
         """See ``Reporter``."""
 

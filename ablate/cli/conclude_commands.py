@@ -127,6 +127,7 @@ def write_page(findings: Findings, stored: bool, as_planned: bool) -> Path:
 
     if stored:
         from ablate.analysis.page.extras import extras_of
+        from ablate.analysis.results import parents
         from ablate.sweeping.summary import describe_run
         from ablate.tracking.store import Tracker
 
@@ -140,7 +141,7 @@ def write_page(findings: Findings, stored: bool, as_planned: bool) -> Path:
     except OSError as error:
         raise ConfigError(str(path), "", f"cannot be written: {error.strerror}") from error
     if stored:
-        parent = tracker.search(kind="sweep", name=findings.evidence.name)[0].info.run_id
+        parent = parents(tracker.client, "sweep", findings.evidence.name)[0].info.run_id
         tracker.client.log_artifact(parent, str(path))
         if as_planned:
             describe_run(tracker, parent, findings)

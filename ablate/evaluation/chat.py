@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ablate.analysis.connect import tracking_uri
-from ablate.analysis.results import ResultsError, open_store
 from ablate.components.checkpoints import CheckpointError
-from ablate.components.registry import nearest
 from ablate.config.registries import data_set
 from ablate.data.images import ImageError, decode_image
 from ablate.data.samples import Sample, Turn
@@ -26,7 +24,8 @@ from ablate.models.generation import GREEDY, Sampling
 from ablate.models.saved import load
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
-from ablate.tracking.store import NAME, Tracker
+from ablate.tracking.described import find_runs
+from ablate.tracking.store import NAME
 
 
 def find_model(reference: str) -> Path:
@@ -42,29 +41,14 @@ def find_model(reference: str) -> Path:
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder
-    uri = tracking_uri()
-    try:
-        open_store(uri)
-    except ResultsError as error:
-        message = f"no folder {reference!r}, and {error}"
-        raise ConfigError(COMMAND_LINE, "--model", message) from error
-    tracker = Tracker(uri)
-    runs = [*tracker.search(kind="cell"), *tracker.search(kind="trial")]
-    found = [r for r in runs if reference in (r.info.run_id, r.data.tags[NAME])]
-    if not found:
-        known = nearest(reference, sorted({r.data.tags[NAME] for r in runs}))
-        message = f"no folder or run {reference!r} in {uri}; {known}"
-        raise ConfigError(COMMAND_LINE, "--model", message)
+    tracker, found = find_runs(reference, "--model")
     for run in found:
         if (model := saved_model(tracker, run)) is not None:
             return model
-    raise ConfigError(
-        COMMAND_LINE,
-        "--model",
-        f"run {reference!r} ({found[0].info.status}) has not saved its model; run its sweep with "
-        "train.save=true, a finished run after `mlflow runs delete --run-id "
-        f"{found[0].info.run_id}`",
-    )
+    name = found[0].data.tags[NAME]
+    again = f"ablate sweep FILE train.save=true --rerun {shlex.quote(name)}"
+    message = f"run {reference!r} ({found[0].info.status}) has not kept its model; `{again}` does"
+    raise ConfigError(COMMAND_LINE, "--model", message)
 
 
 def read_image(path: Path) -> Image.Image:

@@ -18,6 +18,7 @@ import torch
 from ablate.errors import CellError
 from ablate.processes.messages import (
     Done,
+    Facts,
     Failed,
     Message,
     Metrics,
@@ -45,6 +46,10 @@ class PipeReporter:
     def keep(self, path: Path) -> None:
         """See ``Reporter``."""
         self._connection.send(Stored(path))
+
+    def facts(self, values: dict[str, str]) -> None:
+        """See ``Reporter``."""
+        self._connection.send(Facts(values))
 
     def done(self, step: str) -> None:
         """See ``Reporter``."""

@@ -25,21 +25,35 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
     """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
 
     Raises:
-        DataError: a benchmark's files are not there, or are damaged, or its items cannot be put to
-            a model by the data's template and tokenizer.
+        DataError: see ``prepare_benchmarks``.
         CellError: a stage 0 failed.
     """
+    for name in dict.fromkeys(config.data.name for config in configs):
+        display.say(f"preparing data: {name}")
+    prepare_benchmarks(configs, cache)
+    _pretrain(configs, cache, display)
+    _store_features(configs, cache, display)
+
+
+def prepare_benchmarks(configs: list[RunConfig], cache: Path) -> None:
+    """See that these runs' data, and the benchmarks that they answer, are there.
+
+    Raises:
+        DataError: of no benchmark of a run the files are there and whole, and its items can be put
+            to a model by the data's template and tokenizer. One of several fails when it is asked.
+    """
     for config in {str((c.data, c.evaluate)): c for c in configs}.values():
-        display.say(f"preparing data: {config.data.name}")
         dataset = data_set(config)
         dataset.prepare(cache)
+        errors = {}
         for name in config.evaluate.benchmarks:
             try:
                 _ask(benchmark_named(name), dataset, config, cache)
             except (ValueError, OSError) as error:
-                raise DataError("evaluate.benchmarks", name, str(error)) from error
-    _pretrain(configs, cache, display)
-    _store_features(configs, cache, display)
+                errors[name] = error
+        if errors and len(errors) == len(config.evaluate.benchmarks):
+            name, refusal = next(iter(errors.items()))
+            raise DataError("evaluate.benchmarks", name, str(refusal)) from refusal
 
 
 def _ask(benchmark: Benchmark, dataset: DataSet, config: RunConfig, cache: Path) -> None:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
 
 from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file, tracking_uri
 from ablate.analysis.held import DONE, MEASURED
-from ablate.analysis.results import TEXT, search
+from ablate.analysis.results import FAMILY, SOURCE, TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
 from ablate.errors import StoreError
 from ablate.tracking.names import folder_name, legal_name, short_keys, storable
-from ablate.tracking.provenance import is_dead, this_process
+from ablate.tracking.provenance import NOT_READ, is_dead, this_process
 
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
 AXIS = "axis."
+OVERRIDES = "ablate.overrides"
+MADE = "ablate.made/"
+"""Begins the tags of what a run was made with: not in its identity, as its results should not
+depend on it.
+"""
 BEAT = "ablate.beat"
 BEAT_SECONDS, SILENT_SECONDS = 30, 600
 """How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
+DIGEST = 36
+"""As much of a hash as MLflow takes of a dataset."""
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """What makes MLflow's pages open on runs and their metrics, and not on traces of prompts."""
 
@@ -76,14 +93,38 @@ class Tracker:
         wanted = {f"ablate.{key}": value for key, value in tags.items()}
         return [run for run in found if wanted.items() <= run.data.tags.items()]
 
-    def parent(self, kind: str, name: str) -> str:
-        """The parent run of the sweep or study of that name, opened again if it exists."""
-        experiment = self.experiment(name)
-        for run in self.search(kind=kind, name=name):
-            self.reopen(run.info.run_id)
-            return run.info.run_id
-        tags = {KIND: kind, NAME: name, PROCESS: this_process()}
-        return self.client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    def parent(
+        self, kind: str, name: str, source: str = "", overrides: Iterable[str] = ()
+    ) -> tuple[str, str]:
+        """The parent run of a sweep, study or bench, opened again if it exists.
+
+        Its title is the name with the overrides, and with the source too where another source's
+        parent has that title: no two parents have one. Parents of versions that kept no source
+        stay as they are.
+
+        Args:
+            kind: "sweep", "study" or "bench".
+            name: the file's, which is the experiment's too.
+            source: what tells its file from others of that name.
+            overrides: of the command line.
+
+        Returns:
+            Its run's id, and its title.
+        """
+        experiment, overrides = self.experiment(name), tuple(overrides)
+        title = " ".join([name, *overrides])
+        own = [run for run in self.search(kind=kind) if SOURCE in run.data.tags]
+        if any(r.data.tags[NAME] == title and r.data.tags[SOURCE] != source for r in own):
+            title = f"{title} ({source})"
+        for run in own:
+            if run.data.tags[NAME] == title and run.data.tags[SOURCE] == source:
+                self.reopen(run.info.run_id)
+                return run.info.run_id, title
+        tags = {KIND: kind, NAME: title, PROCESS: this_process(), SOURCE: source, FAMILY: name}
+        tags[OVERRIDES] = json.dumps(list(overrides))
+        stored = {key: storable(value) for key, value in tags.items()}
+        run = self.client.create_run(experiment, tags=stored, run_name=storable(title))
+        return run.info.run_id, title
 
     def reopen(self, run_id: str) -> None:
         """Go on with a run that has ended, as this process."""
@@ -117,6 +158,27 @@ class Tracker:
             raise
         return run_id
 
+    def source(self, run_id: str, file: str, commit: str) -> None:
+        """Say what MLflow's pages show as a run's source: its file, and the folder's commit."""
+        tags = {"mlflow.source.name": file or "ablate", "mlflow.source.type": "LOCAL"}
+        if commit and not commit.startswith(NOT_READ):
+            tags["mlflow.source.git.commit"] = commit
+        self.client.log_batch(run_id, tags=[RunTag(k, storable(v)) for k, v in tags.items()])
+
+    def inputs(self, run_id: str, contents: Mapping[str, tuple[str, str]]) -> None:
+        """Log what a run reads as MLflow datasets.
+
+        Args:
+            run_id: the run's.
+            contents: what for ("train", say) -> its name and the hash of its content.
+        """
+        given = []
+        for context, (name, digest) in contents.items():
+            kind, source = "ablate", json.dumps({"name": name, "sha256": digest})
+            dataset = Dataset(storable(name)[:500], digest[:DIGEST], kind, source)
+            given.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        self.client.log_inputs(run_id, given)
+
     def metrics(self, run_id: str, values: dict[str, float], step: int | None = None) -> None:
         """Log numbers of a run at a step (0 for a result)."""
         now = int(time.time() * 1000)
@@ -128,6 +190,11 @@ class Tracker:
     def tag(self, run_id: str, **tags: str) -> None:
         """Set ``ablate.*`` tags of a run."""
         entities = [RunTag(legal_name(f"ablate.{k}"), storable(v)) for k, v in tags.items()]
+        self.client.log_batch(run_id, tags=entities)
+
+    def made(self, run_id: str, values: dict[str, str]) -> None:
+        """Say what a run was made with."""
+        entities = [RunTag(legal_name(f"{MADE}{k}"), storable(v)) for k, v in values.items()]
         self.client.log_batch(run_id, tags=entities)
 
     def beat(self, run_ids: Iterable[str]) -> None:

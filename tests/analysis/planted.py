@@ -63,7 +63,7 @@ def plant(
         plan: what else the plan says: ``margin``, ``baseline``, ...
     """
     tracker = Tracker(uri)
-    parent = tracker.parent("sweep", name)
+    parent, _ = tracker.parent("sweep", name)
     first = next(iter(benchmarks.values()))
     axes = axes or {"connector": list(first)}
     labels = {"-".join(pair): pair for pair in _product(list(axes.values()))}

@@ -246,6 +246,14 @@ def test_nothing_to_analyse_is_said() -> None:
         conclude(Evidence("p", made.labels, nothing, made.cells, made.speeds))
 
 
+def test_a_sweep_of_one_cell_has_a_mean_and_nothing_to_compare() -> None:
+    found = conclude(evidence(drawn({"base": 0.7}, seeds=1), {"base": {}}))
+    assert accuracy(found).comparisons == []
+    assert accuracy(found).best == ()
+    assert accuracy(found).smallest is None
+    assert sentences(found) == verdict_of_the_whole(found) == []
+
+
 def test_points_are_plain() -> None:
     assert [points(v) for v in (0.01, 0.015, 0.1, 0.0)] == [
         "1 point",

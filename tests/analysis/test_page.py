@@ -159,6 +159,11 @@ def test_a_page_of_predictions_alone_leaves_out_what_it_does_not_know() -> None:
     assert heads[0] == "What was found"
 
 
+def test_a_page_of_one_cell() -> None:
+    text = page(conclude(evidence(drawn({"base": 0.7}, seeds=1), {"base": {}})))
+    assert "<td>base</td>" in text
+
+
 def test_effects_and_benches_are_drawn_where_there_are_any() -> None:
     axes = [(a, b) for a in ("tinyllava", "ml-mamba") for b in ("small", "large")]
     names = {f"{a}-{b}": {"connector": a, "backbone": b} for a, b in axes}

@@ -42,6 +42,19 @@ def test_a_sweep_describes_its_parent_run_and_its_page_is_kept_there(
     assert "50 % <b>.html" in {a.path for a in client.list_artifacts(parent.info.run_id)}
 
 
+def test_a_summary_that_fails_costs_nothing_else(
+    house: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyError("what")
+
+    monkeypatch.setattr("ablate.sweeping.run.keep_summary", fail)
+    write(house / "s.yaml", {"base": "base.yaml", "measure": {"what": []}})
+    assert ablate("sweep", "s.yaml") == 0
+    assert "no new description: KeyError: 'what'" in capsys.readouterr().out
+    assert [run.info.status for run in runs("sweep")] == ["FINISHED"]
+
+
 def test_thumbnails_are_of_items_that_variants_disagree_on(cache: Path) -> None:
     samples = benchmark_named("easy-vqa").samples(cache, "test", 12)
     ids = [samples[i].id for i in range(12)]
