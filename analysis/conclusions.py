@@ -254,7 +254,7 @@ def _conclude(
         benchmark,
         measure,
         judge,
-        {mean.variant: mean for mean in means(scores)},
+        {mean.variant: mean for mean in within_bounds(scores)},
         comparisons,
         tuple(r.variant for r in ranks(judge) if r.tied_for_best) if several else (),
         _effects(evidence, judge),
@@ -262,6 +262,18 @@ def _conclude(
         _chance(evidence, benchmark) if measure != PROBABILITY else None,
         (*notes, *official),
     )
+
+
+def within_bounds(scores: Scores) -> list[Mean]:
+    """Every variant's mean; where no score leaves 0 to 1, neither does an interval."""
+    made = means(scores)
+    if np.nanmin(scores.values) < 0 or np.nanmax(scores.values) > 1:
+        return made
+    # Comparisons with NaN are False: an interval that is not known stays so.
+    return [
+        replace(m, low=0.0 if m.low < 0 else m.low, high=1.0 if m.high > 1 else m.high)
+        for m in made
+    ]
 
 
 def _gaps(evidence: Evidence, benchmark: str, measure: str, scores: Scores) -> list[str]:

@@ -166,12 +166,15 @@ def published_table(findings: Findings) -> pd.DataFrame:
 
 
 def _variant_of(findings: Findings, row: str, paper: Paper) -> str:
-    """The variant that a published row is of; empty if there is none."""
+    """The variant that a published row is of; empty if there is none.
+
+    Of several it is the one that has most in common with the base.
+    """
     called = {row, *(label for held in paper.labels(row).values() for label in held)}
-    for variant, labels in findings.evidence.labels.items():
-        if variant in called or called & set(labels.values()):
-            return variant
-    return ""
+    labels = findings.evidence.labels
+    fitting = [v for v, own in labels.items() if v in called or called & set(own.values())]
+    base = labels[findings.base].items()
+    return max(fitting, key=lambda variant: len(base & labels[variant].items()), default="")
 
 
 def effects_table(findings: Findings) -> pd.DataFrame:

@@ -18,7 +18,13 @@ from markupsafe import Markup
 
 from ablate.analysis import page_figures as figures
 from ablate.analysis.bench_results import BenchResults
-from ablate.analysis.conclusions import PROBABILITY, Findings, confidence, points
+from ablate.analysis.conclusions import (
+    PROBABILITY,
+    Findings,
+    confidence,
+    points,
+    within_bounds,
+)
 from ablate.analysis.disagreement import disputed
 from ablate.analysis.report_tables import (
     comparisons_table,
@@ -30,7 +36,6 @@ from ablate.analysis.report_tables import (
     speeds_table,
 )
 from ablate.analysis.sentences import limits, sentences, verdict_of_the_whole
-from ablate.analysis.statistics.means import means
 from ablate.analysis.statistics.scores import Scores, ScoresError
 from ablate.analysis.tables import Estimate, Number, Titled, render
 
@@ -241,7 +246,7 @@ def categories_table(findings: Findings, benchmark: str) -> pd.DataFrame:
         if own["image"].notna().all():
             frame["cluster"] = own["image"]
         try:
-            made = {mean.variant: mean for mean in means(Scores.from_frame(frame))}
+            made = {mean.variant: mean for mean in within_bounds(Scores.from_frame(frame))}
         except ScoresError:
             continue
         row: dict[str, Any] = {"type": category or "(none)", "items": Number(int(sizes[category]))}

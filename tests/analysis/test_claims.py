@@ -172,6 +172,16 @@ def test_published_rows_stand_beside_ours() -> None:
     assert published("ml_mamba/table6")["rows"].keys() == {"mlp", "msc-basic", "msc-advanced"}
 
 
+def test_a_published_row_is_compared_with_what_is_most_like_the_base() -> None:
+    axes = [(a, b) for a in ("mlp", "msc-basic") for b in ("small", "large")]
+    names = {f"{a}-{b}": {"connector": a, "backbone": b} for a, b in axes}
+    held = drawn(dict(zip(names, (0.5, 0.6, 0.7, 0.8), strict=True)), images=1000)
+    made = evidence(held, names, plan={"compare": "ml_mamba/table6"})
+    for base, expected in (("mlp-small", 70), ("mlp-large", 80)):
+        table = published_table(conclude(made, base)).set_index("row")
+        assert table.loc["msc-basic", "easy-vqa, here"].value == pytest.approx(expected, abs=2)
+
+
 def test_a_sweeps_own_claims_are_in_its_report() -> None:
     plan = {"claims": {"mine": {"better": "a", "than": "b"}}}
     made = evidence(drawn(MEANS, images=1000), plan=plan, written={"mine": "before the runs"})

@@ -254,6 +254,13 @@ def test_a_sweep_of_one_cell_has_a_mean_and_nothing_to_compare() -> None:
     assert sentences(found) == verdict_of_the_whole(found) == []
 
 
+def test_intervals_of_shares_stay_between_0_and_1() -> None:
+    made = drawn({"mlp": 0.9, "msc": 0.05}, seeds=2, images=10, spread=0.1, random=3)
+    found = accuracy(conclude(evidence(made)))
+    assert all(0 <= m.low <= m.mean <= m.high <= 1 for m in found.means.values())
+    assert {found.means["mlp"].high, found.means["msc"].low} == {1.0, 0.0}
+
+
 def test_points_are_plain() -> None:
     assert [points(v) for v in (0.01, 0.015, 0.1, 0.0)] == [
         "1 point",
