@@ -190,7 +190,10 @@ def _effects(findings: Findings) -> Section:
     section = Section("Effects of each axis")
     for number, each in enumerate(findings.conclusions):
         if each.effects:
-            section.draw(figures.effects(each, number), f"{each.title}: each axis, averaged over")
+            section.draw(
+                figures.effects(each, number),
+                f"{each.title}: each axis averaged over the others, and how they depend on each other.",
+            )
     section.tabulate("Effects, in points", effects_table(findings))
     return section
 
