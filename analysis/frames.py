@@ -37,7 +37,7 @@ RECORDED = {
 TEXTS = ("question", "answer", "answers", "prediction")
 PREDICTIONS = "predictions"
 SPEED = "speed/"
-"""Begins measurements of efficiency of older versions, without the machine's name."""
+"""Begins measurements of efficiency by older versions, which did not name the machine."""
 
 
 class _Cell(NamedTuple):
@@ -48,12 +48,21 @@ class _Cell(NamedTuple):
 
     @property
     def run_id(self) -> str:
+        """Of the run that trained it."""
         return str(self.row["run_id"])
 
+    def holder(self, benchmark: str) -> str:
+        """Of the run that answered a benchmark."""
+        held = self.results.runs[self.row["cell"]]
+        return held.get(f"{EVALUATE}{benchmark}", self.run_id)
+
     @property
-    def holders(self) -> dict[str, str]:
-        """Step -> the run that holds it, of steps that not all are the cell's own run's."""
-        return self.results.holders.get(str(self.row["cell"]), {})
+    def measured(self) -> list[tuple[str, str]]:
+        """The machines that measured its efficiency, each with the id of the run that holds it."""
+        held = self.results.runs[self.row["cell"]]
+        if not held:  # an older version's, which kept all in one run
+            return [(OLDER, self.run_id)]
+        return [(s.removeprefix(MEASURE), r) for s, r in held.items() if s.startswith(MEASURE)]
 
 
 def cells(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
@@ -119,20 +128,31 @@ def speeds(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
     """
     rows = []
     for cell in _cells(sweeps, uris):
-        measurements = {
-            s.removeprefix(MEASURE): i for s, i in cell.holders.items() if s.startswith(MEASURE)
-        }
-        for machine, run_id in (measurements or {OLDER: cell.run_id}).items():
+        for machine, run_id in cell.measured:
             run = cell.client.get_run(run_id)
-            said = cell.place | {"machine": machine, "session": run_id}
             for name in run.data.metrics:
-                if (parts := measured(run.data.tags.get(TEXT + name, name))) is None:
+                found = measured(run.data.tags.get(TEXT + name, name))
+                if found is None or found[0] != machine:
                     continue
-                where, metric = parts
-                if where == machine:
-                    history = cell.client.get_metric_history(run_id, name)
-                    rows += [said | {"metric": metric, "value": each.value} for each in history]
+                said = {"machine": machine, "metric": found[1]}
+                for point in cell.client.get_metric_history(run_id, name):
+                    session = f"{run_id}/{point.step}"  # each repeat is a process of its own
+                    rows.append(cell.place | said | {"value": point.value, "session": session})
     return pd.DataFrame(rows, columns=[*PLACE, "machine", "metric", "value", "session"])
+
+
+def curves(*sweeps: str, uris: Sequence[str] = (), metric: str = "train/loss") -> pd.DataFrame:
+    """A row per finished cell and logged step of its training.
+
+    Returns:
+        Columns ``store``, ``sweep``, ``variant``, ``seed``, ``step`` and ``value``; empty if the
+        metric was not logged.
+    """
+    rows = []
+    for cell in _cells(sweeps, uris):
+        history = cell.client.get_metric_history(cell.run_id, metric)
+        rows += [cell.place | {"step": point.step, "value": point.value} for point in history]
+    return pd.DataFrame(rows, columns=[*PLACE, "step", "value"])
 
 
 def measured(name: str) -> tuple[str, str] | None:
@@ -208,8 +228,6 @@ def _predictions(cell: _Cell) -> Iterator[tuple[str, Path]]:
     benchmarks = dict.fromkeys(score.rpartition("/")[0] for score in cell.results.scores)
     with tempfile.TemporaryDirectory() as folder:
         for benchmark in benchmarks:
-            run_id = cell.holders.get(f"{EVALUATE}{benchmark}", cell.run_id)
-            kept = {each.path for each in cell.client.list_artifacts(run_id, PREDICTIONS)}
-            path = f"{PREDICTIONS}/{file_name(benchmark)}"
-            if path in kept:
+            path, run_id = f"{PREDICTIONS}/{file_name(benchmark)}", cell.holder(benchmark)
+            if path in {each.path for each in cell.client.list_artifacts(run_id, PREDICTIONS)}:
                 yield benchmark, Path(cell.client.download_artifacts(run_id, path, folder))

@@ -19,7 +19,12 @@ from ablate.config.identity import affects_results, identity, seedless_identity
 from ablate.config.schema import SECTIONS, RunConfig
 from ablate.config.shipped import source_name
 from ablate.errors import ConfigError, printable, shortened
-from ablate.sweeping.judging import baseline_labels, check_margin
+from ablate.sweeping.judging import (
+    baseline_labels,
+    check_claims,
+    check_margin,
+    check_published,
+)
 from ablate.sweeping.stages import stage_configs
 
 VARIANT = "variant"
@@ -37,6 +42,8 @@ class SweepKeys:
     the first that sees the image, which has the first value of each axis.
     ``margin``: two combinations whose scores differ by less are equal, 0.01 for one point; null:
     none are.
+    ``claims``: name -> ``{better: LABEL, than: [LABEL, ...]}`` (or ``equal``, ``no_worse``), what
+    is expected before the results are there.
     ``compare``: the published table to print beside the results.
     """
 
@@ -46,6 +53,7 @@ class SweepKeys:
     exclude: list[dict[str, Any]] = field(default_factory=list)
     baseline: dict[str, Any] = field(default_factory=dict)
     margin: float | None = 0.01
+    claims: dict[str, Any] = field(default_factory=dict)
     compare: str | None = None
 
 
@@ -206,9 +214,11 @@ def _judged(
     keys: SweepKeys, axes: dict[str, list[str]], cells: list[Cell], source: str
 ) -> dict[str, Any]:
     check_margin(keys.margin, source)
-    combinations = [cell.labels for cell in cells]
-    baseline = baseline_labels(keys.baseline, axes, combinations, source)
-    return {"baseline": baseline, "margin": keys.margin}
+    check_published(keys.compare, source)
+    combinations = {cell.combination: cell.labels for cell in cells}
+    check_claims(keys.claims, combinations, cells[0].config.evaluate.benchmarks, source)
+    baseline = baseline_labels(keys.baseline, axes, list(combinations.values()), source)
+    return {"baseline": baseline, "margin": keys.margin, "claims": keys.claims}
 
 
 def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:

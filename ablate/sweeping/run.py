@@ -27,9 +27,11 @@ from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.evaluation.kept_models import saved_model
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
+from ablate.sweeping.judging import register_claims
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare, prepare_benchmarks
 from ablate.sweeping.steps import Steps
+from ablate.sweeping.summary import keep_summary
 from ablate.sweeping.work import evaluate_saved, measure_only, train_next, train_stage
 from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.progress import Display
@@ -204,11 +206,15 @@ class SweepRun:
             with self._recorder() as recorder:
                 plan = describe(self.plan, self.steps)
                 self.tracker.client.log_dict(recorder.parent, plan, "plan.json")
+                register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
                 scoring = self._after_stages(stages, scoring, jobs, recorder, Path(out))
                 self._execute("train", scoring, jobs, recorder, Path(out))
                 self._execute("evaluate", scoring, jobs, recorder, Path(out))
                 self._held = held_steps(self.tracker)
                 self._execute("measure", self._unmeasured(), 1, recorder, Path(out))
+                if outcome.finished:
+                    about = (recorder.parent, recorder.title, self.plan, self.cache)
+                    keep_summary(self.tracker, *about)
                 recorder.status = "FAILED" if outcome.failed else "FINISHED"
                 outcome.title = recorder.title
         return outcome

@@ -83,8 +83,7 @@ def test_machines_stand_apart(
         assert found[f"measured/{machine}/prefill_ms"].gt(0).all()
     assert ablate("report", "added") == 0
     printed = capsys.readouterr().out
-    assert "one-a" in printed
-    assert "other" in printed
+    assert printed.count("| one-a ") == printed.count("| other ") >= 2
 
 
 def test_another_sweep_does_not_measure_into_a_shared_cell(house: Path) -> None:
