@@ -10,6 +10,7 @@ from __future__ import annotations
 from colorsys import hsv_to_rgb
 from functools import cached_property, partial
 from random import Random
+from typing import cast
 
 from ablate.data.base import DATASETS, Split
 from ablate.data.proxies.base import Proxy, ProxyItem
@@ -27,6 +28,12 @@ RADIUS: dict[Level, tuple[float, float]] = {"easy": (9, 12), "medium": (6, 9), "
 """In pixels, from the centre of a thing to its edge."""
 BRIGHTNESS = 0.4, 1.0
 """Of the brightest of red, green and blue."""
+QUESTIONS = {
+    "hue": "what color is it?",
+    "shape": "what shape is it?",
+    "size": "how large is it?",
+    "brightness": "how bright is it?",
+}
 
 
 class Reading:
@@ -37,25 +44,31 @@ class Reading:
         self.shape = rng.choice(SHAPES)
         self.radius = rng.uniform(*RADIUS[level])
         self.hue, self.brightness = rng.random(), rng.random()
+        self.unasked = rng.sample(list(QUESTIONS), len(QUESTIONS))
 
-    @property
-    def answers(self) -> dict[str, Turn]:
-        """The questions about it, by their category."""
+    def ask(self) -> tuple[str, Turn] | None:
+        """A category that was not asked before, and its question; None if there is none left."""
+        if not self.unasked:
+            return None
+        category = self.unasked.pop()
+        return category, Turn(QUESTIONS[category], self._answer(category))
+
+    def _answer(self, category: str) -> str:
+        if category == "shape":
+            return self.shape
+        if category == "hue":
+            return part(HUES, self.hue)
         smallest, largest = RADIUS["hard"][0], RADIUS["easy"][1]
         size = (self.radius - smallest) / (largest - smallest)
-        return {
-            "hue": Turn("what color is it?", part(HUES, self.hue)),
-            "shape": Turn("what shape is it?", self.shape),
-            "size": Turn("how large is it?", part(GRADES, size)),
-            "brightness": Turn("how bright is it?", part(GRADES, self.brightness)),
-        }
+        return part(GRADES, size if category == "size" else self.brightness)
 
     @cached_property
     def picture(self) -> Picture:
         """The thing, drawn somewhere on the paper."""
-        rng, low, high = self.rng, *BRIGHTNESS
-        bright = low + (high - low) * self.brightness
-        red, green, blue = (round(255 * v) for v in hsv_to_rgb(self.hue, rng.uniform(0.7, 1), bright))
+        rng = self.rng
+        value = BRIGHTNESS[0] + (BRIGHTNESS[1] - BRIGHTNESS[0]) * self.brightness
+        color = hsv_to_rgb(self.hue, rng.uniform(0.7, 1), value)
+        red, green, blue = (round(255 * share) for share in color)
         x, y = (rng.uniform(self.radius, IMAGE_SIZE - self.radius) for _ in range(2))
         draw = partial(draw_shape, shape=self.shape, x=x, y=y, r=self.radius)
         return Picture(rng.randint(215, 255), [Mark(draw, (red, green, blue), {"shape": self.shape})])
@@ -72,13 +85,14 @@ class ProxyGauge(Proxy):
 
     name = "proxy-gauge"
     chance = (1 / len(HUES) + 1 / len(SHAPES) + 2 / len(GRADES)) / 4
+    test_times = 3
 
     def item(self, rng: Random, level: Level, split: Split) -> ProxyItem:
         reading = Reading(rng, level)
-        category = rng.choice(list(reading.answers))
-        turn = reading.answers[category]
+        category, turn = cast(tuple[str, Turn], reading.ask())
         return ProxyItem(reading, turn.question, turn.answer, category, held_out=False)
 
     def further(self, item: ProxyItem) -> Turn | None:
         assert isinstance(item.scene, Reading)
-        return item.scene.rng.choice(list(item.scene.answers.values()))
+        asked = item.scene.ask()
+        return None if asked is None else asked[1]
