@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import yaml
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from ablate.analysis.results import ResultsError, open_store, parents, search
+from ablate.analysis.results import ResultsError, artifact_text, open_store, parents, search
 
 RESULT, PLAN = "bench/bench.json", "plan.json"
 SHARES = ("decode_fraction", "prefill_fraction")
@@ -71,12 +68,15 @@ def load_bench(tracking_uri: str, name: str) -> BenchResults:
         ResultsError: no store, no such bench, no finished model in it, or no such published table.
     """
     client = open_store(tracking_uri)
-    mlflow.set_tracking_uri(tracking_uri)
     found = parents(client, "bench", name)
     if not found:
         raise ResultsError(f"no bench of that name in {tracking_uri}")
     parent = found[0].info.run_id
-    plan = _json(client, parent, PLAN)
+
+    def read(run_id: str, path: str) -> dict[str, Any]:
+        return json.loads(artifact_text(client, tracking_uri, run_id, path))
+
+    plan = read(parent, PLAN)
     where = (
         f"tags.`mlflow.parentRunId` = '{parent}' and tags.`ablate.kind` = 'bench-model' "
         "and attributes.status = 'FINISHED'"
@@ -84,7 +84,7 @@ def load_bench(tracking_uri: str, name: str) -> BenchResults:
     newest: dict[str, Run] = {}
     for run in search(client, where):
         newest.setdefault(run.data.tags["ablate.name"], run)
-    documents = {label: _json(client, run.info.run_id, RESULT) for label, run in newest.items()}
+    documents = {label: read(run.info.run_id, RESULT) for label, run in newest.items()}
     if not documents:
         raise ResultsError(f"bench {name!r} has no measured model yet")
     protocol = next(iter(documents.values()))["protocol"]
@@ -141,8 +141,3 @@ def published(compare: str | None) -> dict[str, Any] | None:
         known = [f"{f.stem}/{t}" for f in PAPERS.glob("*.yaml") for t in yaml.safe_load(f.open())]
         raise ResultsError(f"no published table {compare!r}; known: {', '.join(sorted(known))}")
     return tables[table]
-
-
-def _json(client: MlflowClient, run_id: str, path: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        return json.loads(Path(client.download_artifacts(run_id, path, folder)).read_text())

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, cast
 
+import requests
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from ablate.errors import StoreError
+from ablate.errors import LONGEST, StoreError
 
+_AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
+_UNANSWERED = re.compile(r"API request to .* failed with (exception|timeout|error code 50[234])")
 ARTIFACTS = "mlartifacts"
 """The folder of artifacts beside an SQLite store."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 """What MLflow, databases, their drivers, connections and folders of artifacts raise."""
-REASON_BEGIN, REASON_END = 300, 100
-"""Characters of a long reason: what was asked for, and why it could not be had."""
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
+
+    MLflow keeps one store per URI in a process, so that a relative one would go on pointing to the
+    first folder it was used in. It is relative only in a folder whose name means something else
+    in a URI (``my%20project``).
+    """
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return home_expanded(given)
+    file = Path.cwd() / "mlflow.db"
+    uri = f"sqlite:///{file}"
+    return uri if sqlite_file(uri) == file else "sqlite:///mlflow.db"
+
+
+def home_expanded(uri: str) -> str:
+    """A store's address with ``~`` as the user's folder, if it is of files here."""
+    local = _AT_HOME.fullmatch(uri)
+    return uri if local is None else local[1] + str(Path(local[2]).expanduser())
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -49,7 +73,7 @@ def connect(uri: str) -> MlflowClient:
     """
     # It would tell how it makes its tables, and of each error beside raising it.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-    with refusals(uri), _first_try():
+    with refusals(uri), _few_tries():
         _open_database(uri)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
@@ -70,8 +94,9 @@ def refusals(uri: str, remedy: str = REMEDY, *own: type[Exception]) -> Iterator[
         yield
     except errors as error:
         line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        if len(line) > REASON_BEGIN + REASON_END:
-            line = f"{line[:REASON_BEGIN]} ... {line[-REASON_END:]}"
+        room = LONGEST - len(f"{uri}:  ... ; {remedy}")  # what is asked for, and why it cannot be
+        if len(line) > room > 0:
+            line = f"{line[: room * 3 // 4]} ... {line[-room // 4 :]}"
         raise StoreError(uri, "", f"{line}; {remedy}") from error
 
 
@@ -92,8 +117,8 @@ def _open_database(uri: str) -> None:
 
 
 @contextmanager
-def _first_try() -> Iterator[None]:
-    """Ask a server twice; later, when work could be lost, MLflow asks for minutes."""
+def _few_tries() -> Iterator[None]:
+    """Ask a server twice, where MLflow would ask for minutes."""
     given = MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
     if not given:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
@@ -105,18 +130,51 @@ def _first_try() -> Iterator[None]:
 
 
 class _Told:
-    """A client whose refusals are told as ``StoreError``."""
+    """A client whose refusals are told as ``StoreError``; see ``patient``."""
 
     def __init__(self, client: MlflowClient, uri: str) -> None:
         self._client = client
         self._uri = uri
+        self._wait: Callable[[], bool] | None = None
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 
         @wraps(method)
         def call(*arguments: Any, **options: Any) -> Any:
-            with refusals(self._uri):
-                return method(*arguments, **options)
+            while True:
+                try:
+                    with refusals(self._uri):
+                        return method(*arguments, **options)
+                except StoreError as error:
+                    if self._wait is None or not _is_away(error.__cause__) or not self._wait():
+                        raise
 
         return call
+
+
+@contextmanager
+def patient(client: MlflowClient, wait: Callable[[], bool]) -> Iterator[None]:
+    """Within, what a store cannot take because it is away is given to it again.
+
+    Args:
+        client: as ``connect`` gives it.
+        wait: is called before each further try; returns whether to make it.
+    """
+    told = cast(_Told, client)
+    told._wait = wait
+    try:
+        with _few_tries():  # MLflow's own last for minutes, in which no signal would be heeded
+            yield
+    finally:
+        told._wait = None
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether a store may be back soon: a server that does not answer, a database that is down."""
+    if isinstance(error, MlflowException):
+        passing = error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
+        return passing or _UNANSWERED.search(str(error)) is not None
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in (502, 503, 504)
+    return isinstance(error, ConnectionError | OperationalError | requests.ConnectionError)

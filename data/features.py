@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ablate.data.image_names import image_key, image_names
+from ablate.data.image_names import image_names
 from ablate.data.loading import SeededSampler, make_loader
-from ablate.data.samples import Samples
+from ablate.data.samples import Samples, image_key
 from ablate.data.text import Transform, stack_pixels
 
 FEATURES = "features"

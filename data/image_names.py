@@ -6,12 +6,10 @@ sample without an image has the empty name.
 
 from __future__ import annotations
 
-import hashlib
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch.utils.data import Subset
 
 from ablate.data.benchmarks.annotations import AnnotatedItems
@@ -19,14 +17,8 @@ from ablate.data.conversations import Conversations
 from ablate.data.images import VERSION
 from ablate.data.lengths import ShortenedSamples
 from ablate.data.mixture import WeightedSamples
+from ablate.data.samples import image_key
 from ablate.data.shards import ShardDataset
-
-
-def image_key(image: Image.Image) -> bytes:
-    """16 bytes that stand for an image's content."""
-    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.digest()
 
 
 @singledispatch

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -36,6 +39,7 @@ class Sample:
         turns: the conversation, at least one turn.
         category: the kind of question, for results broken down by it; "" for none.
         answers: all acceptable references for the last turn; the last answer by default.
+        image_id: what the image is called where it has a name; see ``Sample.record``.
     """
 
     id: str
@@ -43,6 +47,7 @@ class Sample:
     turns: list[Turn]
     category: str = ""
     answers: list[str] = field(default_factory=list)
+    image_id: str = ""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -51,11 +56,30 @@ class Sample:
             self.answers = [self.turns[-1].answer]
 
     def record(self) -> dict[str, Any]:
-        """What results keep of a sample: all but its image, and of its turns the last."""
+        """What results keep of a sample: all but its image, and of its turns the last.
+
+        ``image_id`` is the image's name or else stands for its content, so that questions about one
+        image have one, in whatever files they lie; None without an image.
+        """
+        named = self.image_id or (image_key(self.image).hex() if self.image is not None else None)
         return {
             "id": self.id,
+            "image_id": named,
             "question": self.turns[-1].question,
             "answer": self.turns[-1].answer,
             "answers": list(self.answers),
             "category": self.category,
         }
+
+
+def image_key(image: Image.Image) -> bytes:
+    """16 bytes that stand for an image's content."""
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def majority(answers: Sequence[str]) -> str:
+    """The answer that most people gave; of several as common, the first of the alphabet."""
+    counts = Counter(answers)
+    return min(counts, key=lambda answer: (-counts[answer], answer))

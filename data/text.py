@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ablate.data.batch_memory import empty
-from ablate.data.samples import Sample, Turn
+from ablate.data.samples import Sample, Turn, majority
 from ablate.data.templates import ChatTemplate
 from ablate.data.tokenizer import Tokenizer
 
@@ -161,6 +161,25 @@ def encode_choices(
     return conversations[0][:place], tokens
 
 
+def encode_answer(
+    turns: Sequence[Turn], template: ChatTemplate, tokenizer: Tokenizer, *, image: bool = True
+) -> tuple[list[int], list[int]]:
+    """A whole conversation as ids and labels, which are set on the last answer and its end alone.
+
+    Raises:
+        ValueError: the template has no way to write the conversation.
+    """
+    ids, labels = _encode(turns, template, tokenizer, image=image, answered=True)
+    earlier = 0
+    if len(turns) > 1:
+        _, before = _encode(turns[:-1], template, tokenizer, image=image, answered=True)
+        earlier = sum(label != IGNORE_INDEX for label in before)
+    learnt = [place for place, label in enumerate(labels) if label != IGNORE_INDEX]
+    for place in learnt[:earlier]:
+        labels[place] = IGNORE_INDEX
+    return ids, labels
+
+
 def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | None:
     """The transformed images of the samples that have one, in order.
 
@@ -256,12 +275,15 @@ class PromptCollator:
         tokenizer, template, transform: as in ``TrainCollator``.
         max_length: of a prompt, in tokens.
         choices: answers to choose between. A row then ends where their tokens first differ.
+        answered: with the conversations as they would be with their right answers, too.
 
     Returns:
         ``pixels`` and ``has_image`` as in ``TrainCollator``; ``input_ids`` and ``attention_mask``
         (B, L), padded on the left; ``choices`` (B, len(choices)), the next token of each;
         ``begun``, for each row the tokens of an answer that it ends with already, as all choices
-        have them; ``samples``, see ``Sample.record``.
+        have them; ``samples``, see ``Sample.record``. If ``answered``, ``right_ids`` and
+        ``right_labels`` (B, L'), padded on the right: conversations with the right answer
+        (``right_answer``), and labels on it and on the token that ends it.
 
     Raises:
         TooLongError: a prompt longer than ``max_length`` tokens.
@@ -274,10 +296,11 @@ class PromptCollator:
     transform: Transform
     max_length: int | None = None
     choices: tuple[str, ...] = ()
+    answered: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         rows, begun, choices = zip(*map(self._row, samples), strict=True)
-        return {
+        batch = {
             "pixels": stack_pixels(samples, self.transform),
             "has_image": has_image(samples),
             "input_ids": pad(rows, self.tokenizer.pad_id, "left"),
@@ -286,6 +309,11 @@ class PromptCollator:
             "choices": torch.tensor(choices, dtype=torch.long),
             "samples": [sample.record() for sample in samples],
         }
+        if self.answered:
+            right = [self._right(sample) for sample in samples]
+            batch["right_ids"] = pad([ids for ids, _ in right], self.tokenizer.pad_id, "right")
+            batch["right_labels"] = pad([labels for _, labels in right], IGNORE_INDEX, "right")
+        return batch
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:
         """The ids to go on from, those of them that are the answer's, and the choices' next."""
@@ -299,6 +327,26 @@ class PromptCollator:
         except ValueError as error:
             raise _of_sample(sample, error) from error
         return row, row[len(prompt) :], tokens
+
+    def _right(self, sample: Sample) -> tuple[list[int], list[int]]:
+        """The ids and labels of a conversation with its right answer."""
+        *earlier, last = sample.turns
+        right = replace(last, answer=right_answer(sample.answers, self.choices))
+        image = sample.image is not None
+        try:
+            return encode_answer([*earlier, right], self.template, self.tokenizer, image=image)
+        except ValueError as error:
+            raise _of_sample(sample, error) from error
+
+
+def right_answer(answers: Sequence[str], choices: Sequence[str]) -> str:
+    """The one answer whose probability stands for an item's: the majority's of its annotators.
+
+    Where a model chooses between answers it is the choice of that name, whose case may be another
+    (POPE's "yes" among Yes and No).
+    """
+    answer = majority(answers)
+    return next((c for c in choices if c.casefold() == answer.strip().casefold()), answer)
 
 
 def _of_sample(sample: Sample, error: ValueError) -> ValueError:

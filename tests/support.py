@@ -27,6 +27,29 @@ BASE = {
 }
 
 
+class Quiet:
+    """A reporter that keeps nothing and goes on; a test says what it wants to know."""
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """See ``Reporter``."""
+
+    def progress(self, phase: str, fraction: float) -> None:
+        """See ``Reporter``."""
+
+    def keep(self, path: Path) -> None:
+        """See ``Reporter``."""
+
+    def facts(self, values: dict[str, str]) -> None:
+        """See ``Reporter``."""
+
+    def done(self, step: str) -> None:
+        """See ``Reporter``."""
+
+    def keep_going(self, step: int, values: dict[str, float]) -> bool:
+        """See ``Reporter``."""
+        return True
+
+
 def write(path: Path, values: object) -> Path:
     """A YAML file of these values."""
     path.write_text(yaml.safe_dump(values, sort_keys=False))

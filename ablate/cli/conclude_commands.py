@@ -1,4 +1,4 @@
-"""`ablate report` and `score`: what follows from results."""
+"""`ablate report`, `power` and `score`: what follows from results."""
 
 from __future__ import annotations
 
@@ -11,45 +11,94 @@ from ablate.cli.common import cache_folder
 from ablate.errors import COMMAND_LINE, ConfigError
 
 if TYPE_CHECKING:
-    from ablate.analysis.results import SweepResults
+    from ablate.analysis.conclusions import Findings
+    from ablate.analysis.tables import Titled
 
 
 def report(
-    sweep: Annotated[str, typer.Argument(help="The sweep's or bench's name.")],
-    format: Annotated[str, typer.Option(help="md, latex or csv.")] = "md",
+    sweep: Annotated[
+        str | None, typer.Argument(help="The sweep's or bench's name.", show_default=False)
+    ] = None,
+    format: Annotated[str, typer.Option(help="md, latex, csv or html.")] = "md",
+    base: Annotated[
+        str | None,
+        typer.Option(help="The variant to compare with [default: the sweep's baseline, or first]."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Within it variants are equal: 0.01 is one point [default: the file's]."),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Analyse files made elsewhere, VARIANT/SEED.jsonl in this folder."),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw a sweep's scores, to a .svg, .png or .pdf file.")
     ] = None,
 ) -> None:
-    """Print a sweep's or bench's tables: scores over seeds, throughput, parameters; or speeds."""
+    """Print what a sweep found: scores with intervals, verdicts, speeds; or a bench's speeds."""
     from ablate.analysis.bench_results import is_bench, load_bench
     from ablate.analysis.bench_tables import bench_tables
-    from ablate.analysis.results import ResultsError, load_sweep
-    from ablate.analysis.tables import FORMATS, render, sweep_table
-    from ablate.tracking.store import tracking_uri
+    from ablate.analysis.connect import tracking_uri
+    from ablate.analysis.results import ResultsError
+    from ablate.analysis.sentences import limits, sentences
+    from ablate.analysis.tables import FORMATS, paragraphs, render
 
     if format not in FORMATS:
-        raise ConfigError(
-            COMMAND_LINE, "--format", f"{format!r} is not one of {', '.join(FORMATS)}"
-        )
-    uri = tracking_uri()
+        message = f"{format!r} is not one of {', '.join(FORMATS)}"
+        raise ConfigError(COMMAND_LINE, "--format", message)
+    if (sweep is None) == (predictions is None):
+        message = "name a sweep, or give a folder of predictions: one of both"
+        raise ConfigError(COMMAND_LINE, "--predictions", message)
+    tables: list[Titled]
     try:
-        if is_bench(uri, sweep):
-            timed = load_bench(uri, sweep)
-            tables, notes = bench_tables(timed), timed.notes
+        if sweep is not None and is_bench(tracking_uri(), sweep):
+            timed = load_bench(tracking_uri(), sweep)
+            tables, said, notes = bench_tables(timed), [], timed.notes
         else:
-            results = load_sweep(uri, sweep)
-            tables, notes = sweep_table(results), results.notes
+            from ablate.analysis.report_tables import report_tables
+
+            findings = found(sweep, predictions, base, margin)
+            tables, said = report_tables(findings), sentences(findings)
+            notes = limits(findings)
             if plot is not None:
-                draw(results, plot)
+                draw(findings, plot)
     except ResultsError as error:
-        raise ConfigError(COMMAND_LINE, sweep, str(error)) from error
+        where = sweep if sweep is not None else str(predictions)
+        raise ConfigError(COMMAND_LINE, where, str(error)) from error
     typer.echo(render(tables, format))
+    if said and format != "csv":
+        typer.echo(f"\n{paragraphs(said, format)}")
     for line in notes:
         typer.echo(line, err=True)
 
 
-def draw(results: SweepResults, path: Path) -> None:
+def found(
+    sweep: str | None, predictions: Path | None, base: str | None, margin: float | None
+) -> Findings:
+    """What is concluded of a sweep of this folder's store, or of files of predictions.
+
+    Raises:
+        ConfigError: the margin is none.
+        ResultsError: there is nothing to conclude from.
+    """
+    from ablate.analysis.conclusions import conclude
+    from ablate.analysis.connect import tracking_uri
+    from ablate.analysis.evidence import from_folder, from_store
+
+    if margin is not None and not 0 < margin < 1:
+        raise ConfigError(COMMAND_LINE, "--margin", MARGIN_UNIT)
+    if predictions is not None:
+        evidence = from_folder(predictions.expanduser())
+    else:
+        evidence = from_store(tracking_uri(), str(sweep))
+    return conclude(evidence, base, margin)
+
+
+MARGIN_UNIT = "is a share of the score between 0 and 1, as in 0.01 for one point"
+
+
+def draw(findings: Findings, path: Path) -> None:
     """Write a sweep's picture.
 
     Raises:
@@ -58,9 +107,37 @@ def draw(results: SweepResults, path: Path) -> None:
     from ablate.analysis.score_plot import plot_scores
 
     try:
-        plot_scores(results, path.expanduser())
+        plot_scores(findings, path.expanduser())
     except (ValueError, OSError) as error:
         raise ConfigError(COMMAND_LINE, "--plot", f"{path}: {error}") from error
+
+
+def power(
+    effect: Annotated[float, typer.Option(help="The true difference to find: 0.02 is 2 points.")],
+    sweep: Annotated[
+        str | None, typer.Option(help="Whose variances to plan with [default: the newest].")
+    ] = None,
+    power: Annotated[float, typer.Option(help="How surely it is to be found.")] = 0.8,
+) -> None:
+    """Print the seeds and items that find a difference, by a sweep's own variances."""
+    from ablate.analysis.connect import tracking_uri
+    from ablate.analysis.planning import newest_sweep, power_table
+    from ablate.analysis.results import ResultsError
+    from ablate.analysis.tables import render
+
+    for name, value in (("--effect", effect), ("--power", power)):
+        if not 0 < value < 1:
+            message = f"is between 0 and 1, as in 0.02 for two points, not {value}"
+            raise ConfigError(COMMAND_LINE, name, message)
+    try:
+        name = sweep if sweep is not None else newest_sweep(tracking_uri())
+        findings = found(name, None, None, None)
+    except ResultsError as error:
+        raise ConfigError(COMMAND_LINE, sweep or "--sweep", str(error)) from error
+    table, notes = power_table(findings, effect, power)
+    typer.echo(render([table], "md"))
+    for line in notes:
+        typer.echo(line, err=True)
 
 
 def score(

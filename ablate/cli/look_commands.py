@@ -1,4 +1,4 @@
-"""`ablate list`: what there is to choose from."""
+"""`ablate list`, `show` and `diff`: what there is to choose from, and what runs are."""
 
 from __future__ import annotations
 
@@ -84,3 +84,51 @@ def _first_sentence(text: str) -> str:
     lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
     comment = " ".join(line.lstrip("# ") for line in lines)
     return re.split(r"(?<=[.?!])\s", comment, maxsplit=1)[0]
+
+
+RunName = Annotated[str, typer.Argument(help="A run's id or name in MLflow.")]
+
+
+def show(run: RunName) -> None:
+    """Print what a run was keyed by and made with, its figures, and the command that repeats it."""
+    from ablate.tracking.described import describe
+
+    found = describe(run)
+    info = found.run.info
+    typer.echo(f"{info.run_name}: run {info.run_id} of {found.sweep}, {info.status}")
+    if found.command:
+        typer.echo(f"again: {found.command}")
+    _print("made with", found.made or {"": "not recorded: of an older version"})
+    for step, identity in found.steps.items():
+        _print(f"{step} {identity}, keyed by the config and", found.keys.get(step, {}))
+    if not found.steps:
+        typer.echo("\nof an older version, known by its config alone: not taken for new cells")
+    _print("config", found.config)
+    _print("figures", {name: f"{value:.6g}" for name, value in sorted(found.metrics.items())})
+
+
+def diff(one: RunName, other: RunName) -> None:
+    """Print in what two runs differ: config, data and files, what they were made with, figures."""
+    from ablate.tracking.described import describe, differences
+
+    first, second = describe(one), describe(other)
+    parts = {
+        "config": (first.config, second.config),
+        "made with": (first.made, second.made),
+        **{f"{s}, keyed by": (first.keys.get(s, {}), second.keys.get(s, {})) for s in first.keys},
+        "figures": (first.metrics, second.metrics),
+    }
+    for title, (mine, theirs) in parts.items():
+        found = differences(mine, theirs)
+        _print(
+            title, {key: f"{a}  ->  {b}" for key, (a, b) in found.items()} or {"": "no difference"}
+        )
+
+
+def _print(title: str, values: dict[str, Any]) -> None:
+    """A heading and a line for each value, all as text."""
+    from ablate.errors import printable
+
+    typer.echo(f"\n{title}")
+    for key, value in values.items():
+        typer.echo(f"  {printable(f'{key}: {value}' if key else str(value))}")

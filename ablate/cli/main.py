@@ -10,9 +10,9 @@ from typing import Any
 import typer
 
 from ablate.cli import data_commands
-from ablate.cli.conclude_commands import report, score
-from ablate.cli.look_commands import list_
-from ablate.cli.run_commands import bench, chat, study, sweep
+from ablate.cli.conclude_commands import power, report, score
+from ablate.cli.look_commands import diff, list_, show
+from ablate.cli.run_commands import bench, chat, evaluate, measure, study, sweep
 from ablate.errors import CellError, ConfigError
 
 SHOWN = "backslashreplace"
@@ -24,7 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help appears at once
 )
-for command in (sweep, study, bench, chat, report, score):
+RUN = (sweep, study, bench, evaluate, measure, chat)
+for command in (*RUN, report, power, score, show, diff):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(data_commands.app, name="data", help="Convert training data; check what is there.")
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
     _take_any_bytes()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     try:
         return app(arguments)
     except ConfigError as error:

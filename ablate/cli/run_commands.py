@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablate.cli.common import FORKED, File, Jobs, Overrides, cache_folder, terminal
-from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ablate.sweeping.run import Outcome
+
+
+What = Annotated[str, typer.Argument(help="A sweep file, or a run's id or name in MLflow.")]
 
 
 def sweep(
@@ -24,6 +29,14 @@ def sweep(
         bool, typer.Option("--dry-run", help="Print the plan, run nothing.")
     ] = False,
     jobs: Jobs = None,
+    rerun: Annotated[
+        list[str] | None,
+        typer.Option(help="Do cells again whose names match ('mlp-*', '*' for all)."),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse finished cells made with other versions or devices."),
+    ] = False,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
@@ -31,37 +44,86 @@ def sweep(
 
     plan = plan_sweep(find_file(file), overrides)
     from ablate.processes.executors import warm_up
+    from ablate.sweeping.made_with import made_otherwise
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
-    from ablate.sweeping.run import SweepRun, finished_runs
+    from ablate.sweeping.run import SweepRun, again, check_patterns, held_steps, is_scored
     from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
     console, tracker, cache = terminal(), Tracker(), cache_folder()
-    done = finished_runs(tracker)
+    check_patterns(plan, rerun or [])
+    held = held_steps(tracker)
     if dry_run:
         from ablate.sweeping.dry_run import print_dry_run
 
-        print_dry_run(console, plan, done, cache)
+        print_dry_run(console, plan, held, cache)
         return
     tracker.experiment(plan.name)  # refused now, if at all
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
     vocabularies = vocabulary_sizes(plan, cache)
     steps = plan_steps(plan, cache)
-    new = sum(each.identity not in done for each in steps.values())
+    for words, cells in made_otherwise(plan, steps, held).items():
+        message = f"{shortened(', '.join(cells))}: made with {words}"
+        if strict:
+            raise ConfigError(COMMAND_LINE, "--strict", f"{message}; --rerun does them again")
+        console.print(f"note: {message}", soft_wrap=True)
+    new = sum(
+        again(cell, rerun or []) or not is_scored(steps[cell.name], held) for cell in plan.cells
+    )
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
     if new:
         warm_up(*FORKED)
         model_sizes(plan, vocabularies)
     with Display(console) as display:
-        outcome = SweepRun(plan, steps, tracker, cache, display).run(jobs)
-    console.print(
-        f"{plan.name}: {len(outcome.finished)} cells run, {len(outcome.reused)} already finished, "
-        f"{len(outcome.failed)} failed; results in {tracker.uri}, "
-        f"table: ablate report {shlex.quote(plan.name)}",
-        soft_wrap=True,
-    )
-    end_with(outcome.failed, console)
+        outcome = SweepRun(plan, steps, tracker, cache, display, rerun or []).run(jobs)
+    end_sweep(outcome, "run", console)
+
+
+def evaluate(
+    what: What,
+    overrides: Overrides = None,
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(help="A benchmark [default: those of the file or the run]; may be repeated."),
+    ] = None,
+    jobs: Jobs = None,
+) -> None:
+    """Score trained cells on benchmarks that they have not answered yet, without training."""
+    import json
+
+    from ablate.processes.executors import warm_up
+    from ablate.sweeping.chosen import choose
+    from ablate.sweeping.run import SweepRun
+    from ablate.tracking.progress import Display
+    from ablate.tracking.store import Tracker
+
+    names = [name for given in benchmarks or [] for name in given.split(",")]
+    extra = [f"evaluate.benchmarks={json.dumps(names)}"] if names else []
+    cache, console = cache_folder(), terminal()
+    chosen = choose(what, overrides or [], extra, cache)
+    warm_up(*FORKED)
+    with Display(console) as display:
+        sweep = SweepRun(chosen.plan, chosen.steps, Tracker(), cache, display)
+        outcome = sweep.evaluate(chosen.trained, jobs)
+    end_sweep(outcome, "scored", console)
+
+
+def measure(what: What, overrides: Overrides = None) -> None:
+    """Measure trained cells' speed and memory on this machine; others' figures stay apart."""
+    from ablate.processes.executors import warm_up
+    from ablate.sweeping.chosen import choose
+    from ablate.sweeping.run import SweepRun
+    from ablate.tracking.progress import Display
+    from ablate.tracking.store import Tracker
+
+    cache, console = cache_folder(), terminal()
+    chosen = choose(what, overrides or [], [], cache)
+    warm_up(*FORKED)
+    with Display(console) as display:
+        sweep = SweepRun(chosen.plan, chosen.steps, Tracker(), cache, display)
+        outcome = sweep.measure(chosen.trained)
+    end_sweep(outcome, "measured", console)
 
 
 def study(file: File, overrides: Overrides = None) -> None:
@@ -119,6 +181,19 @@ def bench(
         typer.echo(render(bench_tables(results), "md"))
         for line in [*results.notes, f"results in {path} and {path.with_suffix('.png')}"]:
             typer.echo(line, err=True)
+    end_with(outcome.failed, console)
+
+
+def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
+    """Tell how a sweep ended, and end with the exit code for that; ``done``: what cells were."""
+    from ablate.tracking.store import tracking_uri
+
+    console.print(
+        f"{outcome.title}: {len(outcome.finished)} cells {done}, {len(outcome.reused)} already "
+        f"finished, {len(outcome.failed)} failed; results in {tracking_uri()}, "
+        f"table: ablate report {shlex.quote(outcome.title)}",
+        soft_wrap=True,
+    )
     end_with(outcome.failed, console)
 
 

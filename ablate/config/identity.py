@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import hashlib
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 from ablate.config.schema import IN_IDENTITY_IF_SET, NOT_IN_IDENTITY, RunConfig
 
@@ -58,6 +58,25 @@ def seedless_identity(config: RunConfig) -> str:
     fields = to_dict(config, identity_only=True)
     del fields["seed"]
     return digest(fields)
+
+
+def affects_results(path: str) -> bool:
+    """Whether a config path can change any figure: it is in an identity, or how speed is measured.
+
+    Args:
+        path: dotted; of one inside a component's arguments, the answer is yes.
+    """
+    schema: Any = RunConfig
+    for name in path.split("."):
+        fields = {}
+        if dataclasses.is_dataclass(schema):
+            fields = {field.name: field for field in dataclasses.fields(schema)}
+        if name not in fields or name == "measure":
+            return True
+        if fields[name].metadata == NOT_IN_IDENTITY:
+            return False
+        schema = get_type_hints(schema)[name]
+    return True
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ablate.components.registry import nearest
@@ -33,6 +34,18 @@ def find_file(given: Path | str) -> Path:
         return shipped[name]
     known = nearest(str(given), [*map(str, path.parent.glob("*.yaml")), *shipped])
     raise ConfigError(COMMAND_LINE, str(given), f"no such file, and none ships; {known}")
+
+
+def source_name(path: Path) -> str:
+    """What tells a file from others of its name: a path in the working folder, or a whole one.
+
+    A shipped file is the same wherever ablate is installed: ``sweeps/proxy/connector.yaml``.
+    """
+    whole, shipped = path.expanduser().resolve(), FOLDER.resolve()
+    for folder, within in ((shipped.parent, shipped), (Path.cwd(), Path.cwd())):
+        if whole.is_relative_to(within):
+            return os.fsencode(whole.relative_to(folder)).decode("utf-8", "backslashreplace")
+    return os.fsencode(whole).decode("utf-8", "backslashreplace")
 
 
 def find_base(path: Path) -> Path:

@@ -15,6 +15,7 @@ from ablate.analysis.bench_results import BenchResults, load_bench, published
 from ablate.analysis.bench_verdicts import published_table, verdicts
 from ablate.analysis.results import ResultsError
 from ablate.config.schema import RunConfig
+from ablate.config.shipped import source_name
 from ablate.cores import cores_here
 from ablate.efficiency.bench_plan import BenchPlan
 from ablate.efficiency.bench_process import FILE, FOLDER, ModelJob, bench_machine, bench_model
@@ -141,9 +142,11 @@ class BenchRun:
         """
         self.tracker.bury()
         self.tracker.experiment(self.plan.keys.name)  # refused now, if at all
-        keys = self.plan.keys
+        keys, file = self.plan.keys, source_name(Path(self.plan.source))
         with (
-            Recorder(self.tracker, self.display, "bench", keys.name, "bench-model") as recorder,
+            Recorder(
+                self.tracker, self.display, "bench", keys.name, "bench-model", file
+            ) as recorder,
             tempfile.TemporaryDirectory(prefix="ablate-") as folder,
         ):
             described = {"faster": keys.faster, "compare": keys.compare, "models": [*keys.models]}
@@ -186,8 +189,9 @@ class BenchRun:
                 conditions = json.loads((job.out / FOLDER / FILE).read_text())["protocol"]
                 tags = {key: str(value) for key, value in conditions.items()}
                 self.tracker.tag(recorder.run_ids[job.name], **tags)
-                name = self.plan.keys.name
-                self.outcome.results = write_results(self.tracker, recorder.parent, name, self.path)
+                self.outcome.results = write_results(
+                    self.tracker, recorder.parent, recorder.title, self.path
+                )
 
     def _measured(self, out: Path, message: Message) -> None:
         match message:

@@ -23,7 +23,7 @@ from ablate.units import MIB
 
 
 def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
-    """The measurements that the run asks for, as metrics ``speed/<name>``."""
+    """The measurements that the run asks for, by name."""
     device = device_here()
     model.to(device)
     measures = {"train": measure_training, "prefill": measure_prefill, "decode": measure_decoding}
@@ -31,7 +31,7 @@ def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
     for what in config.measure.what:
         with autocast(config.train, device):
             found |= measures[what](config, model, device)
-    return {f"speed/{name}": value for name, value in found.items()}
+    return found
 
 
 def measure_training(

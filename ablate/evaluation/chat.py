@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from mlflow.artifacts import download_artifacts
 from PIL import Image
 
-from ablate.analysis.connect import refusals
-from ablate.analysis.results import ResultsError, open_store
 from ablate.components.checkpoints import CheckpointError
-from ablate.components.registry import nearest
 from ablate.config.registries import data_set
 from ablate.data.images import ImageError, decode_image
 from ablate.data.samples import Sample, Turn
@@ -21,12 +18,14 @@ from ablate.data.templates import ChatTemplate
 from ablate.data.text import PromptCollator
 from ablate.data.tokenizer import TOKENIZER, Tokenizer
 from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.evaluation.kept_models import saved_model
 from ablate.models.devices import device_here, precision, to_device
 from ablate.models.generation import GREEDY, Sampling
-from ablate.models.saved import MODEL, load
+from ablate.models.saved import load
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
-from ablate.tracking.store import NAME, Tracker, tracking_uri
+from ablate.tracking.described import find_runs
+from ablate.tracking.store import NAME
 
 
 def find_model(reference: str) -> Path:
@@ -42,33 +41,14 @@ def find_model(reference: str) -> Path:
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder
-    uri = tracking_uri()
-    try:
-        open_store(uri)
-    except ResultsError as error:
-        message = f"no folder {reference!r}, and {error}"
-        raise ConfigError(COMMAND_LINE, "--model", message) from error
-    tracker = Tracker(uri)
-    runs = [*tracker.search(kind="cell"), *tracker.search(kind="trial")]
-    found = [r for r in runs if reference in (r.info.run_id, r.data.tags[NAME])]
-    if not found:
-        known = nearest(reference, sorted({r.data.tags[NAME] for r in runs}))
-        message = f"no folder or run {reference!r} in {uri}; {known}"
-        raise ConfigError(COMMAND_LINE, "--model", message)
+    tracker, found = find_runs(reference, "--model")
     for run in found:
-        artifacts = tracker.client.list_artifacts(run.info.run_id)
-        if any(artifact.path == MODEL for artifact in artifacts):
-            # by its own URI, so that a local store's folder is used where it is and not copied
-            with refusals(uri):
-                place = f"{run.info.artifact_uri}/{MODEL}"
-                return Path(download_artifacts(place, tracking_uri=uri))
-    raise ConfigError(
-        COMMAND_LINE,
-        "--model",
-        f"run {reference!r} ({found[0].info.status}) has not saved its model; run its sweep with "
-        "train.save=true, a finished run after `mlflow runs delete --run-id "
-        f"{found[0].info.run_id}`",
-    )
+        if (model := saved_model(tracker, run)) is not None:
+            return model
+    name = found[0].data.tags[NAME]
+    again = f"ablate sweep FILE train.save=true --rerun {shlex.quote(name)}"
+    message = f"run {reference!r} ({found[0].info.status}) has not kept its model; `{again}` does"
+    raise ConfigError(COMMAND_LINE, "--model", message)
 
 
 def read_image(path: Path) -> Image.Image:

@@ -10,9 +10,9 @@ import torch
 from ablate.config.schema import RunConfig
 from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
-from ablate.data.features import image_transform
+from ablate.data.features import FEATURES, image_transform
 from ablate.data.loading import SeededSampler, make_loader
-from ablate.data.text import PromptCollator
+from ablate.data.text import IGNORE_INDEX, PromptCollator
 from ablate.data.tokenizer import Tokenizer
 from ablate.models.devices import autocast, device_here, to_device
 from ablate.models.vlm import VisionLanguageModel
@@ -31,14 +31,13 @@ def evaluate(
     """Answer every item of a benchmark greedily; ``features``: see ``image_transform``.
 
     Returns:
-        One record per item: id, question, answer, prediction, score, category and, where the
-        benchmark has choices, ``choice_probabilities``.
+        A record per item, see ``ablate.data.benchmarks.base``.
     """
     tokenizer = dataset.tokenizer(cache)
     samples: Any = benchmark.chosen(cache, config.evaluate.split, config.evaluate.limit)
     transform = image_transform(samples, model.encoder.transform, features)
     choices = benchmark.choices or ()
-    collate = PromptCollator(tokenizer, dataset.template, transform, choices=choices)
+    collate = PromptCollator(tokenizer, dataset.template, transform, choices=choices, answered=True)
     loader = make_loader(
         samples,
         collate,
@@ -63,25 +62,39 @@ def answer(
     tokenizer: Tokenizer,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """The records of one batch, as ``PromptCollator`` makes it with the benchmark's choices."""
+    """The records of one batch, as ``PromptCollator`` makes it with choices and answered."""
+    pixels = encoded(model, to_device(batch["pixels"], device))
+    has_image = batch["has_image"].to(device)
     generation = model.generate(
-        to_device(batch["pixels"], device),
+        pixels,
         batch["input_ids"].to(device),
         batch["attention_mask"].to(device),
-        has_image=batch["has_image"].to(device),
+        has_image=has_image,
         max_new_tokens=benchmark.max_new_tokens,
         stop_ids=[tokenizer.eos_id],
     )
+    labels = batch["right_labels"].to(device)
+    right = model.log_probabilities(pixels, batch["right_ids"].to(device), labels, has_image)
+    lengths = (labels != IGNORE_INDEX).sum(1)
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, batch["choices"].to(device)).tolist()
     answers = zip(batch["begun"], generation.tokens.tolist(), strict=True)
-    for record, (begun, tokens), row in zip(records, answers, chances, strict=True):
+    likely = zip(right.tolist(), lengths.tolist(), strict=True)
+    rows = zip(records, answers, chances, likely, strict=True)
+    for record, (begun, tokens), row, (log_probability, length) in rows:
         # Stripped, as LLaVA and prismatic-vlms do it before they score.
         record["prediction"] = tokenizer.decode([*begun, *tokens]).strip()
+        record["log_probability"], record["tokens"] = log_probability, length
         if benchmark.choices:
             record["choice_probabilities"] = dict(zip(benchmark.choices, row, strict=True))
         record["score"] = benchmark.score(record["prediction"], record)
     return records
+
+
+@torch.inference_mode()
+def encoded(model: VisionLanguageModel, pixels: Any) -> Any:
+    """The images as features, so that what asks for them twice encodes them once."""
+    return None if pixels is None else {FEATURES: model.features(pixels)}
 
 
 def choice_probabilities(first_logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:

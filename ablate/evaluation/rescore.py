@@ -1,16 +1,10 @@
 """Scores of a file of predictions, apart from the model that made them.
 
-A cell logs its predictions as the artifact ``predictions/BENCHMARK.parquet``, a row per item:
-
-- ``id``, ``question``, ``answer``, ``answers`` (all references), ``category``: the item;
-- ``prediction``: the generated text;
-- ``choice_probabilities``: choice -> probability, where the benchmark has choices;
-- ``score``: from 0 to 1, as the cell scored it.
-
-The same rows may come as JSON lines or as a JSON list. So may the result files that the official
-evaluations take, ``[{"question_id": ..., "answer": ...}]`` or, of POPE, ``{"question": ...,
-"answer": ...}`` in the order of one setting's questions: those are completed from the official
-annotations, see `ablate data check`.
+A cell logs its predictions as records, see ``ablate.data.benchmarks.base``. The same rows may come
+as JSON lines or as a JSON list. So may the result files that the official evaluations take,
+``[{"question_id": ..., "answer": ...}]`` or, of POPE, ``{"question": ..., "answer": ...}`` in the
+order of one setting's questions: those are completed from the official annotations, see `ablate
+data check`.
 """
 
 from __future__ import annotations

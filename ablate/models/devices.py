@@ -35,3 +35,10 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     """A context in which a model runs in the precision that it is trained in."""
     enabled = precision(config) == "bf16-mixed"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def conditions(config: TrainConfig) -> dict[str, str]:
+    """The kind of device and the precision that a run trains in here."""
+    device = device_here()
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": kind, "precision": precision(config)}

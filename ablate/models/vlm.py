@@ -121,6 +121,40 @@ class VisionLanguageModel(nn.Module):
         Raises:
             CellError: no token in the batch is supervised (the mean would silently be 0 or NaN).
         """
+        logits, targets, _ = self._supervised(pixels, input_ids, labels, has_image)
+        if not len(targets):
+            raise CellError("a batch holds no supervised token: every label is masked")
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return F.cross_entropy(logits, targets), accuracy
+
+    @torch.inference_mode()
+    def log_probabilities(
+        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor | None = None
+    ) -> Tensor:
+        """The log-probability of each row's supervised tokens, given all that comes before each.
+
+        Args:
+            pixels, input_ids, labels, has_image: as in ``loss``.
+
+        Returns:
+            (B,) float32, sums of natural logarithms over a row's tokens, among the tokens that can
+            be generated; 0 for a row without any.
+        """
+        logits, targets, supervised = self._supervised(pixels, input_ids, labels, has_image)
+        possible = logits[:, : self.vocab_size].log_softmax(-1)
+        tokens = torch.zeros(supervised.shape, device=logits.device)
+        tokens[supervised] = possible.gather(1, targets[:, None])[:, 0]
+        return tokens.sum(1)
+
+    def _supervised(
+        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What predicts the S supervised tokens of a right-padded batch.
+
+        Returns:
+            Logits (S, vocab_size) in float32, the tokens (S,), and which positions predict them
+            (B, N + L - 1).
+        """
         embeds, mask = self.sequence(pixels, input_ids, has_image)
         # The last position predicts nothing, and a masked one no first token of a text.
         embeds, mask = embeds[:, :-1], None if mask is None else mask[:, :-1]
@@ -129,15 +163,10 @@ class VisionLanguageModel(nn.Module):
         if mask is not None:
             targets = targets.masked_fill(mask == 0, IGNORE_INDEX)
         supervised = targets != IGNORE_INDEX
-        if not bool(supervised.any()):
-            raise CellError("a batch holds no supervised token: every label is masked")
         # The backbone is causal, so padding on the right needs no mask. The head runs only where a
         # label is: its logits dominate memory otherwise.
         hidden = self.backbone.hidden_states(embeds, mask)
-        logits = self.backbone.head(hidden[supervised]).float()
-        targets = targets[supervised]
-        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-        return F.cross_entropy(logits, targets), accuracy
+        return self.backbone.head(hidden[supervised]).float(), targets[supervised], supervised
 
     @torch.inference_mode()
     def generate(

@@ -44,6 +44,20 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What the work was done with, such as the device and the kernels."""
+
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step of the task's is done, and all that belongs to it has been said and stored."""
+
+    step: str
+
+
+@dataclass(frozen=True)
 class Done:
     """The last message of work that ended well."""
 
@@ -56,7 +70,7 @@ class Failed:
     traceback: str
 
 
-Message = Started | Metrics | Progress | Validated | Stored | Done | Failed
+Message = Started | Metrics | Progress | Validated | Stored | Facts | StepDone | Done | Failed
 
 
 class Reporter(Protocol):
@@ -70,6 +84,12 @@ class Reporter(Protocol):
 
     def keep(self, path: Path) -> None:
         """A file or folder that is whole: to be kept at once."""
+
+    def facts(self, values: dict[str, str]) -> None:
+        """What the work was done with."""
+
+    def done(self, step: str) -> None:
+        """A step is done: what belongs to it has been told before."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """After a validation: whether to go on training."""

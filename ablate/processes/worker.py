@@ -16,7 +16,17 @@ from typing import Any
 import torch
 
 from ablate.errors import CellError
-from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Stored, Validated
+from ablate.processes.messages import (
+    Done,
+    Facts,
+    Failed,
+    Message,
+    Metrics,
+    Progress,
+    StepDone,
+    Stored,
+    Validated,
+)
 
 
 class PipeReporter:
@@ -36,6 +46,14 @@ class PipeReporter:
     def keep(self, path: Path) -> None:
         """See ``Reporter``."""
         self._connection.send(Stored(path))
+
+    def facts(self, values: dict[str, str]) -> None:
+        """See ``Reporter``."""
+        self._connection.send(Facts(values))
+
+    def done(self, step: str) -> None:
+        """See ``Reporter``."""
+        self._connection.send(StepDone(step))
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """See ``Reporter``; waits for the answer."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from mlflow.entities import Run
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ablate.analysis.held import HeldSteps
 from ablate.config.registries import data_set
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.errors import DataError
@@ -17,19 +17,19 @@ from ablate.models.sizes import ModelSize
 from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once, without_memory
 from ablate.sweeping.plan import Plan
 from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
-from ablate.sweeping.run import default_jobs
+from ablate.sweeping.run import default_jobs, is_scored
 from ablate.sweeping.steps import plan_steps
 from ablate.training.feature_cache import LIMIT, Request, bytes_an_image, limit, requests
 from ablate.units import GIB
 
 
-def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Path) -> None:
+def print_dry_run(console: Console, plan: Plan, held: HeldSteps, cache: Path) -> None:
     """The plan's sizes, memory and time; without its training data, all but the time.
 
     Args:
         console: where to print.
         plan: the sweep.
-        done: the store's finished cells by identity.
+        held: what the store's cells hold.
         cache: folder of converted data.
 
     Raises:
@@ -46,10 +46,10 @@ def print_dry_run(console: Console, plan: Plan, done: dict[str, Run], cache: Pat
         console.print(note)
     else:
         sizes = model_sizes(plan, vocabularies)
-        finished = {name for name, each in steps.items() if each.identity in done}
+        finished = {name for name, each in steps.items() if is_scored(each, held)}
         todo = [c.config for c in plan.cells if c.name not in finished]
         stored = print_features(console, todo, cache)
-        seconds = estimated_seconds(plan, sizes, finished, list(done.values()), stored, cache)
+        seconds = estimated_seconds(plan, sizes, finished, held.runs, stored, cache)
         once = prepared_once(todo, stored, cache)
     print_memory(console, plan, sizes)
     print_plan(console, plan, sizes, finished, seconds, once)

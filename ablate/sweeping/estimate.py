@@ -108,9 +108,9 @@ def _history(plan: Plan, seen_runs: list[Run]) -> dict[str, float]:
     wanted = plan.combinations
     found: dict[str, list[float]] = {}
     for run in seen_runs:
-        combination = run.data.tags["ablate.combination"]
-        if combination in wanted:
-            seconds = run.data.metrics["seconds/train"] + run.data.metrics["seconds/evaluate"]
+        combination, metrics = run.data.tags["ablate.combination"], run.data.metrics
+        if combination in wanted and {"seconds/train", "seconds/evaluate"} <= metrics.keys():
+            seconds = metrics["seconds/train"] + metrics["seconds/evaluate"]
             found.setdefault(combination, []).append(seconds)
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 

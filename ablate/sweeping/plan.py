@@ -15,9 +15,11 @@ from ablate.components.registry import nearest
 from ablate.config.checks import LARGEST_SEED
 from ablate.config.compose import Layer, compose, expand
 from ablate.config.documents import RunFile, read_file
-from ablate.config.identity import identity, seedless_identity
+from ablate.config.identity import affects_results, identity, seedless_identity
 from ablate.config.schema import SECTIONS, RunConfig
+from ablate.config.shipped import source_name
 from ablate.errors import ConfigError, printable, shortened
+from ablate.sweeping.judging import baseline_labels, check_margin
 
 VARIANT = "variant"
 """The axis whose values are diffs from the root of the config, not at one path in it."""
@@ -30,6 +32,10 @@ class SweepKeys:
     ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
     ``seeds``: a cell for each; if none are given, the run's own ``seed``.
     ``exclude``: combinations left out, each a mapping axis -> label.
+    ``baseline``: axis -> label of the combination that the others are compared with; by default
+    the first that sees the image, which has the first value of each axis.
+    ``margin``: two combinations whose scores differ by less are equal, 0.01 for one point; null:
+    none are.
     ``compare``: the published table to print beside the results.
     """
 
@@ -37,16 +43,19 @@ class SweepKeys:
     axes: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
     exclude: list[dict[str, Any]] = field(default_factory=list)
+    baseline: dict[str, Any] = field(default_factory=dict)
+    margin: float | None = 0.01
     compare: str | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of axis values and one seed."""
+    """One combination of axis values and one seed; ``called``: its name, if it has one already."""
 
     labels: dict[str, str]
     config: RunConfig
     source: str
+    called: str = ""
 
     @cached_property
     def identity(self) -> str:
@@ -66,18 +75,33 @@ class Cell:
     @property
     def name(self) -> str:
         """Short and unique in the sweep: ``mlp-mamba2-s0``."""
-        return f"{self.combination}-s{self.config.seed}"
+        return self.called or f"{self.combination}-s{self.config.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, ready to run."""
+    """A sweep, ready to run.
+
+    Attributes:
+        name: of the sweep.
+        source: its file, for messages.
+        axes: config path -> labels, in the file's order.
+        cells: in the order of the axes, the last changes first, then the seeds.
+        compare: the published table to print beside the results.
+        judged: what its file says of how its results are judged.
+        file: what tells its file from others of the name, see ``source_name``.
+        overrides: those of the command line that can change a figure, sorted: another plan of the
+            same file.
+    """
 
     name: str
     source: str
     axes: dict[str, list[str]]
     cells: list[Cell]
     compare: str | None = None
+    judged: dict[str, Any] = field(default_factory=dict)
+    file: str = ""
+    overrides: tuple[str, ...] = ()
 
     @cached_property
     def combinations(self) -> dict[str, Cell]:
@@ -116,7 +140,26 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
-    return Plan(keys.name, source, names, cells, keys.compare)
+    overridden = tuple(sorted(i for i in items or [] if affects_results(i.partition("=")[0])))
+    return Plan(
+        keys.name,
+        source,
+        names,
+        cells,
+        keys.compare,
+        _judged(keys, names, cells, source),
+        source_name(path),
+        overridden,
+    )
+
+
+def _judged(
+    keys: SweepKeys, axes: dict[str, list[str]], cells: list[Cell], source: str
+) -> dict[str, Any]:
+    check_margin(keys.margin, source)
+    combinations = [cell.labels for cell in cells]
+    baseline = baseline_labels(keys.baseline, axes, combinations, source)
+    return {"baseline": baseline, "margin": keys.margin}
 
 
 def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:

@@ -25,12 +25,24 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
     """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
 
     Raises:
-        DataError: a benchmark's files are not there, or are damaged, or its items cannot be put to
-            a model by the data's template and tokenizer.
+        DataError: see ``prepare_benchmarks``.
         CellError: a stage 0 failed.
     """
+    for name in dict.fromkeys(config.data.name for config in configs):
+        display.say(f"preparing data: {name}")
+    prepare_benchmarks(configs, cache)
+    _pretrain(configs, cache, display)
+    _store_features(configs, cache, display)
+
+
+def prepare_benchmarks(configs: list[RunConfig], cache: Path) -> None:
+    """See that these runs' data, and the benchmarks that they answer, are there.
+
+    Raises:
+        DataError: a benchmark's files are not there, or are damaged, or its items cannot be put to
+            a model by the data's template and tokenizer.
+    """
     for config in {str((c.data, c.evaluate)): c for c in configs}.values():
-        display.say(f"preparing data: {config.data.name}")
         dataset = data_set(config)
         dataset.prepare(cache)
         for name in config.evaluate.benchmarks:
@@ -38,8 +50,6 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
                 _ask(benchmark_named(name), dataset, config, cache)
             except (ValueError, OSError) as error:
                 raise DataError("evaluate.benchmarks", name, str(error)) from error
-    _pretrain(configs, cache, display)
-    _store_features(configs, cache, display)
 
 
 def _ask(benchmark: Benchmark, dataset: DataSet, config: RunConfig, cache: Path) -> None:

@@ -1,13 +1,16 @@
-"""Running a plan: what is done stays done, what is new is trained, what failed is listed.
+"""Running a plan: what is done stays done, what is new is done, what failed is listed.
 
 A cell is trained and scored first; efficiency is measured after all training has ended, one cell at
-a time, so that no measurement shares the machine with another cell.
+a time, so that no measurement shares the machine with another cell. Every step is known by its own
+identity: a benchmark more is answered by the model that was trained before, if it was kept.
 """
 
 from __future__ import annotations
 
+import fnmatch
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,37 +18,60 @@ from typing import Any, Literal
 import torch
 from mlflow.entities import Run
 
+from ablate.analysis.held import EVALUATE, MEASURE, TRAIN, HeldSteps, steps_of
+from ablate.components.registry import nearest
 from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
+from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.evaluation.kept_models import saved_model
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
 from ablate.sweeping.plan import Cell, Plan
-from ablate.sweeping.prepare import prepare
+from ablate.sweeping.prepare import prepare, prepare_benchmarks
 from ablate.sweeping.steps import Steps
-from ablate.sweeping.work import measure_only, train_and_evaluate
+from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate
+from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import AXIS, IDENTITY, PROCESS, Tracker
+from ablate.tracking.store import AXIS, IDENTITY, NAME, PROCESS, Tracker
 
-Kind = Literal["train", "measure"]
+Kind = Literal["train", "evaluate", "measure"]
 
 
 @dataclass(frozen=True)
 class CellJob:
-    """What a process does for a cell; ``out`` is a folder for the files that it makes."""
+    """What a process does for a cell.
+
+    Attributes:
+        cell: the cell.
+        kind: what is done.
+        missing: the steps that it gives, all of the kind (and what follows training).
+        trained: the run that holds its trained model; None if it is to be trained.
+        weights: the folder of that model, for ``evaluate``.
+    """
 
     cell: Cell
     kind: Kind
-    out: Path
+    missing: tuple[str, ...]
+    trained: Run | None = None
+    weights: Path | None = None
 
 
 @dataclass
 class Outcome:
-    """How a sweep ended: cell names, and the reason of each failure."""
+    """How a sweep ended: cell names, and the reason of each failure.
+
+    Attributes:
+        reused: cells that were trained and scored before.
+        finished: cells that were trained, or scored on what was missing, now.
+        failed: name -> reason.
+        title: what the sweep is called in the store.
+    """
 
     reused: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    title: str = ""
 
 
 def default_jobs(config: RunConfig) -> int:
@@ -55,20 +81,65 @@ def default_jobs(config: RunConfig) -> int:
     return max(1, cores_here() // config.train.threads)
 
 
-def finished_runs(tracker: Tracker) -> dict[str, Run]:
-    """Every finished cell of the store, of any sweep, by identity."""
-    runs = tracker.search(kind="cell")
-    done = [run for run in reversed(runs) if run.info.status == "FINISHED"]
-    return {run.data.tags[IDENTITY]: run for run in done}
+NOT_TRAINED = "is not trained yet; `ablate sweep` does"
+
+
+def weights_not_kept(run: Run) -> str:
+    """Why a run's model cannot be asked, and what it would cost to make it again."""
+    seconds = run.data.metrics.get("seconds/train")
+    cost = "" if seconds is None else f" in about {seconds:,.0f} s, as long as it took before"
+    name = run.data.tags[NAME]
+    return (
+        "its weights were not kept (train.save_below_mb, train.save); `ablate sweep FILE "
+        f"train.save=true --rerun {shlex.quote(name)}` trains it again{cost}"
+    )
+
+
+def held_steps(tracker: Tracker) -> HeldSteps:
+    """The steps that the store's cells hold, of any sweep."""
+    return HeldSteps(tracker.search(kind="cell"))
 
 
 def running_elsewhere(tracker: Tracker) -> dict[str, str]:
-    """Cells that a live process is running now: identity -> what to tell the user."""
+    """Trainings that a live process is at now: identity -> what to tell the user."""
     runs = [r for r in tracker.search(kind="cell") if r.info.status == "RUNNING"]
     return {
         r.data.tags[IDENTITY]: f"is being run by another process ({r.data.tags[PROCESS]})"
         for r in runs
     }
+
+
+def missing_steps(steps: Steps, held: HeldSteps, prefix: str) -> tuple[str, ...]:
+    """The steps whose names begin so that no run holds; a measurement counts on its machine."""
+    return tuple(
+        step
+        for step, identity in steps.named(prefix).items()
+        if not any(each.step == legal_name(step) for each in held.all(identity))
+    )
+
+
+def is_scored(steps: Steps, held: HeldSteps) -> bool:
+    """Whether a cell is trained and all its benchmarks are answered."""
+    trained = held.run(steps.trained) is not None
+    return trained and not missing_steps(steps, held, EVALUATE)
+
+
+def again(cell: Cell, patterns: Iterable[str]) -> bool:
+    """Whether a cell's name matches one of the patterns (as in a shell) of what is done again."""
+    return any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
+
+
+def check_patterns(plan: Plan, patterns: Iterable[str]) -> None:
+    """See to it that each pattern matches a cell.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    names = [cell.name for cell in plan.cells]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            message = f"no cell's name matches {pattern!r}; {nearest(pattern, names)}"
+            raise ConfigError(COMMAND_LINE, "--rerun", message)
 
 
 class SweepRun:
@@ -80,105 +151,220 @@ class SweepRun:
         tracker: where results are kept.
         cache: folder of converted data.
         display: shows progress.
+        rerun: patterns of names of cells that are done again, whatever is held.
     """
 
     def __init__(
-        self, plan: Plan, steps: dict[str, Steps], tracker: Tracker, cache: Path, display: Display
+        self,
+        plan: Plan,
+        steps: dict[str, Steps],
+        tracker: Tracker,
+        cache: Path,
+        display: Display,
+        rerun: Iterable[str] = (),
     ) -> None:
         self.plan = plan
-        self.identities = {name: each.identity for name, each in steps.items()}
         self.steps = steps
         self.tracker = tracker
         self.cache = cache
         self.display = display
+        self.rerun = tuple(rerun)
         self.outcome = Outcome()
+        self._held = HeldSteps(())
 
     def run(self, jobs: int | None = None) -> Outcome:
-        """Train and measure what is not done yet; every run ends, whatever happens."""
+        """Train, score and measure what is not done yet; every run ends, whatever happens."""
         self.tracker.bury()
         cells, outcome = self.plan.cells, self.outcome
-        done, busy = finished_runs(self.tracker), running_elsewhere(self.tracker)
-        known = self.identities
-        outcome.reused = [c.name for c in cells if known[c.name] in done]
-        outcome.failed = {c.name: busy[known[c.name]] for c in cells if known[c.name] in busy}
-        todo = [c for c in cells if known[c.name] not in done | busy]
-        prepare([c.config for c in todo], self.cache, self.display)
-        with Recorder(self.tracker, self.display, "sweep", self.plan.name, "cell") as recorder:
-            recorder.run_ids = {
-                name: done[identity].info.run_id
-                for name, identity in known.items()
-                if identity in done
-            }
-            self.tracker.client.log_dict(recorder.parent, describe(self.plan, known), "plan.json")
-            self._execute("train", todo, jobs or default_jobs(cells[0].config), recorder)
-            self._execute("measure", self._unmeasured(recorder), 1, recorder)
-            recorder.status = "FAILED" if outcome.failed else "FINISHED"
+        self._held, busy = held_steps(self.tracker), running_elsewhere(self.tracker)
+        free = []
+        for cell in cells:
+            if not again(cell, self.rerun) and is_scored(self.steps[cell.name], self._held):
+                outcome.reused.append(cell.name)
+            elif (trained := self.steps[cell.name].trained) in busy:
+                outcome.failed[cell.name] = busy[trained]
+            else:
+                free.append(cell)
+        jobs = jobs or default_jobs(cells[0].config)
+        with tempfile.TemporaryDirectory(prefix="ablate-") as out:
+            scoring = [self._scoring(cell, Path(out)) for cell in free]
+            training = [job.cell.config for job in scoring if job.kind == "train"]
+            prepare(training, self.cache, self.display)
+            prepare_benchmarks([job.cell.config for job in scoring], self.cache)
+            with self._recorder() as recorder:
+                plan = describe(self.plan, self.steps)
+                self.tracker.client.log_dict(recorder.parent, plan, "plan.json")
+                self._execute("train", scoring, jobs, recorder, Path(out))
+                self._execute("evaluate", scoring, jobs, recorder, Path(out))
+                self._held = held_steps(self.tracker)
+                self._execute("measure", self._unmeasured(), 1, recorder, Path(out))
+                recorder.status = "FAILED" if outcome.failed else "FINISHED"
+                outcome.title = recorder.title
         return outcome
 
-    def _unmeasured(self, recorder: Recorder) -> list[Cell]:
-        """Finished cells that lack a measurement the plan asks for."""
-        finished = {*self.outcome.reused, *self.outcome.finished}
-        found = []
-        for cell in [c for c in self.plan.cells if c.name in finished and c.config.measure.what]:
-            run = self.tracker.client.get_run(recorder.run_ids[cell.name])
-            if run.data.tags.get("ablate.measured") != measured_tag(cell.config):
-                found.append(cell)
-        return found
+    def evaluate(self, trained: dict[str, Run], jobs: int | None = None) -> Outcome:
+        """Score models that were trained before on the benchmarks that they have not answered.
 
-    def _execute(self, kind: Kind, cells: list[Cell], jobs: int, recorder: Recorder) -> None:
-        """Run the cells' processes; measuring uses all cores, training the cell's own share."""
-        if not cells:
+        Args:
+            trained: the runs that hold them, by the cell's name; cells without one fail.
+            jobs: cells at a time.
+        """
+        cells, outcome = self.plan.cells, self.outcome
+        self._held = held_steps(self.tracker)
+        with tempfile.TemporaryDirectory(prefix="ablate-") as out:
+            scoring = []
+            for cell in cells:
+                run = trained.get(cell.name)
+                missing = missing_steps(self.steps[cell.name], self._held, EVALUATE)
+                if run is None:
+                    outcome.failed[cell.name] = NOT_TRAINED
+                elif not missing:
+                    outcome.reused.append(cell.name)
+                elif (weights := saved_model(self.tracker, run, Path(out))) is None:
+                    outcome.failed[cell.name] = weights_not_kept(run)
+                else:
+                    scoring.append(CellJob(cell, "evaluate", missing, run, weights))
+            prepare_benchmarks([job.cell.config for job in scoring], self.cache)
+            with self._recorder() as recorder:
+                at_once = jobs or default_jobs(cells[0].config)
+                self._execute("evaluate", scoring, at_once, recorder, Path(out))
+                recorder.status = "FAILED" if outcome.failed else "FINISHED"
+                outcome.title = recorder.title
+        return outcome
+
+    def measure(self, trained: dict[str, Run]) -> Outcome:
+        """Measure cells on this machine, once more if they were; see ``evaluate``.
+
+        Raises:
+            ConfigError: a cell asks for nothing to be measured.
+        """
+        outcome, jobs = self.outcome, []
+        for cell in self.plan.cells:
+            if not (steps := tuple(self.steps[cell.name].named(MEASURE))):
+                raise ConfigError(self.plan.source, "measure.what", "is empty: nothing to measure")
+            if (run := trained.get(cell.name)) is None:
+                outcome.failed[cell.name] = NOT_TRAINED
+            else:
+                jobs.append(CellJob(cell, "measure", steps, run))
+        with tempfile.TemporaryDirectory(prefix="ablate-") as out, self._recorder() as recorder:
+            self._execute("measure", jobs, 1, recorder, Path(out))
+            recorder.status = "FAILED" if outcome.failed else "FINISHED"
+            outcome.title = recorder.title
+        names = [job.cell.name for job in jobs]
+        outcome.finished = [name for name in names if name not in outcome.failed]
+        return outcome
+
+    def _recorder(self) -> Recorder:
+        plan = self.plan
+        about = (plan.name, "cell", plan.file, plan.overrides)
+        recorder = Recorder(self.tracker, self.display, "sweep", *about)
+        recorder.identities = {name: each.identities for name, each in self.steps.items()}
+        return recorder
+
+    def _scoring(self, cell: Cell, folder: Path) -> CellJob:
+        """Training with all benchmarks, or those that are missing alone if weights were kept."""
+        steps = self.steps[cell.name]
+        trained = None if again(cell, self.rerun) else self._held.run(steps.trained)
+        if trained is not None:
+            weights = saved_model(self.tracker, trained, folder)
+            if weights is not None:
+                missing = missing_steps(steps, self._held, EVALUATE)
+                return CellJob(cell, "evaluate", missing, trained, weights)
+            self.display.say(f"{cell.name}: its weights were not kept, so that it is trained again")
+        return CellJob(cell, "train", (TRAIN, *steps.named(EVALUATE)))
+
+    def _unmeasured(self) -> list[CellJob]:
+        """What the plan asks to be measured and is not held yet, of this machine."""
+        done = {*self.outcome.reused, *self.outcome.finished}
+        jobs = []
+        for cell in [c for c in self.plan.cells if c.name in done]:
+            steps = self.steps[cell.name]
+            held = HeldSteps(()) if again(cell, self.rerun) else self._held
+            if missing := missing_steps(steps, held, MEASURE):
+                jobs.append(CellJob(cell, "measure", missing, self._held.run(steps.trained)))
+        return jobs
+
+    def _execute(
+        self, kind: Kind, jobs: list[CellJob], at_once: int, recorder: Recorder, folder: Path
+    ) -> None:
+        """Run the processes of a kind; measuring uses all cores, others the cell's own share."""
+        jobs = [job for job in jobs if job.kind == kind]
+        if not jobs:
             return
-        self.display.phase(kind, len(cells), jobs)
+        self.display.phase(kind, len(jobs), at_once)
 
         def handle(task: Task, message: Message) -> bool:
             self._handle(task, message, recorder)
             return True
 
-        with tempfile.TemporaryDirectory(prefix="ablate-") as folder:
-            execute(self._tasks(kind, cells, Path(folder)), jobs, handle, recorder.beat)
+        execute(self._tasks(jobs, folder), at_once, handle, recorder.beat)
 
-    def _tasks(self, kind: Kind, cells: list[Cell], folder: Path) -> Iterator[Task]:
-        for cell in cells:
-            out = folder / self.identities[cell.name]
+    def _tasks(self, jobs: list[CellJob], folder: Path) -> Iterator[Task]:
+        for number, job in enumerate(jobs):
+            out = folder / f"{job.kind}-{number}"
             out.mkdir()
-            job = CellJob(cell, kind, out)
-            if kind == "train":
-                arguments = (cell.config, self.cache, out)
-                yield Task(job, train_and_evaluate, arguments, cell.config.train.threads)
-            else:
-                yield Task(job, measure_only, (cell.config, self.cache), cores_here())
+            yield self._task(job, out)
+
+    def _task(self, job: CellJob, out: Path) -> Task:
+        given = (job.cell.config, self.cache)
+        threads = job.cell.config.train.threads
+        if job.kind == "train":
+            return Task(job, train_and_evaluate, (*given, out), threads)
+        if job.kind == "evaluate":
+            names = [step.removeprefix(EVALUATE) for step in job.missing]
+            return Task(job, evaluate_saved, (*given, out, job.weights, names), threads)
+        assert job.trained is not None
+        machine = job.missing[0].removeprefix(MEASURE)
+        repeat = self.tracker.repeats(job.trained, machine)
+        return Task(job, measure_only, (*given, machine, repeat), cores_here())
 
     def _handle(self, task: Task, message: Message, recorder: Recorder) -> None:
         job: CellJob = task.key
         cell = job.cell
-        if job.kind == "train" and isinstance(message, Started):
-            run_id = recorder.start(cell.name, cell.config, **self._tags(cell))
-            self.tracker.client.log_dict(run_id, self.steps[cell.name].keys, "steps.json")
+        if isinstance(message, Started):
+            self._open(job, recorder)
         recorder.record(cell.name, message, job.kind)
         match message:
             case Failed(reason):
                 self.outcome.failed[cell.name] = reason
-            case Done() if job.kind == "train":
+            case Done() if job.kind != "measure":
                 self.outcome.finished.append(cell.name)
-            case Done():
-                self.tracker.tag(recorder.run_ids[cell.name], measured=measured_tag(cell.config))
+
+    def _open(self, job: CellJob, recorder: Recorder) -> None:
+        """Give the job its run: that of its trained model, if it holds no other step of the name.
+
+        Such another step stays: of a benchmark with other files, say, or of other settings.
+        """
+        cell, steps = job.cell, self.steps[job.cell.name]
+        held = {} if job.trained is None else steps_of(job.trained)
+        new = {legal_name(step): steps.identities[step] for step in job.missing}
+        agrees = all(held.get(step, identity) == identity for step, identity in new.items())
+        if job.trained is not None and agrees:
+            recorder.add_to(cell.name, job.trained)
+        else:
+            recorder.start(cell.name, cell.config, **self._tags(cell))
+        run_id = recorder.run_ids[cell.name]
+        for step in job.missing:
+            path = f"steps/{folder_name(step)}.json"
+            self.tracker.client.log_dict(run_id, {"step": step, **steps.keys[step]}, path)
 
     def _tags(self, cell: Cell) -> dict[str, str]:
         axes = {f"{AXIS}{axis}": label for axis, label in cell.labels.items()}
         shared = {"combination": cell.combination_identity, "sweep": self.plan.name}
-        return {"identity": self.identities[cell.name], **shared, **axes}
+        return {"identity": self.steps[cell.name].trained, **shared, **axes}
 
 
-def describe(plan: Plan, identities: dict[str, str]) -> dict[str, Any]:
-    """The plan as a report reads it back from the parent run: axes, cells and identities."""
+def describe(plan: Plan, steps: dict[str, Steps]) -> dict[str, Any]:
+    """The plan as a report reads it back from the parent run: axes, cells and their steps."""
     cells = [
-        {"name": c.name, "identity": identities[c.name], "labels": c.labels, "seed": c.config.seed}
+        {
+            "name": c.name,
+            "steps": steps[c.name].identities,
+            "labels": c.labels,
+            "seed": c.config.seed,
+        }
         for c in plan.cells
     ]
-    return {"name": plan.name, "axes": plan.axes, "cells": cells, "compare": plan.compare}
-
-
-def measured_tag(config: RunConfig) -> str:
-    """What was measured and how, to compare with what a later plan asks for."""
-    return str(config.measure)
+    about = {"name": plan.name, "file": plan.file, "overrides": plan.overrides}
+    found = {"axes": plan.axes, "cells": cells, "compare": plan.compare}
+    return {**about, **found, **plan.judged}

@@ -1,18 +1,21 @@
 """What the steps of a cell are keyed by: everything that could make their results others.
 
-A cell is trained and then answers its benchmarks. The identity of each step is the hash of its
-version here, its part of the config, the content of what it reads, the source of the user's own
-classes (and, in a checkout, of ours), and the identity of the step before it. Left out, as results
-should not depend on them, and recorded with the run instead: ablate's own version, torch and the
-other packages, and the kind of device.
+A cell is trained, then answers its benchmarks, and is measured on a machine. The identity of each
+step is the hash of its version here, its part of the config, the content of what it reads, the
+source of the user's own classes (and, in a checkout, of ours), and the identity of the step before
+it. Left out, as results should not depend on them, and recorded with the run instead: ablate's own
+version, torch and the other packages, and the kind of device. Measurements do depend on the
+machine: they are kept for each apart, so that one identity may be held by several.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ablate.analysis.held import EVALUATE, MEASURE, TRAIN
 from ablate.components.source import source_hash
 from ablate.config.identity import digest, to_dict
 from ablate.config.registries import benchmark_named, data_key, data_set, registry
@@ -20,9 +23,12 @@ from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.data.contents import Contents
 from ablate.errors import DataError
 from ablate.sweeping.plan import Plan
+from ablate.tracking.provenance import machine_name
 
-TRAINED, EVALUATED = 1, 1
-"""Versions: raised by whoever changes what training, or evaluating, gives for the same keys."""
+TRAINED, EVALUATED, MEASURED = 1, 2, 1
+"""Versions: raised by whoever changes what training, evaluating or measuring gives for the same
+keys.
+"""
 
 WORDS = ("none", "pretrained")
 """Values of arguments that are never paths."""
@@ -33,20 +39,22 @@ class Steps:
     """The steps of one cell.
 
     Attributes:
-        keys: step ("train", "evaluate/NAME") -> what it is keyed by, as plain JSON types.
+        keys: step ("train", "evaluate/NAME", "measure/MACHINE") -> what it is keyed by, as plain
+            JSON types; without "train" where a model is taken as it is.
+        trained: the identity of the trained model.
     """
 
     keys: dict[str, dict[str, Any]]
+    trained: str
 
-    @property
+    @cached_property
     def identities(self) -> dict[str, str]:
         """Step -> its identity."""
         return {step: digest(keys) for step, keys in self.keys.items()}
 
-    @property
-    def identity(self) -> str:
-        """Of all steps together: what a finished cell is known by."""
-        return digest(self.identities)
+    def named(self, prefix: str) -> dict[str, str]:
+        """Step -> its identity, of those steps whose names begin so."""
+        return {s: identity for s, identity in self.identities.items() if s.startswith(prefix)}
 
 
 class StepKeys:
@@ -63,33 +71,56 @@ class StepKeys:
         self._benchmarks: dict[str, str] = {}
 
     def steps(self, config: RunConfig) -> Steps:
-        """The steps of a cell whose data is prepared.
+        """The steps of a cell whose data is prepared, measured on this machine.
 
         Raises:
             ValueError, OSError: data or a file that it names is not there, or is damaged.
         """
         fields = to_dict(config, identity_only=True)
-        chosen = fields.pop("evaluate")
-        keys = {
-            "train": {
-                "version": TRAINED,
-                "config": fields,
-                "data": self._data_content(config),
-                "files": self._files(config),
-                "sources": _sources(config),
-            }
+        del fields["evaluate"]
+        training = {
+            "version": TRAINED,
+            "config": fields,
+            "data": self._data_content(config),
+            "files": self._files(config),
+            "sources": _sources(config),
         }
-        trained = digest(keys["train"])
-        for name in config.evaluate.benchmarks:
-            keys[f"evaluate/{name}"] = {
-                "version": EVALUATED,
+        trained = digest(training)
+        return Steps({TRAIN: training, **self.after_training(config, trained)}, trained)
+
+    def after_training(self, config: RunConfig, trained: str) -> dict[str, dict[str, Any]]:
+        """The keys of what follows training, by step.
+
+        Args:
+            config: the cell's; its benchmarks' files are there.
+            trained: the identity of the trained model.
+
+        Raises:
+            ValueError, OSError: a benchmark's files are not there, or are damaged.
+        """
+        keys = {
+            f"{EVALUATE}{n}": self._asked(n, config, trained) for n in config.evaluate.benchmarks
+        }
+        if config.measure.what:
+            keys[f"{MEASURE}{machine_name()}"] = {
+                "version": MEASURED,
                 "trained": trained,
-                "split": chosen["split"],
-                "limit": chosen["limit"],
-                "items": self._items(name, config),
-                "source": source_hash(registry("benchmark").get(name)) if ":" in name else None,
+                "measure": to_dict(config.measure),
+                "activation_checkpointing": config.train.activation_checkpointing,
             }
-        return Steps(keys)
+        return keys
+
+    def _asked(self, benchmark: str, config: RunConfig, trained: str) -> dict[str, Any]:
+        own = ":" in benchmark
+        return {
+            "version": EVALUATED,
+            "trained": trained,
+            "benchmark": benchmark,
+            "split": config.evaluate.split,
+            "limit": config.evaluate.limit,
+            "items": self._items(benchmark, config),
+            "source": source_hash(registry("benchmark").get(benchmark)) if own else None,
+        }
 
     def _data_content(self, config: RunConfig) -> str:
         if (key := data_key(config)) not in self._data:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from ablate.analysis.connect import refusals
+from ablate.analysis.connect import home_expanded, refusals
 from ablate.config.compose import expand, merge
 from ablate.config.identity import digest, flatten, identity, to_dict
 from ablate.config.registries import benchmark_named
@@ -34,7 +34,7 @@ from ablate.sweeping.work import train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import is_dead, this_process
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import Tracker, home_expanded
+from ablate.tracking.store import Tracker
 from ablate.training.feature_cache import features_key
 from ablate.training.module import VALIDATED
 

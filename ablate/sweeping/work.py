@@ -1,14 +1,17 @@
-"""What happens inside one cell, in a process of its own: train and evaluate, or measure."""
+"""What happens inside one cell, in a process of its own: train, evaluate, measure."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 
+from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, TRAIN
+from ablate.components.scans.kernels import paths_used
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
 from ablate.data.benchmarks.base import Benchmark
@@ -16,8 +19,10 @@ from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
 from ablate.errors import CellError
 from ablate.evaluation.evaluate import evaluate
-from ablate.models.saved import MODEL, components_of, save, start_from
+from ablate.models.devices import conditions
+from ablate.models.saved import MODEL, components_of, load, save, start_from
 from ablate.models.vlm import (
+    VisionLanguageModel,
     apply_policies,
     assemble,
     build_component,
@@ -48,32 +53,82 @@ def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Repo
     reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
     if config.start_from is not None:
         start_from(components_of(model), config, Path(config.start_from))
-    features = folder(config, model.encoder, cache) if applies(config) else None
+    features = features_of(config, model, cache)
     apply_policies(model, config)
     counts = parameter_counts(model)
     reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
     pl.seed_everything(config.seed, verbose=False)
     whole = fit(config, model, dataset, cache, reporter, features)
-    trained = time.perf_counter()
-    reporter.metrics({"seconds/train": trained - start})
+    reporter.metrics({"seconds/train": time.perf_counter() - start})
+    reporter.facts({**conditions(config.train), "scans by": paths_used() or "none"})
     if not whole:
         return
     if config.train.save or weight_bytes(model) <= config.train.save_below_mb * 10**6:
         save(model, config, out / MODEL)
         dataset.tokenizer(cache).save(out / MODEL / TOKENIZER)
         reporter.keep(out / MODEL)
-    failed = {}
-    for name in config.evaluate.benchmarks:
+    reporter.done(TRAIN)
+    answer_benchmarks(config, model, cache, out, config.evaluate.benchmarks, reporter)
+
+
+def evaluate_saved(
+    config: RunConfig,
+    cache: Path,
+    out: Path,
+    weights: Path,
+    benchmarks: Sequence[str],
+    reporter: Reporter,
+) -> None:
+    """Score a model that was trained and saved before, without training.
+
+    Args:
+        config: the cell's, which the model was trained by.
+        cache: folder of converted data.
+        out: where predictions go.
+        weights: the saved model's folder.
+        benchmarks: which of them to answer.
+        reporter: is told what happens.
+
+    Raises:
+        CellError: a benchmark failed.
+        CheckpointError: the saved model is damaged.
+    """
+    model, _ = load(weights)
+    answer_benchmarks(config, model, cache, out, benchmarks, reporter)
+
+
+def answer_benchmarks(
+    config: RunConfig,
+    model: VisionLanguageModel,
+    cache: Path,
+    out: Path,
+    benchmarks: Sequence[str],
+    reporter: Reporter,
+) -> None:
+    """Score a trained model on each of the benchmarks; one that raises fails alone.
+
+    Raises:
+        CellError: some did; all others are done.
+    """
+    dataset, features = data_set(config), features_of(config, model, cache)
+    start, failed = time.perf_counter(), {}
+    for name in benchmarks:
         try:
             benchmark = benchmark_named(name)
             answered = evaluate(config, model, dataset, cache, benchmark, reporter, features)
             keep_results(name, benchmark, answered, out, reporter)
+            reporter.done(f"{EVALUATE}{name}")
         except Exception as error:  # a benchmark fails alone
             failed[name] = f"{type(error).__name__}: {error}"
-    reporter.metrics({"seconds/evaluate": time.perf_counter() - trained})
+    reporter.metrics({"seconds/evaluate": time.perf_counter() - start})
     if failed:
         reasons = "; ".join(f"benchmark {name} failed: {why}" for name, why in failed.items())
         raise CellError(f"{reasons}. Its training and other benchmarks are kept")
+
+
+def features_of(config: RunConfig, model: VisionLanguageModel, cache: Path) -> Path | None:
+    """Where the model's frozen encoder has its features stored, if it has."""
+    return folder(config, model.encoder, cache) if applies(config) else None
 
 
 def keep_results(
@@ -98,10 +153,22 @@ def file_name(benchmark: str) -> str:
     return benchmark.replace(":", ".")
 
 
-def measure_only(config: RunConfig, cache: Path, reporter: Reporter) -> None:
-    """Measure the efficiency of a cell's model with its initial weights."""
+def measure_only(
+    config: RunConfig, cache: Path, machine: str, repeat: int, reporter: Reporter
+) -> None:
+    """Measure the efficiency of a cell's model with its initial weights.
+
+    Args:
+        config: the cell's.
+        cache: folder of converted data.
+        machine: its name, which begins the metrics.
+        repeat: how often it was measured there before.
+        reporter: is told the figures.
+    """
     vocab_size = data_set(config).tokenizer(cache).vocab_size
-    reporter.metrics(measure(config, build_model(config, vocab_size)))
+    found = measure(config, build_model(config, vocab_size))
+    reporter.metrics({f"{MEASURED}{machine}/{name}": v for name, v in found.items()}, repeat)
+    reporter.done(f"{MEASURE}{machine}")
 
 
 def pretrain_encoder(config: RunConfig, cache: Path, reporter: Reporter) -> None:

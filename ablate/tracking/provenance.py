@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -10,13 +11,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from ablate.cores import cores_here
+from ablate.tracking.names import legal_name
 from ablate.units import GIB
 
 NOT_READ = "not read"
@@ -30,6 +32,15 @@ def this_process() -> str:
     """Place, pid and start time: what tells whether the process of a run still lives."""
     started = psutil.Process().create_time()
     return json.dumps([_place(), os.getpid(), round(started, 2)])
+
+
+def machine_name() -> str:
+    """``ABLATE_MACHINE``, or this host's name: whose speeds are kept apart from other machines'.
+
+    It is part of metrics' names; what they cannot hold is replaced (``legal_name``).
+    """
+    name = os.environ.get("ABLATE_MACHINE") or socket.gethostname() or "unknown"
+    return legal_name(name.replace("/", "-"))
 
 
 def _place() -> str:
@@ -89,11 +100,42 @@ def _packages() -> dict[str, str]:
     for package in distributions():
         place = str(getattr(package, "_path", package))
         try:
-            version = package.version or f"{NOT_READ}: it tells no version"
-            found[package.metadata["Name"] or place] = version
+            told = package.version or f"{NOT_READ}: it tells no version"
+            found[package.metadata["Name"] or place] = told
         except Exception as error:  # an unfinished or removed installation
             found[place] = f"{NOT_READ}: {type(error).__name__}: {error}"
     return dict(sorted(found.items()))
+
+
+MATTER = (
+    "torch",
+    "numpy",
+    "pytorch-lightning",
+    "timm",
+    "transformers",
+    "tokenizers",
+    "pillow",
+    "triton",
+    "mamba-ssm",
+    "causal-conv1d",
+)
+"""Packages whose versions may move results."""
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """ablate's own version and commit, Python's, and those of the packages that matter."""
+    found = {"ablate": "not installed", "python": platform.python_version()}
+    for name in ("ablate-vlm", *MATTER):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name.removesuffix("-vlm")] = version(name)
+    root = Path(__file__).resolve().parents[2]
+    if (root / ".git").exists():
+        with contextlib.suppress(FileNotFoundError):  # no git
+            edited = _git("status", "--short", "--untracked-files=no", folder=root)
+            commit = _git("rev-parse", "--verify", "HEAD", folder=root).strip()
+            found["ablate commit"] = f"{commit}, edited" if edited else commit
+    return found
 
 
 def git_state() -> dict[str, str]:
@@ -115,7 +157,7 @@ def git_state() -> dict[str, str]:
     }
 
 
-def _git(*words: str) -> str:
+def _git(*words: str, folder: Path | None = None) -> str:
     """What git prints, or why it does not.
 
     Raises:
@@ -124,7 +166,12 @@ def _git(*words: str) -> str:
     plain = os.environ | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(
-            ["git", *words], capture_output=True, check=False, env=plain, timeout=GIT_SECONDS
+            ["git", *words],
+            capture_output=True,
+            check=False,
+            env=plain,
+            timeout=GIT_SECONDS,
+            cwd=folder,
         )
     except FileNotFoundError:
         raise

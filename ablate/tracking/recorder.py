@@ -3,15 +3,67 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 
+from mlflow.entities import Run
+
+from ablate.analysis.connect import patient
 from ablate.config.schema import RunConfig
-from ablate.processes.interrupts import held
-from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started, Stored
+from ablate.processes.interrupts import held, let_through
+from ablate.processes.messages import (
+    Done,
+    Facts,
+    Failed,
+    Message,
+    Metrics,
+    Progress,
+    Started,
+    StepDone,
+    Stored,
+)
 from ablate.tracking.progress import Display
-from ablate.tracking.provenance import environment, git_state
+from ablate.tracking.provenance import environment, git_state, versions
 from ablate.tracking.store import BEAT_SECONDS, Tracker
+
+PATIENCE_SECONDS = 600
+"""How long a store that is away is waited for: as long as its silent runs are taken as living."""
+
+
+class Patience:
+    """Waits for a store that is away, and heeds Ctrl-C meanwhile.
+
+    Args:
+        display: is told once that the store is away.
+    """
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._since: float | None = None
+        self._last = 0.0
+
+    def __call__(self) -> bool:
+        """Wait a moment; whether to ask the store again.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: what was asked for meanwhile; it is not waited then.
+        """
+        now = time.monotonic()
+        if self._since is None or now - self._last > 60:  # it was there in between
+            self._since = now
+            minutes = f"{PATIENCE_SECONDS / 60:.0f} minutes"
+            self._display.say(f"the store does not answer: asked again for {minutes}")
+        self._last = now
+        if now - self._since > PATIENCE_SECONDS:
+            return False
+        time.sleep(1)
+        try:
+            let_through()
+        except BaseException:
+            self._since = now - PATIENCE_SECONDS  # the end of runs is not waited for
+            raise
+        return True
 
 
 class Recorder:
@@ -25,24 +77,39 @@ class Recorder:
         kind: kind of the parent run, "sweep", "study" or "bench".
         name: its name.
         child_kind: kind of the child runs, "cell", "trial" or "bench-model".
+        source: what tells its file from others of the name.
+        overrides: of the command line.
 
     Attributes:
         parent: the parent run's id, once entered.
+        title: its name in the store, once entered.
         run_ids: the child runs' ids by name.
+        identities: of their steps, by name, for those whose steps others may use.
         status: what the parent run ends with.
     """
 
     parent: str
+    title: str
 
     def __init__(
-        self, tracker: Tracker, display: Display, kind: str, name: str, child_kind: str
+        self,
+        tracker: Tracker,
+        display: Display,
+        kind: str,
+        name: str,
+        child_kind: str,
+        source: str = "",
+        overrides: Iterable[str] = (),
     ) -> None:
         self.tracker = tracker
         self.display = display
         self.kind = kind
         self.name = name
         self.child_kind = child_kind
+        self.source = source
+        self.overrides = tuple(overrides)
         self.run_ids: dict[str, str] = {}
+        self.identities: dict[str, dict[str, str]] = {}
         self.status = "KILLED"
         self._open: set[str] = set()
         self._last_beat = time.monotonic()
@@ -53,7 +120,9 @@ class Recorder:
     def __enter__(self) -> Recorder:
         with ExitStack() as closing:
             closing.enter_context(held())
-            self.parent = self.tracker.parent(self.kind, self.name)
+            closing.enter_context(patient(self.tracker.client, Patience(self.display)))
+            found = self.tracker.parent(self.kind, self.name, self.source, self.overrides)
+            self.parent, self.title = found
             closing.callback(lambda: self.tracker.end(self.parent, self.status))
             closing.callback(self._kill_open)
             self.tracker.client.log_dict(self.parent, self._environment, "environment.json")
@@ -78,9 +147,17 @@ class Recorder:
         run_id = self.tracker.start(self.child_kind, name, self.parent, config, **tags)
         self.run_ids[name] = run_id
         self._open.add(name)
+        self.tracker.made(run_id, versions())
         self.tracker.client.log_dict(run_id, self._environment, "environment.json")
         self.tracker.client.log_dict(run_id, self._git, "git.json")
         return run_id
+
+    def add_to(self, name: str, run: Run) -> None:
+        """Add steps to a child run that has ended; one that did not end well gets another end."""
+        self.run_ids[name] = run.info.run_id
+        if run.info.status != "FINISHED":
+            self.tracker.reopen(run.info.run_id)
+            self._open.add(name)
 
     def beat(self) -> None:
         """Let the open runs say that they are alive, from time to time; call it often."""
@@ -107,6 +184,10 @@ class Recorder:
             case Stored(path):
                 place = None if path.is_dir() else "predictions"  # a folder has its own name
                 self.tracker.client.log_artifact(run_id, str(path), place)
+            case Facts(values):
+                self.tracker.made(run_id, values)
+            case StepDone(step) if name in self.identities:
+                self.tracker.hold(run_id, step, self.identities[name][step])
             case Done():
                 self._end(name, "FINISHED")
             case Failed(reason, trace):
@@ -116,7 +197,7 @@ class Recorder:
                 self._end(name, "FAILED", reason)
 
     def _end(self, name: str, status: str, reason: str = "") -> None:
-        """End the child run, unless it had ended before (a finished cell that is measured)."""
+        """End the child run, unless it had ended before (a step was added to it)."""
         if name in self._open:
             self.tracker.end(self.run_ids[name], status)
             self._open.discard(name)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
+import json
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 
-from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file
-from ablate.analysis.results import TEXT, search
+from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file, tracking_uri
+from ablate.analysis.held import DONE, MEASURED
+from ablate.analysis.results import FAMILY, SOURCE, TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
 from ablate.errors import StoreError
@@ -23,33 +22,17 @@ from ablate.tracking.provenance import is_dead, this_process
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
 AXIS = "axis."
+OVERRIDES = "ablate.overrides"
+MADE = "ablate.made/"
+"""Begins the tags of what a run was made with: not in its identity, as its results should not
+depend on it.
+"""
 BEAT = "ablate.beat"
 BEAT_SECONDS, SILENT_SECONDS = 30, 600
 """How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
-_AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """What makes MLflow's pages open on runs and their metrics, and not on traces of prompts."""
-
-
-def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or a SQLite file in the working folder, by its absolute path.
-
-    MLflow keeps one store per URI in a process, so that a relative one would go on pointing to the
-    first folder it was used in. It is relative only in a folder whose name means something else
-    in a URI (``my%20project``).
-    """
-    if given := os.environ.get("MLFLOW_TRACKING_URI"):
-        return home_expanded(given)
-    file = Path.cwd() / "mlflow.db"
-    uri = f"sqlite:///{file}"
-    return uri if sqlite_file(uri) == file else "sqlite:///mlflow.db"
-
-
-def home_expanded(uri: str) -> str:
-    """A store's address with ``~`` as the user's folder, if it is of files here."""
-    local = _AT_HOME.fullmatch(uri)
-    return uri if local is None else local[1] + str(Path(local[2]).expanduser())
 
 
 class Tracker:
@@ -99,16 +82,54 @@ class Tracker:
         wanted = {f"ablate.{key}": value for key, value in tags.items()}
         return [run for run in found if wanted.items() <= run.data.tags.items()]
 
-    def parent(self, kind: str, name: str) -> str:
-        """The parent run of the sweep or study of that name, opened again if it exists."""
-        experiment = self.experiment(name)
-        for run in self.search(kind=kind, name=name):
-            self.client.set_tag(run.info.run_id, PROCESS, this_process())
-            self.beat([run.info.run_id])  # before it is RUNNING, as its last beat may be old
-            self.client.update_run(run.info.run_id, status="RUNNING")
-            return run.info.run_id
-        tags = {KIND: kind, NAME: name, PROCESS: this_process()}
-        return self.client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    def parent(
+        self, kind: str, name: str, source: str = "", overrides: Iterable[str] = ()
+    ) -> tuple[str, str]:
+        """The parent run of a sweep, study or bench, opened again if it exists.
+
+        Its title is the name with the overrides, and with the source too where another source's
+        parent has that title: no two parents have one. Parents of versions that kept no source
+        stay as they are.
+
+        Args:
+            kind: "sweep", "study" or "bench".
+            name: the file's, which is the experiment's too.
+            source: what tells its file from others of that name.
+            overrides: of the command line.
+
+        Returns:
+            Its run's id, and its title.
+        """
+        experiment, overrides = self.experiment(name), tuple(overrides)
+        title = " ".join([name, *overrides])
+        own = [run for run in self.search(kind=kind) if SOURCE in run.data.tags]
+        if any(r.data.tags[NAME] == title and r.data.tags[SOURCE] != source for r in own):
+            title = f"{title} ({source})"
+        for run in own:
+            if run.data.tags[NAME] == title and run.data.tags[SOURCE] == source:
+                self.reopen(run.info.run_id)
+                return run.info.run_id, title
+        tags = {KIND: kind, NAME: title, PROCESS: this_process(), SOURCE: source, FAMILY: name}
+        tags[OVERRIDES] = json.dumps(list(overrides))
+        stored = {key: storable(value) for key, value in tags.items()}
+        run = self.client.create_run(experiment, tags=stored, run_name=storable(title))
+        return run.info.run_id, title
+
+    def reopen(self, run_id: str) -> None:
+        """Go on with a run that has ended, as this process."""
+        self.client.set_tag(run_id, PROCESS, this_process())
+        self.beat([run_id])  # before it is RUNNING, as its last beat may be old
+        self.client.update_run(run_id, status="RUNNING")
+
+    def hold(self, run_id: str, step: str, identity: str) -> None:
+        """Say that a run holds a step, whole, from now on."""
+        self.client.set_tag(run_id, legal_name(f"{DONE}{step}"), identity)
+
+    def repeats(self, run: Run, machine: str) -> int:
+        """How often a run was measured on a machine."""
+        begin = f"{MEASURED}{machine}/"
+        metric = next((name for name in run.data.metrics if name.startswith(begin)), None)
+        return 0 if metric is None else len(self.client.get_metric_history(run.info.run_id, metric))
 
     def start(self, kind: str, name: str, parent: str, config: RunConfig, **tags: str) -> str:
         """A new child run of ``parent``, with the config as parameters; returns its id."""
@@ -137,6 +158,11 @@ class Tracker:
     def tag(self, run_id: str, **tags: str) -> None:
         """Set ``ablate.*`` tags of a run."""
         entities = [RunTag(legal_name(f"ablate.{k}"), storable(v)) for k, v in tags.items()]
+        self.client.log_batch(run_id, tags=entities)
+
+    def made(self, run_id: str, values: dict[str, str]) -> None:
+        """Say what a run was made with."""
+        entities = [RunTag(legal_name(f"{MADE}{k}"), storable(v)) for k, v in values.items()]
         self.client.log_batch(run_id, tags=entities)
 
     def beat(self, run_ids: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from ablate.data.subsets import limited, without
 from ablate.data.templates import CaptionTemplate
 from ablate.data.text import TrainCollator, Transform
 from ablate.models.devices import precision
+from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
@@ -147,6 +148,7 @@ def fit(
         found = too_long(config, dataset, cache, "train")
         reporter.metrics({"data/too_long": float(len(found))})
     every = config.train.validate_every
+    report = Report(reporter, steps, config.train.log_every)
     trainer = pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -161,7 +163,7 @@ def fit(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         limit_val_batches=None if every else 0,
-        callbacks=[Report(reporter, steps, config.train.log_every)],
+        callbacks=[report],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -171,4 +173,10 @@ def fit(
     module = VisionLanguageTraining(model, config, steps)
     validation = validation_loader(config, dataset, cache, transform, features) if every else None
     trainer.fit(module, loader, validation)
+    reporter.metrics(
+        {
+            "train/flops": training_flops(model, report.read, stored=features is not None),
+            "train/image_tokens": float(model.connector.num_output_tokens),
+        }
+    )
     return trainer.global_step == steps

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
 from ablate.errors import CellError
+from ablate.models.flops import Positions
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
 from ablate.training.schedule import learning_rate_factor
@@ -114,7 +115,7 @@ class VisionLanguageTraining(pl.LightningModule):
 
 
 class Report(Callback):
-    """Hands training curves, progress and validations to the reporter."""
+    """Hands training curves, progress and validations to the reporter; counts what is read."""
 
     def __init__(self, reporter: Reporter, total_steps: int, log_every: int) -> None:
         self.reporter = reporter
@@ -123,6 +124,7 @@ class Report(Callback):
         self.gradient_norm = 0.0
         self.loss: Any = 0.0
         self.step = 0
+        self.read = Positions()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -137,6 +139,7 @@ class Report(Callback):
     ) -> None:
         """Report the curves' points and how far training is, after an optimiser step."""
         step = trainer.global_step
+        self.read.add(pl_module.model, batch)
         self.loss += outputs["loss"]  # of one part of the step, divided by their number
         if step == self.step:
             return

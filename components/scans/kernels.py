@@ -37,6 +37,14 @@ class _Kernels(NamedTuple):
     mamba3_siso: Callable[..., Any]
 
 
+_computed: set[str] = set()
+
+
+def paths_used() -> str:
+    """By which paths scans and convolutions have been computed in this process, sorted."""
+    return ", ".join(sorted(_computed))
+
+
 def known_kernel(kernel: Kernel) -> Kernel:
     """Return ``kernel``.
 
@@ -198,7 +206,15 @@ def _chosen(kernel: Kernel, x: Tensor, unfit: str = "") -> _Kernels | None:
 
     ``unfit`` says why they cannot, if they cannot.
     """
-    if kernel == "portable" or x.is_meta:
+    if x.is_meta:
+        return None
+    kernels = _usable(kernel, x, unfit)
+    _computed.add("portable" if kernels is None else "mamba-ssm")
+    return kernels
+
+
+def _usable(kernel: Kernel, x: Tensor, unfit: str) -> _Kernels | None:
+    if kernel == "portable":
         return None
     if not x.is_cuda:
         unfit = f"the tensors are on {x.device.type!r}; run on a CUDA device"

@@ -47,7 +47,9 @@ class Item:
     def sample(self, image: Image.Image) -> Sample:
         """The question about its image."""
         turn = Turn(self.question, self.answer)
-        return Sample(self.id, image, [turn], self.category, list(self.answers))
+        return Sample(
+            self.id, image, [turn], self.category, list(self.answers), image_id=self.image.stem
+        )
 
 
 @dataclass(frozen=True)
@@ -341,8 +343,3 @@ def read_json_lines(path: Path) -> list[Entry]:
     if not lines:
         raise AnnotationError(f"{path}: holds no question")
     return [Entry(f"{path}, line {number}", values) for number, values in lines]
-
-
-def most_common(answers: Sequence[str]) -> str:
-    """The answer that most people gave, the first of them where several are as common."""
-    return Counter(answers).most_common(1)[0][0]

@@ -1,4 +1,22 @@
-"""The role of a benchmark: items to answer, and the score of what was answered."""
+"""The role of a benchmark: items to answer, and the score of what was answered.
+
+What is kept of an answered item is one record, the same for all benchmarks; a cell logs them as the
+artifact ``predictions/BENCHMARK.parquet``, a row per item:
+
+- ``id``: of the item, unique in its benchmark;
+- ``image_id``: what the items about one image share, its official name or else a hash of its
+  content; null without an image;
+- ``question``, ``answer``, ``answers`` (all references, one per annotator), ``category``;
+- ``prediction``: the generated text;
+- ``choice_probabilities``: choice -> probability, where the benchmark has choices;
+- ``score``: from 0 to 1;
+- ``log_probability``: natural logarithm of the probability of the right answer and the token that
+  ends it, right after the prompt: the sum over its tokens, each given those before it. Of several
+  annotators' answers it is the most common one, of ties the first in alphabetical order;
+- ``tokens``: how many tokens that is the sum of.
+
+Records of before 2026-11-27 lack ``image_id``, ``log_probability`` and ``tokens``.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +36,8 @@ from ablate.data.samples import Sample, Samples
 
 EvaluationSplit = Literal["validation", "test", "rest"]
 
-# An item as evaluated: id, question, prediction, answer, answers, category, score, and, where the
-# benchmark has choices, choice_probabilities (choice -> probability).
 ItemRecord = dict[str, Any]
+"""An item as evaluated, as this module's docstring describes it."""
 
 
 class Benchmark(ABC):

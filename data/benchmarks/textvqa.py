@@ -10,11 +10,11 @@ from ablate.data.benchmarks.annotations import (
     Item,
     OfficialBenchmark,
     OfficialFile,
-    most_common,
     read_object,
 )
 from ablate.data.benchmarks.answers import SHORT_ANSWER, consensus, normalise
 from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord
+from ablate.data.samples import majority
 
 
 def normalise_m4c(text: str) -> str:
@@ -59,7 +59,7 @@ class TextVQA(OfficialBenchmark):
             id=str(entry.get("question_id", int)),
             image=root / self.images.path / f"{entry.get('image_id')}.jpg",
             question=f"{entry.get('question')}\n{SHORT_ANSWER}",
-            answer=most_common(answers),
+            answer=majority(answers),
             answers=answers,
         )
 

@@ -10,7 +10,6 @@ from ablate.data.benchmarks.annotations import (
     Item,
     OfficialBenchmark,
     OfficialFile,
-    most_common,
     read_list,
 )
 from ablate.data.benchmarks.answers import (
@@ -21,6 +20,7 @@ from ablate.data.benchmarks.answers import (
 )
 from ablate.data.benchmarks.base import BENCHMARKS, ItemRecord, mean_by_category
 from ablate.data.benchmarks.binary import Confusion
+from ablate.data.samples import majority
 
 UNANSWERABLE = "unanswerable"
 IF_UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."
@@ -97,7 +97,7 @@ class VizWiz(OfficialBenchmark):
             id=Path(entry.get("image")).stem,
             image=root / self.images.path / entry.get("image"),
             question=f"{entry.get('question')}\n{IF_UNSURE}\n{SHORT_ANSWER}",
-            answer=most_common(answers),
+            answer=majority(answers),
             category=entry.get("answer_type"),
             answers=answers,
         )

@@ -12,6 +12,7 @@ import timm
 import torch
 from transformers import AutoConfig
 
+from ablate.analysis.connect import home_expanded, tracking_uri
 from ablate.cli.common import cache_folder
 from ablate.components.backbones import BACKBONES
 from ablate.components.checkpoints.locate import locate
@@ -23,7 +24,6 @@ from ablate.evaluation.chat import find_model, read_image
 from ablate.models.saved import components_of, save, start_from
 from ablate.models.vlm import assemble
 from ablate.sweeping.study import storage_url
-from ablate.tracking.store import home_expanded, tracking_uri
 from tests.data.support import encoded
 from tests.data.test_llava import record, source
 from tests.support import BASE, ablate, write

@@ -22,7 +22,7 @@ from ablate.models.sizes import training_memory
 from ablate.models.vlm import IncompatibleError, VisionLanguageModel, assemble, build_model
 from ablate.training.fit import fit
 from ablate.training.module import VisionLanguageTraining
-from tests.support import BASE
+from tests.support import BASE, Quiet
 
 VOCAB, EOS = 40, 1
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -248,7 +248,7 @@ class Repeats(DataSet):
         return ""
 
 
-class Curve:
+class Curve(Quiet):
     """Keeps the reported points."""
 
     def __init__(self) -> None:
@@ -258,15 +258,6 @@ class Curve:
         assert step is not None
         assert step not in self.points
         self.points[step] = values["train/loss"]
-
-    def progress(self, phase: str, fraction: float) -> None:
-        """Not needed here."""
-
-    def keep(self, path: Path) -> None:
-        """Nothing to do."""
-
-    def keep_going(self, step: int, values: dict[str, float]) -> bool:
-        return True
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -24,9 +24,9 @@ from ablate.data.features import (
     table_of,
     write_features,
 )
-from ablate.data.image_names import image_key, image_names
+from ablate.data.image_names import image_names
 from ablate.data.mixture import WeightedSamples
-from ablate.data.samples import Sample, Turn
+from ablate.data.samples import Sample, Turn, image_key
 from ablate.data.shards import Record, ShardDataset, write_shards
 
 SIZE = 8

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ablate.data.loading import SeededSampler, make_loader
-from ablate.data.samples import Sample, Turn
+from ablate.data.samples import Sample, Turn, image_key, majority
 from ablate.data.templates import get_template
 from ablate.data.text import (
     IGNORE_INDEX,
@@ -20,9 +20,11 @@ from ablate.data.text import (
     TooLongError,
     TrainCollator,
     Transform,
+    encode_answer,
     encode_choices,
     encode_conversation,
     encode_prompt,
+    right_answer,
     stack_pixels,
 )
 from ablate.data.tokenizer import Tokenizer, train_tokenizer
@@ -175,6 +177,7 @@ def test_prompt_batch(tokenizer: Tokenizer) -> None:
         assert batch["attention_mask"][row].tolist() == [0] * rest + [1] * len(ids)
     assert batch["samples"][1] == {
         "id": "b",
+        "image_id": image_key(image(2)).hex(),
         "question": "what color is the shape?",
         "answer": "red",
         "answers": ["red", "crimson"],
@@ -219,6 +222,29 @@ def test_pixels_are_stacked_alike_in_workers(transform: Transform, workers: int)
                 assert torch.equal(batch[key], torch.stack([p[key] for p in pixels]))
         else:
             assert torch.equal(batch, torch.stack(pixels))
+
+
+@pytest.mark.parametrize("template", ["plain", "ml-mamba", "llava-1.5"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_labels_of_the_right_answer_are_those_of_the_last_turn(
+    libraries: dict[str, Library], name: str, template: str
+) -> None:
+    tokenizer, written = libraries[name].ours, get_template(template)
+    ids, labels = encode_answer(TURNS, written, tokenizer)
+    assert ids == encode_conversation(TURNS, written, tokenizer, 1000)[0]
+    learnt = [place for place, label in enumerate(labels) if label != IGNORE_INDEX]
+    assert learnt == list(range(learnt[0], learnt[-1] + 1))
+    answer = [labels[place] for place in learnt]
+    assert answer[-1] == tokenizer.eos_id
+    assert tokenizer.decode(answer).strip() == TURNS[-1].answer
+    assert encode_answer(TURNS[-1:], written, tokenizer)[1][-len(answer) :] == answer
+
+
+def test_the_right_answer_is_the_majoritys() -> None:
+    assert majority(["net", "bow", "net", "bow", "hat"]) == "bow"
+    assert right_answer(["b", "a", "b"], ()) == "b"
+    assert right_answer(["yes"], ("Yes", "No")) == "Yes"
+    assert right_answer(["maybe"], ("Yes", "No")) == "maybe"
 
 
 def test_too_long_rows_raise(tokenizer: Tokenizer) -> None:

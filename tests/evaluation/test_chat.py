@@ -149,7 +149,7 @@ def test_sampling_is_seeded_and_each_turn_draws_anew(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "nothing"], "no folder 'nothing', and no store of runs at sqlite:///"),
+        (["--model", "nothing"], "no file or folder 'nothing', and no store of runs at sqlite:///"),
         (["--model", "."], "checkpoint config.json: cannot be read"),
         (["--model", "saved", "--image", "none.png"], "none.png: No such file or directory"),
         (["--model", "saved", "--image", "base.yaml"], "base.yaml: is not an image"),
@@ -188,16 +188,18 @@ def test_a_folder_without_its_tokenizer_is_refused(saved: Path) -> None:
 
 def test_runs_that_cannot_be_asked(house: Path) -> None:
     tracker = Tracker()
-    parent = tracker.parent("sweep", "s")
+    parent, _ = tracker.parent("sweep", "s")
     run = compose([Layer("test", expand(BASE, "base"))])
     old = tracker.start("cell", "mlp-s0", parent, run, identity="a")
     tracker.end(old, "FINISHED")
-    with pytest.raises(ConfigError, match=r"no folder or run 'mlp-s1' in .* did you mean 'mlp-s0'"):
+    with pytest.raises(
+        ConfigError, match=r"no file, folder or run 'mlp-s1' in .* did you mean 'mlp-s0'"
+    ):
         find_model("mlp-s1")
-    with pytest.raises(ConfigError, match=r"has not saved its model; .*train.save=true") as refused:
+    with pytest.raises(ConfigError, match=r"has not kept its model; .*train.save=true") as refused:
         find_model("mlp-s0")
     assert "'mlp-s0' (FINISHED)" in str(refused.value)
-    assert f"mlflow runs delete --run-id {old}" in str(refused.value)
+    assert "--rerun mlp-s0" in str(refused.value)
     (house / "model").mkdir()
     (house / "model" / "config.json").write_text("{}")
     tracker.client.log_artifact(old, str(house / "model"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from ablate.config.compose import Layer, compose, expand
 from ablate.data.benchmarks import BENCHMARKS
 from ablate.data.samples import Turn
 from ablate.data.templates import get_template
+from ablate.data.text import IGNORE_INDEX
 from ablate.errors import DataError
 from ablate.evaluation.evaluate import evaluate
 from ablate.models.generation import Generation
@@ -110,6 +112,18 @@ class Parrot:
         tokens = torch.tensor([row + [end] * (longest - len(row)) for row in rows])
         return Generation(tokens, torch.tensor([len(row) - 1 for row in rows]), logits)
 
+    def features(self, pixels: Any) -> Any:
+        return pixels
+
+    def log_probabilities(
+        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor
+    ) -> Tensor:
+        known = [
+            ids[: int((label != IGNORE_INDEX).nonzero()[-1]) + 1].tolist() in self.conversations
+            for ids, label in zip(input_ids, labels, strict=True)
+        ]
+        return torch.tensor(known).log()
+
     def rest(self, prompt: list[int]) -> list[int]:
         begun = [c for c in self.conversations if c[: len(prompt)] == prompt]
         (rest,) = {tuple(conversation[len(prompt) :]) for conversation in begun}
@@ -155,6 +169,7 @@ def test_knowing_all_answers_scores_1_and_none_0(
         answers = [samples[i].turns[0].answer for i in range(len(samples))]
         expected = [given[benchmark_name].get(a, a).casefold() for a in answers]
         assert predictions == expected
+        assert {record["log_probability"] for record in records} == {0.0 if score else -math.inf}
 
 
 def test_choices_that_a_tokenizer_does_not_know_are_refused_before_training(official: Path) -> None:

@@ -28,10 +28,10 @@ from ablate.sweeping.work import train_and_evaluate
 from ablate.tracking.progress import Display
 from tests.data.benchmarks.test_official_benchmarks import EXPECTED
 from tests.data.support import ROOT, encoded
-from tests.support import BASE
+from tests.support import BASE, Quiet
 
 
-class Log:
+class Log(Quiet):
     """A reporter that keeps the metrics."""
 
     def __init__(self) -> None:
@@ -40,15 +40,6 @@ class Log:
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         if step is None:
             self.values |= values
-
-    def progress(self, phase: str, fraction: float) -> None:
-        """Of no interest here."""
-
-    def keep(self, path: Path) -> None:
-        """Nothing to do."""
-
-    def keep_going(self, step: int, values: dict[str, float]) -> bool:
-        return True
 
 
 def official(cache: Path, name: str) -> None:

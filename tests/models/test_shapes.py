@@ -183,7 +183,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"backbone": {"name": "transformer", "args": {"path": "/none"}}},
         "backbone: backbone 'transformer': transformer: no config.json in '/none'",
     ),
-    "data": ({"data": own(RaisingData)}, "data.args: TypeError: no such data"),
+    "data": (
+        {"data": own(RaisingData)},
+        f"data.args: data '{own(RaisingData)}': TypeError: no such data",
+    ),
 }
 
 
@@ -196,7 +199,7 @@ def test_whatever_a_constructor_raises_is_one_line(
     for words in [["--dry-run"], []] if name == "KeyError" else [["--dry-run"]]:
         assert ablate("sweep", "s.yaml", *words) == 2
         error = capsys.readouterr().err.strip()
-        assert error.startswith("ablate: s.yaml (cell base): ")
+        assert error.startswith(("ablate: s.yaml (cell base): ", "ablate: s.yaml: data.args: "))
         assert message in error
         assert "\n" not in error
     assert runs("cell") == []

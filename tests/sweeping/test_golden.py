@@ -17,7 +17,7 @@ from ablate.config.compose import Layer, compose, expand
 from ablate.config.registries import data_set
 from ablate.sweeping.steps import EVALUATED, TRAINED
 from ablate.sweeping.work import train_and_evaluate
-from tests.support import BASE
+from tests.support import BASE, Quiet
 
 RECORDED = Path(__file__).with_name("golden.json")
 BACKBONES = {
@@ -27,7 +27,7 @@ BACKBONES = {
 }
 
 
-class Kept:
+class Kept(Quiet):
     """A reporter that keeps the numbers."""
 
     def __init__(self) -> None:
@@ -35,15 +35,6 @@ class Kept:
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         self.values |= {k: v for k, v in values.items() if not k.startswith("seconds/")}
-
-    def progress(self, phase: str, fraction: float) -> None:
-        """Nothing to keep."""
-
-    def keep(self, path: Path) -> None:
-        """Nothing to do."""
-
-    def keep_going(self, step: int, values: dict[str, float]) -> bool:
-        return True
 
 
 def figures(backbone: str, cache: Path, out: Path) -> dict[str, float]:

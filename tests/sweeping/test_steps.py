@@ -12,6 +12,7 @@ from ablate.data.mixture import Mixture
 from ablate.sweeping.plan import plan_sweep
 from ablate.sweeping.preflight import vocabulary_sizes
 from ablate.sweeping.steps import StepKeys, Steps, plan_steps
+from ablate.tracking.provenance import machine_name
 from tests.support import BASE, ablate, runs, write
 
 CONNECTOR = """
@@ -53,7 +54,7 @@ def test_a_second_benchmark_leaves_the_training_as_it_is(house: Path, cache: Pat
     vocabulary_sizes(plan_sweep(write(house / "s.yaml", {"base": "base.yaml"})), cache)
     one, two = steps(cache), steps(cache, **{"evaluate.benchmarks": ["easy-vqa", "proxy-vqa"]})
     assert one.identities == {k: v for k, v in two.identities.items() if k != "evaluate/proxy-vqa"}
-    assert one.identity != two.identity
+    assert one != two
     split = steps(cache, **{"evaluate.split": "validation"})
     assert split.identities["train"] == one.identities["train"]
     assert split.identities["evaluate/easy-vqa"] != one.identities["evaluate/easy-vqa"]
@@ -90,7 +91,7 @@ def test_what_a_run_starts_from_counts_by_content(own: Path, cache: Path) -> Non
     (own / "saved" / "weights").write_bytes(b"one")
     one = steps(cache, start_from="saved")
     (own / "saved" / "weights").write_bytes(b"two")
-    assert steps(cache, start_from="saved").identity != one.identity
+    assert steps(cache, start_from="saved").trained != one.trained
 
 
 def test_the_order_of_a_mixtures_parts_counts(cache: Path, tmp_path: Path) -> None:
@@ -109,13 +110,18 @@ def test_what_is_no_part_of_a_result_is_no_part_of_a_key(own: Path, cache: Path)
         "train.save": True,
         "data.num_workers": 2,
         "evaluate.batch_size": 3,
-        "measure.repeats": 9,
     }.items():
         assert steps(cache, **{key: value}) == one, key
+
+
+def test_how_speed_is_measured_is_no_part_of_what_is_trained(own: Path, cache: Path) -> None:
+    one, other = steps(cache), steps(cache, **{"measure.repeats": 9})
+    changed = {step for step in one.keys if one.identities[step] != other.identities[step]}
+    assert changed == {f"measure/{machine_name()}"}
 
 
 def test_steps_of_a_plan_are_by_cell(own: Path, cache: Path) -> None:
     plan = plan_sweep(own / "own.yaml", ["seeds=[0,1]"])
     found = plan_steps(plan, cache)
     assert list(found) == [cell.name for cell in plan.cells]
-    assert len({each.identity for each in found.values()}) == 2
+    assert len({each.trained for each in found.values()}) == 2

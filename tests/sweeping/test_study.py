@@ -14,12 +14,13 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from ablate.analysis.connect import tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.processes.executors import Handler, Task
 from ablate.processes.messages import Done, Metrics, Started, Validated
 from ablate.sweeping import study
 from ablate.sweeping.plan import plan_sweep
-from ablate.tracking.store import Tracker, tracking_uri
+from ablate.tracking.store import Tracker
 from tests.data.support import encoded
 from tests.support import ablate, runs, start, wait_for, write
 

@@ -67,10 +67,10 @@ def silent_work(reporter: object) -> None:
 
 def test_a_parent_that_is_opened_again_is_alive_at_once(tracker: Tracker) -> None:
     """Its last beat may be of days ago, and another process would bury it."""
-    parent = tracker.parent("sweep", "one")
+    parent, _ = tracker.parent("sweep", "one")
     old = time.time() - SILENT_SECONDS - 1
     tracker.tag(parent, beat=str(old))
     tracker.end(parent, "FINISHED")
-    assert tracker.parent("sweep", "one") == parent
+    assert tracker.parent("sweep", "one") == (parent, "one")
     tracker.client.set_tag(parent, PROCESS, elsewhere())
     assert tracker.bury() == []

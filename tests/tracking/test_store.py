@@ -9,10 +9,10 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from ablate.analysis.connect import sqlite_file
+from ablate.analysis.connect import sqlite_file, tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.config.compose import Layer, compose, expand, merge
-from ablate.tracking.store import Tracker, parameters, tracking_uri
+from ablate.tracking.store import Tracker, parameters
 from tests.support import BASE
 
 CONFIG = compose([Layer("test", expand(BASE, "test"))])
@@ -43,13 +43,14 @@ FOLDERS = [
 ]
 USE_A_STORE = """
 from pathlib import Path
+from ablate.analysis.connect import tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.config.compose import Layer, compose, expand
-from ablate.tracking.store import Tracker, tracking_uri
+from ablate.tracking.store import Tracker
 from tests.support import BASE
 
 tracker = Tracker()
-parent = tracker.parent("sweep", "here")
+parent, _ = tracker.parent("sweep", "here")
 config = compose([Layer("test", expand(BASE, "test"))])
 run = tracker.start("cell", "base-s0", parent, config, identity="abc")
 tracker.metrics(run, {"own/accuracy": 0.5})
@@ -69,8 +70,8 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_found_by_any_name(name: str, tracker: Tracker) -> None:
-    run_id = tracker.parent("sweep", name)
-    assert tracker.parent("sweep", name) == run_id
+    run_id, _ = tracker.parent("sweep", name)
+    assert tracker.parent("sweep", name) == (run_id, name)
     assert [run.info.run_id for run in tracker.search(kind="sweep", name=name)] == [run_id]
     tracker.client.log_text(run_id, "kept", "note.txt")
     place = Path(unquote(urlparse(tracker.client.get_run(run_id).info.artifact_uri).path))
@@ -80,7 +81,7 @@ def test_a_run_is_found_by_any_name(name: str, tracker: Tracker) -> None:
 
 
 def test_scores_of_any_category_are_kept_and_read_back(tracker: Tracker) -> None:
-    parent = tracker.parent("sweep", "categories")
+    parent, _ = tracker.parent("sweep", "categories")
     run_id = tracker.start("cell", "base-s0", parent, CONFIG, identity="abc", **{"axis.a?": "x"})
     scores = {f"own:Types/accuracy/{c}": i / 100 for i, c in enumerate(CATEGORIES)}
     tracker.metrics(run_id, scores)
@@ -99,7 +100,7 @@ def test_an_argument_of_any_key_is_a_parameter(tracker: Tracker) -> None:
     config = compose(
         [Layer("test", merge(expand(BASE, "test"), {"encoder": {"args": {"model_args": odd}}}))]
     )
-    parent = tracker.parent("sweep", "arguments")
+    parent, _ = tracker.parent("sweep", "arguments")
     run_id = tracker.start("cell", "base-s0", parent, config)
     kept = tracker.client.get_run(run_id).data.params
     assert len(kept) == len(parameters(config))
@@ -111,7 +112,7 @@ def test_more_parameters_than_mlflow_takes_at_once(tracker: Tracker) -> None:
     config = compose(
         [Layer("test", merge(expand(BASE, "test"), {"encoder": {"args": {"model_args": many}}}))]
     )
-    run_id = tracker.start("cell", "base-s0", tracker.parent("sweep", "many"), config)
+    run_id = tracker.start("cell", "base-s0", tracker.parent("sweep", "many")[0], config)
     assert len(tracker.client.get_run(run_id).data.params) > 250
     tracker.metrics(run_id, {f"own/accuracy/{i}?": 0.5 for i in range(1200)})
     assert len(tracker.client.get_run(run_id).data.metrics) == 1200

@@ -40,7 +40,7 @@ from ablate.training.feature_cache import (
     requests,
     sources,
 )
-from tests.support import BASE, ablate, write
+from tests.support import BASE, Quiet, ablate, write
 
 
 class Few(EasyVQA):
@@ -69,7 +69,7 @@ def config(**sections: Any) -> RunConfig:
     return compose([Layer("test", merge(FROZEN, expand(sections, "test")))])
 
 
-class Told:
+class Told(Quiet):
     """A reporter that remembers."""
 
     def __init__(self) -> None:
@@ -82,12 +82,6 @@ class Told:
 
     def progress(self, phase: str, fraction: float) -> None:
         self.fractions.append(fraction)
-
-    def keep(self, path: Path) -> None:
-        """Nothing to do."""
-
-    def keep_going(self, step: int, values: dict[str, float]) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)

@@ -19,12 +19,12 @@ from ablate.data.proxies import base as proxies
 from ablate.models.vlm import build_model
 from ablate.tracking.store import Tracker
 from ablate.training.stage0 import Collator, folder, load_pretrained, pretrain
-from tests.support import BASE, write
+from tests.support import BASE, Quiet, write
 
 STAGE = {"data": "easy-vqa", "steps": 3, "batch_size": 8, "threads": 1}
 
 
-class Silent:
+class Silent(Quiet):
     """A reporter that counts the steps it is told of."""
 
     def __init__(self) -> None:
@@ -35,9 +35,6 @@ class Silent:
 
     def progress(self, phase: str, fraction: float) -> None:
         self.steps += 1
-
-    def keep(self, path: Path) -> None:
-        """Nothing to do."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         raise AssertionError("stage 0 is not validated by a study")
