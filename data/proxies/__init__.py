@@ -1,7 +1,7 @@
 """Rendered stand-ins for the paper's six benchmarks. Importing it registers the data sets."""
 
-from ablate.data.proxies import gqa as gqa
 from ablate.data.proxies import gauge as gauge
+from ablate.data.proxies import gqa as gqa
 from ablate.data.proxies import pope as pope
 from ablate.data.proxies import textvqa as textvqa
 from ablate.data.proxies import vizwiz as vizwiz

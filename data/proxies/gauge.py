@@ -71,7 +71,9 @@ class Reading:
         red, green, blue = (round(255 * share) for share in color)
         x, y = (rng.uniform(self.radius, IMAGE_SIZE - self.radius) for _ in range(2))
         draw = partial(draw_shape, shape=self.shape, x=x, y=y, r=self.radius)
-        return Picture(rng.randint(215, 255), [Mark(draw, (red, green, blue), {"shape": self.shape})])
+        return Picture(
+            rng.randint(215, 255), [Mark(draw, (red, green, blue), {"shape": self.shape})]
+        )
 
 
 def part(names: tuple[str, ...], share: float) -> str:
