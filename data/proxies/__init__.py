@@ -1,4 +1,4 @@
-"""Rendered stand-ins for the paper's six benchmarks. Importing it registers the data sets."""
+"""Rendered stand-ins for the paper's six benchmarks, and a gauge. Importing it registers them."""
 
 from ablate.data.proxies import gauge as gauge
 from ablate.data.proxies import gqa as gqa

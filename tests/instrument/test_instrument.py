@@ -37,6 +37,6 @@ def test_the_planted_difference_is_a_fifth_of_the_steps() -> None:
     steps = {c.labels["variant"]: c.config.train.max_steps for c in cells}
     default = plan_sweep(SWEEPS / "connector.yaml").cells[0].config
     assert steps == {"mlp": default.train.max_steps, "shorter": 416}
-    assert 416 == round(0.8 * steps["mlp"])
+    assert round(0.8 * steps["mlp"]) == 416
     assert {c.config.seed for c in cells} == set(range(12))
     assert cells[0].config.connector == default.connector
