@@ -7,9 +7,10 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
-from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
+from ablate.config.schema import COMPONENT_ROLES, Policy, PretrainConfig, RunConfig, TrainConfig
 from ablate.errors import CellError
 from ablate.models.flops import Positions
 from ablate.models.vlm import VisionLanguageModel
@@ -23,6 +24,21 @@ VALIDATED: dict[str, Literal["maximize", "minimize"]] = {
     "validation/token_accuracy": "maximize",
 }
 """What validations report, and which way is better."""
+
+
+def alone() -> dict[str, Any]:
+    """Settings of every ``Trainer``: one device, and nothing written or printed."""
+    return {
+        "accelerator": "auto",
+        "devices": 1,
+        # A cell is its own process: what SLURM, torchrun, LSF or MPI set is not about it.
+        "plugins": [LightningEnvironment()],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -39,6 +55,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         },
         {"params": [p for p, d in zip(trained, decays, strict=True) if not d], "weight_decay": 0.0},
     ]
+
+
+def optimisation(
+    model: nn.Module,
+    settings: TrainConfig | PretrainConfig,
+    steps: int,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> dict[str, Any]:
+    """AdamW with warm-up and cosine schedule over ``steps``, as Lightning takes them."""
+    groups = parameter_groups(model, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, steps, settings.warmup)
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class VisionLanguageTraining(pl.LightningModule):
@@ -102,16 +133,7 @@ class VisionLanguageTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with the warm-up and cosine schedule, stepped every optimiser step."""
-        c = self.config
-        groups = parameter_groups(self.model, c.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=c.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, self.total_steps, c.warmup)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return optimisation(self.model, self.config, self.total_steps, self.config.betas)
 
 
 class Report(Callback):
