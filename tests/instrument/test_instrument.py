@@ -28,7 +28,7 @@ def test_fakes_differ_from_the_default_variant_in_their_first_weights_alone() ->
         with stream(0, "init/connector"):
             return Fake(96, (4, 4), 96, number=number).mlp[0].weight
 
-    assert len({float(weights(number)[0, 0]) for number in range(4)}) == 4
+    assert len({weights(number)[0, 0].item() for number in range(4)}) == 4
     assert torch.equal(weights(2), weights(2))
 
 
