@@ -42,6 +42,9 @@ DIFFERS = 5e-4
 """A benchmark's own figure may be so far from the mean over its items by rounding."""
 MOST_SIMULATED = 12
 """So many variants are simulated for the smallest difference; of more it is at least as large."""
+LEAST_STEPS = 5
+"""A score whose range from guessing to the best variant holds fewer differences that it would find
+cannot rank."""
 COSTS = {
     "parameters/total": "parameters",
     "train/flops": "training FLOPs",
@@ -250,6 +253,9 @@ def _conclude(
         comparisons = judge.against(base)
     official = _official(evidence, benchmark, scores) if measure == HEADLINE else []
     several = len(scores.variants) > 1
+    chance = _chance(evidence, benchmark) if measure != PROBABILITY else None
+    smallest = _smallest(judge)
+    weak = cannot_rank(judge, smallest, chance)
     return Conclusion(
         benchmark,
         measure,
@@ -258,9 +264,36 @@ def _conclude(
         comparisons,
         tuple(r.variant for r in ranks(judge) if r.tied_for_best) if several else (),
         _effects(evidence, judge),
-        _smallest(judge),
-        _chance(evidence, benchmark) if measure != PROBABILITY else None,
-        (*notes, *official),
+        smallest,
+        chance,
+        (*notes, *official, *([f"{benchmark} {measure} {weak}"] if weak else [])),
+    )
+
+
+def cannot_rank(judge: Judge, smallest: float | None, chance: float | None) -> str:
+    """Why a score cannot rank its variants, after its name; empty if it can, or it is not known.
+
+    Its signal is what the best variant gains over guessing: over the blind variants and chance. Its
+    noise is the smallest difference that the design finds. Below ``LEAST_STEPS`` times the noise,
+    whatever order the variants come out in is the seeds'.
+
+    Args:
+        judge: of the score.
+        smallest: the true difference that is found with a power of 80 %.
+        chance: the score of guesses.
+    """
+    scores = judge.scores
+    average = dict(zip(scores.variants, np.nanmean(scores.means, 1), strict=True))
+    floor = [average[v] for v in judge.apart] + ([chance] if chance is not None else [])
+    seeing = [mean for variant, mean in average.items() if variant not in judge.apart]
+    if smallest is None or not floor or not seeing:
+        return ""
+    signal = max(seeing) - max(floor)
+    if signal >= LEAST_STEPS * smallest:
+        return ""
+    return (
+        f"cannot rank these variants: the best gains {points(signal)} over guessing, less than "
+        f"{LEAST_STEPS} times the smallest difference that would be found ({points(smallest)})"
     )
 
 

@@ -59,13 +59,13 @@ class _Cell(NamedTuple):
 
     def holder(self, benchmark: str) -> str:
         """Of the run that answered a benchmark."""
-        held = self.results.holders[self.row["cell"]]
+        held = self.results.runs[self.row["cell"]]
         return held.get(f"{EVALUATE}{benchmark}", self.run_id)
 
     @property
     def measured(self) -> list[tuple[str, str]]:
         """The machines that measured its efficiency, each with the id of the run that holds it."""
-        held = self.results.holders[self.row["cell"]]
+        held = self.results.runs[self.row["cell"]]
         if not held:  # an older version's, which kept all in one run
             return [(OLDER, self.run_id)]
         return [(s.removeprefix(MEASURE), r) for s, r in held.items() if s.startswith(MEASURE)]

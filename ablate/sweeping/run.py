@@ -206,8 +206,7 @@ class SweepRun:
             with self._recorder() as recorder:
                 plan = describe(self.plan, self.steps)
                 self.tracker.client.log_dict(recorder.parent, plan, "plan.json")
-                claims = self.plan.judged.get("claims", {})
-                register_claims(self.tracker, recorder.parent, claims)
+                register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
                 scoring = self._after_stages(stages, scoring, jobs, recorder, Path(out))
                 self._execute("train", scoring, jobs, recorder, Path(out))
                 self._execute("evaluate", scoring, jobs, recorder, Path(out))
@@ -221,9 +220,9 @@ class SweepRun:
 
     def _summarise(self, recorder: Recorder) -> None:
         """Describe the parent run; whatever goes wrong costs the description alone."""
-        chosen = self.plan.cells[0].config.evaluate
+        about = (recorder.parent, recorder.title, self.plan, self.cache)
         try:
-            keep_summary(self.tracker, recorder.parent, recorder.title, chosen, self.cache)
+            keep_summary(self.tracker, *about)
         except Exception as error:  # of scores and names of any kind, or of a store that is away
             self.display.say(f"the parent run has no new description: {reason(error)}")
 

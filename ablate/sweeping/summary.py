@@ -18,6 +18,7 @@ from ablate.analysis.results import ResultsError
 from ablate.config.registries import benchmark_named
 from ablate.config.schema import EvaluateConfig
 from ablate.data.lengths import question_reader
+from ablate.sweeping.plan import Plan
 from ablate.tracking.names import storable
 from ablate.tracking.store import Tracker
 
@@ -28,26 +29,18 @@ SIDE, QUALITY = 96, 80
 """Pixels of a thumbnail's longer side, and the quality of its JPEG."""
 
 
-def keep_summary(
-    tracker: Tracker, parent: str, name: str, evaluated: EvaluateConfig, cache: Path
-) -> None:
+def keep_summary(tracker: Tracker, parent: str, title: str, plan: Plan, cache: Path) -> None:
     """Describe the parent run by what was found, and keep the images of disputed items.
 
-    A sweep that nothing can be concluded of yet keeps neither.
-
-    Args:
-        tracker: the store.
-        parent: the run.
-        name: what the sweep is called in the store.
-        evaluated: how its cells were scored.
-        cache: folder of converted data.
+    ``title``: what the sweep is called in the store. One that nothing can be concluded of yet keeps
+    neither.
     """
     try:
-        findings = conclude(from_store(tracker.uri, name))
+        findings = conclude(from_store(tracker.uri, title))
     except ResultsError:
         return
     describe_run(tracker, parent, findings)
-    images = thumbnails(findings, evaluated, cache)
+    images = thumbnails(findings, plan.cells[0].config.evaluate, cache)
     if images:
         tracker.client.log_dict(parent, images, THUMBNAILS)
 

@@ -192,7 +192,7 @@ def _effects(findings: Findings) -> Section:
         if each.effects:
             section.draw(
                 figures.effects(each, number),
-                f"{each.title}: each axis averaged over the others, and how they depend on each other.",
+                f"{each.title}: each axis averaged over the others, and their interactions.",
             )
     section.tabulate("Effects, in points", effects_table(findings))
     return section

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -138,3 +139,110 @@ def test_rerun(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert "--rerun: no cell's name matches 'lina-*'" in error
     assert "linear-s0" in error
+
+
+def test_plans_of_one_name_are_kept_apart(house: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another folder, or with overrides: the report shows the plan that was asked for."""
+    none = {"measure": {"what": []}, "seeds": [0, 1]}
+    sweep(**none)
+    assert ablate("sweep", "added.yaml", "seeds=[0]", "train.log_every=5") == 0
+    assert "ablate report 'added seeds=[0]'" in capsys.readouterr().out
+    (house / "proxy").mkdir()
+    other = SWEEP | none | {"base": "../base.yaml", "axes": {"train.lr": [1e-3, 2e-3]}}
+    write(house / "proxy" / "added.yaml", other)
+    assert ablate("sweep", "proxy/added.yaml") == 0
+    assert "ablate report 'added (proxy/added.yaml)'" in capsys.readouterr().out
+    names = sorted(run.info.run_name for run in runs("sweep"))
+    assert names == ["added", "added (proxy/added.yaml)", "added seeds=[0]"]
+    assert len(frame()) == 4
+    assert len(frame("added seeds=[0]")) == 2
+    assert set(frame("added (proxy/added.yaml)")["train.lr"]) == {"0.001", "0.002"}
+    capsys.readouterr()
+    assert ablate("report", "added") == 0
+    said = capsys.readouterr().err
+    assert "the plan of added.yaml: 4 cells, 2 seeds" in said
+    assert "other plans of that name: 'added (proxy/added.yaml)', 'added seeds=[0]'" in said
+
+
+def test_evaluate_and_measure_train_nothing(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the file and by the run, on a machine more."""
+    write(house / "added.yaml", SWEEP)
+    monkeypatch.setenv("ABLATE_MACHINE", "one")
+    assert ablate("evaluate", "added.yaml") == 1
+    assert "failed: linear-s0: is not trained yet" in capsys.readouterr().out
+    sweep()
+    monkeypatch.setenv("ABLATE_MACHINE", "other")
+    assert ablate("evaluate", "added.yaml", "--benchmarks", ",".join(TWO)) == 0
+    assert "added: 2 cells scored, 0 already finished, 0 failed" in capsys.readouterr().out
+    assert ablate("evaluate", "mlp-s0", "--benchmarks", "proxy-vqa", "evaluate.limit=7") == 0
+    assert "added: 1 cells scored, 0 already finished, 0 failed" in capsys.readouterr().out
+    assert ablate("measure", "added.yaml") == 0
+    assert ablate("measure", "linear-s0") == 0
+    assert "added: 1 cells measured" in capsys.readouterr().out
+    assert losses() == [3, 3]
+    found = frame()
+    assert {"easy-vqa/accuracy", "proxy-pope/accuracy"} <= set(found.columns)
+    assert found["proxy-vqa/accuracy"].notna().tolist() == [False, True]
+    assert len(read_predictions(found.loc["mlp-s0", "run_id"], "proxy-vqa")) == 7
+    client = MlflowClient(tracking_uri())
+    repeats = [
+        len(client.get_metric_history(found.loc[cell, "run_id"], f"measured/{machine}/prefill_ms"))
+        for cell in ("linear-s0", "mlp-s0")
+        for machine in ("one", "other")
+    ]
+    assert repeats == [1, 2, 1, 1]
+    assert len(runs("sweep")) == 1
+
+    capsys.readouterr()
+    assert ablate("evaluate", "mlp-s0", "train.lr=1") == 2
+    assert "train.lr: unknown key" in capsys.readouterr().err
+    assert ablate("evaluate", "mlp-s1") == 2
+    assert "did you mean 'mlp-s0'" in capsys.readouterr().err
+    assert ablate("measure", "added.yaml", "measure.what=[]") == 2
+    assert "measure.what: is empty: nothing to measure" in capsys.readouterr().err
+
+
+def test_evaluating_a_model_that_was_not_kept_tells_what_it_costs(
+    house: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(train={"save_below_mb": 0}, measure={"what": []}, axes={})
+    assert ablate("evaluate", "added.yaml", "--benchmarks", "proxy-pope") == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "failed: base-s0: its weights were not kept" in printed
+    assert "`ablate sweep FILE train.save=true --rerun base-s0` trains it again in about" in printed
+    assert ablate("sweep", "added.yaml", "train.save=true", "--rerun", "base-s0") == 0
+    assert ablate("evaluate", "added.yaml", "--benchmarks", "proxy-pope") == 0
+    assert len(runs("sweep")) == 1
+
+
+def test_a_benchmark_without_its_files_fails_alone_and_is_asked_when_they_are_there(
+    house: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told before training; the other one's scores are there, and nothing trains again."""
+    file = house / "items.txt"
+    source = (
+        "from pathlib import Path\n"
+        "from ablate.data.benchmarks.easy_vqa import EasyVQABenchmark\n\n\n"
+        "class Listed(EasyVQABenchmark):\n"
+        "    def fingerprint(self, cache_dir, split='test'):\n"
+        f"        return Path({str(file)!r}).read_text()\n\n"
+        "    def samples(self, *args, **options):\n"
+        f"        Path({str(file)!r}).read_text()\n"
+        "        return super().samples(*args, **options)\n"
+    )
+    (house / "listed_of_a_test.py").write_text(source)
+    monkeypatch.syspath_prepend(str(house))
+    monkeypatch.setenv("PYTHONPATH", str(house), prepend=os.pathsep)
+    both = {"evaluate": {"benchmarks": ["easy-vqa", "listed_of_a_test:Listed"], "limit": 12}}
+    write(house / "added.yaml", SWEEP | both | {"axes": {}, "measure": {"what": []}})
+    assert ablate("sweep", "added.yaml") == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: benchmark listed_of_a_test:Listed will fail: " in printed
+    assert "benchmark listed_of_a_test:Listed failed: FileNotFoundError" in printed
+    assert frame()["easy-vqa/accuracy"].notna().all()
+    file.write_text("there")
+    assert ablate("sweep", "added.yaml") == 0
+    assert losses() == [3]
+    assert frame()["listed_of_a_test:Listed/accuracy"].notna().all()
