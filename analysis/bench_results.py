@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from mlflow.entities import Run
 
+from ablate.analysis.papers import published
 from ablate.analysis.results import ResultsError, artifact_text, open_store, parents, search
 
 RESULT, PLAN = "bench/bench.json", "plan.json"
 SHARES = ("decode_fraction", "prefill_fraction")
-PAPERS = Path(__file__).parent / "papers"
 
 
 @dataclass
@@ -124,20 +122,3 @@ def reading_notes(
             "measured than later; run the bench again while nothing else runs"
         )
     return notes
-
-
-def published(compare: str | None) -> dict[str, Any] | None:
-    """A table of ``analysis/papers``, as ``ml_mamba/table3`` names it.
-
-    Raises:
-        ResultsError: no such paper or table.
-    """
-    if compare is None:
-        return None
-    paper, _, table = compare.partition("/")
-    file = PAPERS / f"{paper}.yaml"
-    tables = yaml.safe_load(file.read_text()) if file.is_file() else {}
-    if table not in tables:
-        known = [f"{f.stem}/{t}" for f in PAPERS.glob("*.yaml") for t in yaml.safe_load(f.open())]
-        raise ResultsError(f"no published table {compare!r}; known: {', '.join(sorted(known))}")
-    return tables[table]

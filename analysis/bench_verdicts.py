@@ -114,7 +114,7 @@ def published_table(results: BenchResults) -> pd.DataFrame:
                 "published tokens/s": row["tokens_s"],
                 "published total s": row["total_s"],
                 f"{new} / total": f"{new / float(row['total_s']):.1f}",
-                "agree": "yes, rounded" if _agree(new, row["tokens_s"], row["total_s"]) else "no",
+                "agree": "yes, rounded" if agree(new, row["tokens_s"], row["total_s"]) else "no",
                 "tokens/s here": speed,
                 "total s here": seconds,
                 "prompt here": place,
@@ -123,13 +123,14 @@ def published_table(results: BenchResults) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _agree(new_tokens: int, speed: str, seconds: str) -> bool:
+def agree(new_tokens: int, speed: str, seconds: str) -> bool:
     """Whether two printed numbers can both be right, each rounded to its last digit."""
-    fastest = new_tokens / (float(seconds) - _half_digit(seconds))
-    slowest = new_tokens / (float(seconds) + _half_digit(seconds))
-    half = _half_digit(speed)
+    fastest = new_tokens / (float(seconds) - half_digit(seconds))
+    slowest = new_tokens / (float(seconds) + half_digit(seconds))
+    half = half_digit(speed)
     return slowest <= float(speed) + half and fastest >= float(speed) - half
 
 
-def _half_digit(printed: str) -> float:
+def half_digit(printed: str) -> float:
+    """Half of a printed number's last digit: how far rounding may have moved it."""
     return 0.5 * 10.0 ** -len(printed.partition(".")[2])

@@ -13,19 +13,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from ablate.analysis.statistics.comparisons import CONFIDENCE, Judge
+from ablate.analysis.statistics.comparisons import CONFIDENCE
 from ablate.analysis.statistics.intervals import Contrasts, against, all_pairs, contrasts
 from ablate.analysis.statistics.item_error import between_seeds, cell_covariances
 from ablate.analysis.statistics.power import Design, power
-from ablate.analysis.statistics.scores import Scores
 from ablate.analysis.statistics.seed_error import seed_error
 from ablate.analysis.statistics.seed_groups import two_groups
 from ablate.analysis.statistics.two_stage import seeds_to_find
@@ -241,31 +240,6 @@ def two_stages(sweeps: int, random: np.random.Generator) -> Table:
         what, bound = f"two stages, {name}, {planned} planned", 0.92 if name in ALIKE else 0.9
         table.bounds.append(Bound(what, float(covered), bound, sweeps, True))
     return table
-
-
-def false_declarations(scores: Scores, base: str, seeds: int = 3) -> tuple[float, float]:
-    """How often a real sweep of variants that do not differ is said to hold a difference.
-
-    Every choice of so many of its seeds is analysed as a sweep of its own.
-
-    Returns:
-        The rate, and its standard error: the jackknife over seeds, as the choices share them.
-    """
-    choices = list(combinations(range(len(scores.seeds)), seeds))
-    declared = np.array([_declares(scores, base, list(choice)) for choice in choices])
-    left_out = [
-        declared[[seed not in choice for choice in choices]].mean()
-        for seed in range(len(scores.seeds))
-    ]
-    return float(declared.mean()), float(np.std(left_out) * np.sqrt(len(left_out) - 1))
-
-
-def _declares(scores: Scores, base: str, chosen: list[int]) -> bool:
-    """Whether the sweep of some of the seeds declares any difference from the base."""
-    some = replace(
-        scores, seeds=tuple(scores.seeds[r] for r in chosen), values=scores.values[:, chosen]
-    )
-    return any(c.verdict not in ("equal", "undecided") for c in Judge(some).against(base))
 
 
 def calibrate(sweeps: int) -> list[Table]:

@@ -15,8 +15,7 @@ one: the probability of the right answer. Rules for what is not as it should be:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -41,6 +40,11 @@ PROBABILITY = "P(right answer)"
 """What the continuous score is called: the probability of the right answer."""
 DIFFERS = 5e-4
 """A benchmark's own figure may be so far from the mean over its items by rounding."""
+MOST_SIMULATED = 12
+"""So many variants are simulated for the smallest difference; of more it is at least as large."""
+LEAST_STEPS = 5
+"""A score whose range from guessing to the best variant holds fewer differences that it would find
+cannot rank."""
 COSTS = {
     "parameters/total": "parameters",
     "train/flops": "training FLOPs",
@@ -152,10 +156,9 @@ def conclude(evidence: Evidence, base: str | None = None, margin: float | None =
         for measure, frame in _measures(evidence, benchmark):
             try:
                 scores = Scores.from_frame(frame)
+                made.append(_conclude(evidence, benchmark, measure, scores, chosen, judged))
             except ScoresError as error:
                 notes.append(f"{benchmark} {measure}: {error}")
-                continue
-            made.append(_conclude(evidence, benchmark, measure, scores, chosen, judged))
     if not made:
         raise ResultsError(
             f"{evidence.name!r} has no predictions that can be analysed"
@@ -250,18 +253,60 @@ def _conclude(
         comparisons = judge.against(base)
     official = _official(evidence, benchmark, scores) if measure == HEADLINE else []
     several = len(scores.variants) > 1
+    chance = _chance(evidence, benchmark) if measure != PROBABILITY else None
+    smallest = _smallest(judge)
+    weak = cannot_rank(judge, smallest, chance)
     return Conclusion(
         benchmark,
         measure,
         judge,
-        {mean.variant: mean for mean in means(scores)},
+        {mean.variant: mean for mean in within_bounds(scores)},
         comparisons,
         tuple(r.variant for r in ranks(judge) if r.tied_for_best) if several else (),
         _effects(evidence, judge),
-        _smallest(judge),
-        _chance(evidence, benchmark) if measure != PROBABILITY else None,
-        (*notes, *official),
+        smallest,
+        chance,
+        (*notes, *official, *([f"{benchmark} {measure} {weak}"] if weak else [])),
     )
+
+
+def cannot_rank(judge: Judge, smallest: float | None, chance: float | None) -> str:
+    """Why a score cannot rank its variants, after its name; empty if it can, or it is not known.
+
+    Its signal is what the best variant gains over guessing: over the blind variants and chance. Its
+    noise is the smallest difference that the design finds. Below ``LEAST_STEPS`` times the noise,
+    whatever order the variants come out in is the seeds'.
+
+    Args:
+        judge: of the score.
+        smallest: the true difference that is found with a power of 80 %.
+        chance: the score of guesses.
+    """
+    scores = judge.scores
+    average = dict(zip(scores.variants, np.nanmean(scores.means, 1), strict=True))
+    floor = [average[v] for v in judge.apart] + ([chance] if chance is not None else [])
+    seeing = [mean for variant, mean in average.items() if variant not in judge.apart]
+    if smallest is None or not floor or not seeing:
+        return ""
+    signal = max(seeing) - max(floor)
+    if signal >= LEAST_STEPS * smallest:
+        return ""
+    return (
+        f"cannot rank these variants: the best gains {points(signal)} over guessing, less than "
+        f"{LEAST_STEPS} times the smallest difference that would be found ({points(smallest)})"
+    )
+
+
+def within_bounds(scores: Scores) -> list[Mean]:
+    """Every variant's mean; where no score leaves 0 to 1, neither does an interval."""
+    made = means(scores)
+    if np.nanmin(scores.values) < 0 or np.nanmax(scores.values) > 1:
+        return made
+    # Comparisons with NaN are False: an interval that is not known stays so.
+    return [
+        replace(m, low=0.0 if m.low < 0 else m.low, high=1.0 if m.high > 1 else m.high)
+        for m in made
+    ]
 
 
 def _gaps(evidence: Evidence, benchmark: str, measure: str, scores: Scores) -> list[str]:
@@ -326,11 +371,13 @@ def _effects(evidence: Evidence, judge: Judge) -> list[Effect]:
 
 
 def _smallest(judge: Judge) -> float | None:
+    """As simulated; of ``MOST_SIMULATED`` variants where there are more, for the time it takes."""
     try:
         made = design(judge)
-        return smallest_difference(made) if made.variants > 1 else None
     except ScoresError:
         return None
+    few = replace(made, variants=min(made.variants, MOST_SIMULATED))
+    return smallest_difference(few) if made.variants > 1 else None
 
 
 def _speeds(frame: pd.DataFrame, base: str) -> list[SpeedRatio]:
@@ -369,8 +416,3 @@ def _older(evidence: Evidence) -> list[str]:
 def confidence() -> str:
     """``95 %``."""
     return f"{100 * CONFIDENCE:.0f} %"
-
-
-def comparisons_of(conclusions: Sequence[Conclusion], variant: str) -> list[Comparison]:
-    """One variant's comparisons with the base, in the order of the benchmarks."""
-    return [c for each in conclusions for c in each.comparisons if c.variant == variant]

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.analysis import frames
-from ablate.analysis.results import ResultsError, SweepResults, load_sweep
+from ablate.analysis.frames import Loaded
+from ablate.analysis.papers import claim_digest
+from ablate.analysis.results import (
+    ResultsError,
+    SweepResults,
+    open_store,
+    parents,
+)
 
 BLIND = "blind"
 """The encoder that sees nothing; among predictions made elsewhere, the name of such a variant."""
+CLAIM_TAG = "ablate.claim."
+"""Begins the parent run's tag that says when a claim was made (ms); its digest is the rest."""
 ROW_KEYS = {"item": ("item", "id"), "score": ("score",)}
 """What every row of a file of predictions must have, by the names it may have."""
 ROW_EXTRAS = {
@@ -43,6 +51,7 @@ class Evidence:
         plan: what the sweep file says of how it is judged: ``baseline`` (axis -> label),
             ``margin``, ``compare``, ``claims``.
         notes: what a reader must know.
+        written: claim of the sweep file -> whether it was made before the runs.
     """
 
     name: str
@@ -53,6 +62,7 @@ class Evidence:
     apart: tuple[str, ...] = ()
     plan: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    written: dict[str, str] = field(default_factory=dict)
 
     @property
     def variants(self) -> list[str]:
@@ -72,28 +82,47 @@ def from_store(uri: str, name: str) -> Evidence:
     Raises:
         ResultsError: no store, no such sweep, or no finished cell in it.
     """
-    results = load_sweep(uri, name)
-    cells = frames.cells(name, uris=[uri])
+    loaded = Loaded([name], [uri])
+    (results,) = loaded.sweeps
     try:
-        items = frames.items(name, uris=[uri], texts=True)
+        items = loaded.items(texts=True)
     except ResultsError:
         items = pd.DataFrame(columns=["variant", "seed", "benchmark", "item", "image", "score"])
-    labels = _labels(results)
-    encoders = frames.parameters(name, uris=[uri])
+    labels = planned_labels(results)
+    encoders = loaded.parameters()
     blind = encoders[encoders.get("encoder", pd.Series(dtype=str)) == BLIND]["variant"]
     return Evidence(
         name,
         labels,
         items,
-        cells,
-        frames.speeds(name, uris=[uri]),
+        loaded.cells(),
+        loaded.speeds(),
         tuple(v for v in labels if v in set(blind)),
         results.plan,
         tuple(results.notes),
+        _written(uri, results),
     )
 
 
-def _labels(results: SweepResults) -> dict[str, dict[str, str]]:
+def _written(uri: str, results: SweepResults) -> dict[str, str]:
+    """When each claim of the sweep file was made, compared with its runs."""
+    claims = results.plan.get("claims") or {}
+    if not claims:
+        return {}
+    client = open_store(uri)
+    tags = parents(client, "sweep", results.name)[0].data.tags
+    begun = [client.get_run(run_id).info.start_time for run_id in results.frame["run_id"]]
+    said = {}
+    for name, about in claims.items():
+        made = tags.get(f"{CLAIM_TAG}{claim_digest(about)}")
+        late = sum(start < int(made) for start in begun) if made else 0
+        said[name] = f"after {late} of {len(begun)} runs had begun" if late else "before the runs"
+        if made is None:
+            said[name] = "nobody knows when"
+    return said
+
+
+def planned_labels(results: SweepResults) -> dict[str, dict[str, str]]:
     """Of the variants that have a finished cell, in the order that they were planned in."""
     finished = set(results.frame["cell"])
     return {

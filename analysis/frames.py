@@ -18,11 +18,17 @@ from typing import Any, NamedTuple
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from ablate.analysis.connect import tracking_uri
 from ablate.analysis.held import EVALUATE, MEASURE, MEASURED
-from ablate.analysis.results import OLDER, TEXT, ResultsError, SweepResults, load_sweep, open_store
+from ablate.analysis.results import (
+    OLDER,
+    TEXT,
+    ResultsError,
+    SweepResults,
+    load_sweep,
+    open_store,
+)
 
 PLACE = ["store", "sweep", "variant", "seed"]
 RECORDED = {
@@ -37,7 +43,7 @@ RECORDED = {
 TEXTS = ("question", "answer", "answers", "prediction")
 PREDICTIONS = "predictions"
 SPEED = "speed/"
-"""Begins measurements of efficiency of older versions, without the machine's name."""
+"""Begins measurements of efficiency by older versions, which did not name the machine."""
 
 
 class _Cell(NamedTuple):
@@ -48,12 +54,100 @@ class _Cell(NamedTuple):
 
     @property
     def run_id(self) -> str:
+        """Of the run that trained it."""
         return str(self.row["run_id"])
 
+    def holder(self, benchmark: str) -> str:
+        """Of the run that answered a benchmark."""
+        held = self.results.runs[self.row["cell"]]
+        return held.get(f"{EVALUATE}{benchmark}", self.run_id)
+
     @property
-    def holders(self) -> dict[str, str]:
-        """Step -> the run that holds it, of steps that not all are the cell's own run's."""
-        return self.results.holders.get(str(self.row["cell"]), {})
+    def measured(self) -> list[tuple[str, str]]:
+        """The machines that measured its efficiency, each with the id of the run that holds it."""
+        held = self.results.runs[self.row["cell"]]
+        if not held:  # an older version's, which kept all in one run
+            return [(OLDER, self.run_id)]
+        return [(s.removeprefix(MEASURE), r) for s, r in held.items() if s.startswith(MEASURE)]
+
+
+class Loaded:
+    """The finished cells of some sweeps, looked up once.
+
+    Args:
+        sweeps: their names.
+        uris: of the stores.
+
+    Attributes:
+        sweeps: the results that they are of, one per sweep and store.
+
+    Raises:
+        ResultsError: no store, no such sweep in any of them, or no finished cell in it.
+    """
+
+    def __init__(self, sweeps: Sequence[str], uris: Sequence[str] = ()) -> None:
+        self._names = sweeps
+        self._cells = list(_cells(sweeps, uris))
+        self.sweeps = list({id(c.results): c.results for c in self._cells}.values())
+
+    def cells(self) -> pd.DataFrame:
+        """See ``cells``."""
+        rows: list[dict[str, Any]] = []
+        for cell in self._cells:
+            results = cell.results
+            own = {key: value for key, value in cell.row.items() if is_own(key)}
+            labels = {axis: cell.row[axis] for axis in results.axes}
+            for score in results.scores:
+                benchmark, _, metric = score.rpartition("/")
+                chance = results.chance(score)
+                found = {"benchmark": benchmark, "metric": metric, "score": cell.row.get(score)}
+                guess = float("nan") if chance is None else chance
+                known = {"chance": guess, "run_id": cell.run_id}
+                rows.append(cell.place | found | known | labels | own)
+        return pd.DataFrame(rows)
+
+    def items(self, texts: bool = False) -> pd.DataFrame:
+        """See ``items``."""
+        found = []
+        for cell in self._cells:
+            for benchmark, file in _predictions(cell):
+                records = read_records(file, texts)
+                for column, value in reversed([*cell.place.items(), ("benchmark", benchmark)]):
+                    records.insert(0, column, value)
+                found.append(records)
+        if not found:
+            raise ResultsError(f"no predictions are kept of {', '.join(self._names)}")
+        return pd.concat(found, ignore_index=True)
+
+    def speeds(self) -> pd.DataFrame:
+        """See ``speeds``."""
+        rows = []
+        for cell in self._cells:
+            for machine, run_id in cell.measured:
+                run = cell.client.get_run(run_id)
+                for name in run.data.metrics:
+                    found = measured(run.data.tags.get(TEXT + name, name))
+                    if found is None or found[0] != machine:
+                        continue
+                    said = {"machine": machine, "metric": found[1]}
+                    for point in cell.client.get_metric_history(run_id, name):
+                        session = f"{run_id}/{point.step}"  # each repeat is a process of its own
+                        rows.append(cell.place | said | {"value": point.value, "session": session})
+        return pd.DataFrame(rows, columns=[*PLACE, "machine", "metric", "value", "session"])
+
+    def parameters(self) -> pd.DataFrame:
+        """See ``parameters``."""
+        runs = [(cell.place, cell.client.get_run(cell.run_id)) for cell in self._cells]
+        return pd.DataFrame([place | dict(run.data.params) for place, run in runs])
+
+    def curves(self, metric: str = "train/loss") -> pd.DataFrame:
+        """See ``curves``."""
+        rows = [
+            cell.place | {"step": point.step, "value": point.value}
+            for cell in self._cells
+            for point in cell.client.get_metric_history(cell.run_id, metric)
+        ]
+        return pd.DataFrame(rows, columns=[*PLACE, "step", "value"])
 
 
 def cells(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
@@ -68,18 +162,7 @@ def cells(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         ResultsError: no store, no such sweep in any of them, or no finished cell in it.
     """
-    rows: list[dict[str, Any]] = []
-    for cell in _cells(sweeps, uris):
-        results = cell.results
-        own = {key: value for key, value in cell.row.items() if is_own(key)}
-        labels = {axis: cell.row[axis] for axis in results.axes}
-        for score in results.scores:
-            benchmark, _, metric = score.rpartition("/")
-            chance = results.chance(score)
-            found = {"benchmark": benchmark, "metric": metric, "score": cell.row.get(score)}
-            known = {"chance": float("nan") if chance is None else chance, "run_id": cell.run_id}
-            rows.append(cell.place | found | known | labels | own)
-    return pd.DataFrame(rows)
+    return Loaded(sweeps, uris).cells()
 
 
 def items(*sweeps: str, uris: Sequence[str] = (), texts: bool = False) -> pd.DataFrame:
@@ -98,16 +181,7 @@ def items(*sweeps: str, uris: Sequence[str] = (), texts: bool = False) -> pd.Dat
     Raises:
         ResultsError: as ``cells``, or no cell has kept its predictions.
     """
-    found = []
-    for cell in _cells(sweeps, uris):
-        for benchmark, file in _predictions(cell):
-            records = read_records(file, texts)
-            for column, value in reversed([*cell.place.items(), ("benchmark", benchmark)]):
-                records.insert(0, column, value)
-            found.append(records)
-    if not found:
-        raise ResultsError(f"no predictions are kept of {', '.join(sweeps)}")
-    return pd.concat(found, ignore_index=True)
+    return Loaded(sweeps, uris).items(texts)
 
 
 def speeds(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
@@ -117,22 +191,22 @@ def speeds(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
         Columns ``store``, ``sweep``, ``variant``, ``seed``, ``machine``, ``metric``, ``value`` and
         ``session``: what was measured in one process. Empty if nothing was measured.
     """
-    rows = []
-    for cell in _cells(sweeps, uris):
-        measurements = {
-            s.removeprefix(MEASURE): i for s, i in cell.holders.items() if s.startswith(MEASURE)
-        }
-        for machine, run_id in (measurements or {OLDER: cell.run_id}).items():
-            run = cell.client.get_run(run_id)
-            said = cell.place | {"machine": machine, "session": run_id}
-            for name in run.data.metrics:
-                if (parts := measured(run.data.tags.get(TEXT + name, name))) is None:
-                    continue
-                where, metric = parts
-                if where == machine:
-                    history = cell.client.get_metric_history(run_id, name)
-                    rows += [said | {"metric": metric, "value": each.value} for each in history]
-    return pd.DataFrame(rows, columns=[*PLACE, "machine", "metric", "value", "session"])
+    return Loaded(sweeps, uris).speeds()
+
+
+def parameters(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
+    """A row per finished cell: its place and its config as flat parameters (``connector``)."""
+    return Loaded(sweeps, uris).parameters()
+
+
+def curves(*sweeps: str, uris: Sequence[str] = (), metric: str = "train/loss") -> pd.DataFrame:
+    """A row per finished cell and logged step of its training.
+
+    Returns:
+        Columns ``store``, ``sweep``, ``variant``, ``seed``, ``step`` and ``value``; empty if the
+        metric was not logged.
+    """
+    return Loaded(sweeps, uris).curves(metric)
 
 
 def measured(name: str) -> tuple[str, str] | None:
@@ -141,15 +215,6 @@ def measured(name: str) -> tuple[str, str] | None:
         return OLDER, name.removeprefix(SPEED)
     machine, _, metric = name.removeprefix(MEASURED).rpartition("/")
     return (machine, metric) if name.startswith(MEASURED) and machine else None
-
-
-def parameters(*sweeps: str, uris: Sequence[str] = ()) -> pd.DataFrame:
-    """A row per finished cell: its place and its config as flat parameters (``connector``)."""
-    found = []
-    for cell in _cells(sweeps, uris):
-        run: Run = cell.client.get_run(cell.run_id)
-        found.append(cell.place | dict(run.data.params))
-    return pd.DataFrame(found)
 
 
 def is_own(metric: str) -> bool:
@@ -208,8 +273,6 @@ def _predictions(cell: _Cell) -> Iterator[tuple[str, Path]]:
     benchmarks = dict.fromkeys(score.rpartition("/")[0] for score in cell.results.scores)
     with tempfile.TemporaryDirectory() as folder:
         for benchmark in benchmarks:
-            run_id = cell.holders.get(f"{EVALUATE}{benchmark}", cell.run_id)
-            kept = {each.path for each in cell.client.list_artifacts(run_id, PREDICTIONS)}
-            path = f"{PREDICTIONS}/{file_name(benchmark)}"
-            if path in kept:
+            path, run_id = f"{PREDICTIONS}/{file_name(benchmark)}", cell.holder(benchmark)
+            if path in {each.path for each in cell.client.list_artifacts(run_id, PREDICTIONS)}:
                 yield benchmark, Path(cell.client.download_artifacts(run_id, path, folder))

@@ -7,9 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.analysis.conclusions import COSTS, Findings, confidence, points
+from ablate.analysis.claims import claims_table, judge_scores
+from ablate.analysis.conclusions import COSTS, PROBABILITY, Findings, confidence, points
+from ablate.analysis.papers import Paper, published, read_claim, read_paper
+from ablate.analysis.results import ResultsError
 from ablate.analysis.sentences import cost_ratio, speed_name
 from ablate.analysis.statistics.comparisons import Comparison
+from ablate.analysis.statistics.ratios import mean_speed
 from ablate.analysis.tables import Estimate, Number, Titled
 
 BEST = "*"
@@ -47,7 +51,15 @@ def report_tables(findings: Findings) -> list[Titled]:
             f"{name}: effects of the axes, in points [{confidence()} simultaneous]",
             effects_table(findings),
         ),
-        (f"{name}: speeds, geometric means", speeds_table(findings)),
+        (f"{name}: claims of the sweep file", own_claims(findings)),
+        (
+            f"{name}: published ({findings.evidence.plan.get('compare')}) and here, in %",
+            published_table(findings),
+        ),
+        (
+            f"{name}: speeds, geometric means [95 % interval of each by itself]",
+            speeds_table(findings),
+        ),
         (
             f"{name}: times the speed of {findings.base} [{confidence()} simultaneous interval per "
             "machine and metric]",
@@ -115,6 +127,56 @@ def difference(c: Comparison) -> Estimate:
     return Estimate(100 * c.difference, 100 * c.low, 100 * c.high, signed=True)
 
 
+def own_claims(findings: Findings) -> pd.DataFrame:
+    """A row per claim that the sweep's own file makes, and comparison."""
+    given = findings.evidence.plan.get("claims") or {}
+    claims = [read_claim(name, about, "claims") for name, about in given.items()]
+    judged = [found for claim in claims for found in judge_scores(claim, findings)]
+    return claims_table(judged, findings.evidence.written) if judged else pd.DataFrame()
+
+
+def published_table(findings: Findings) -> pd.DataFrame:
+    """A row per published row, with what it prints and what we have, where there is such a variant.
+
+    A benchmark that stands in for the published one is named in the column of ours.
+    """
+    compare = findings.evidence.plan.get("compare")
+    if not compare:
+        return pd.DataFrame()
+    try:
+        table = published(compare) or {}
+    except ResultsError:  # a sweep of before names were checked
+        return pd.DataFrame()
+    paper = read_paper(compare.partition("/")[0])
+    rows: list[dict[str, Any]] = []
+    for name, values in table["rows"].items():
+        row: dict[str, Any] = {"row": name}
+        ours = _variant_of(findings, name, paper)
+        for benchmark, about in paper.benchmarks.items():
+            if benchmark in values:
+                row[f"{about['name']}, published"] = str(values[benchmark])
+            for each in findings.conclusions:
+                stands = paper.stands_for(each.benchmark) == benchmark
+                if stands and each.measure != PROBABILITY and ours in each.means:
+                    mean = each.means[ours]
+                    centre, low, high = (100 * v for v in (mean.mean, mean.low, mean.high))
+                    row[f"{each.benchmark}, here"] = Estimate(centre, low, high)
+        rows.append(row)
+    return _ordered(rows, ["row"])
+
+
+def _variant_of(findings: Findings, row: str, paper: Paper) -> str:
+    """The variant that a published row is of; empty if there is none.
+
+    Of several it is the one that has most in common with the base.
+    """
+    called = {row, *(label for held in paper.labels(row).values() for label in held)}
+    labels = findings.evidence.labels
+    fitting = [v for v, own in labels.items() if v in called or called & set(own.values())]
+    base = labels[findings.base].items()
+    return max(fitting, key=lambda variant: len(base & labels[variant].items()), default="")
+
+
 def effects_table(findings: Findings) -> pd.DataFrame:
     """Main effects and interactions; one family each."""
     rows = [
@@ -134,17 +196,16 @@ def effects_table(findings: Findings) -> pd.DataFrame:
 
 
 def speeds_table(findings: Findings) -> pd.DataFrame:
-    """A row per machine and variant."""
+    """A row per machine and variant: geometric means, with intervals over processes."""
     frame = findings.evidence.speeds
     rows = []
-    for (machine, variant), own in (
-        frame.groupby(["machine", "variant"], sort=False) if len(frame) else ()
-    ):
+    measured = frame.groupby(["machine", "variant"], sort=False) if len(frame) else ()
+    for (machine, variant), own in measured:
         row: dict[str, Any] = {"machine": machine, "variant": variant}
-        for metric, held in own[own["value"] > 0].groupby("metric", sort=False)["value"]:
-            mean = math.exp(sum(map(math.log, held)) / len(held))
+        for metric, held in own[own["value"] > 0].groupby("metric", sort=False):
+            mean, low, high = mean_speed(held)
             name = "training MiB" if metric == "train_peak_mib" else speed_name(str(metric))
-            row[name] = Number(mean, 1 if mean < 100 else 0)
+            row[name] = Estimate(mean, low, high, 1 if mean < 100 else 0)
         rows.append(row)
     return _ordered(rows, [])
 

@@ -56,8 +56,7 @@ class SweepResults:
     axes: axis -> labels in the order of the sweep file.
     notes: what a reader must know, such as cells that are missing.
     plan: the sweep as it was planned, with what its file says of how it is to be judged.
-    holders: the ids of the runs that hold a cell's benchmarks ("evaluate/NAME") and measurements
-        ("measure/MACHINE"), by the cell's name; without an entry, the cell's own.
+    runs: cell -> step ("evaluate/NAME", "measure/MACHINE") -> id of the run that holds it.
     """
 
     name: str
@@ -66,7 +65,7 @@ class SweepResults:
     compare: str | None = None
     notes: list[str] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
-    holders: dict[str, dict[str, str]] = field(default_factory=dict)
+    runs: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def scores(self) -> list[str]:
@@ -116,9 +115,8 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
     notes += [f"scored on evaluate.split: {s}, not {TEST}" for s in sorted(splits - {TEST})]
     if older:
         notes.append("these runs are of an older version of ablate, which will run them again")
-    holders = {cell: each.holders for cell, each in found.items()}
-    frame = pd.DataFrame(rows)
-    return SweepResults(name, plan["axes"], frame, plan["compare"], notes, plan, holders)
+    held = {cell: each.runs for cell, each in found.items()}
+    return SweepResults(name, plan["axes"], pd.DataFrame(rows), plan["compare"], notes, plan, held)
 
 
 @dataclass
@@ -128,7 +126,7 @@ class _Cell:
     row: dict[str, Any]
     split: str
     unscored: list[str] = field(default_factory=list)
-    holders: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
 
 
 def _found(cells: list[dict[str, Any]], held: HeldSteps) -> dict[str, _Cell]:

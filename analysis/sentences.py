@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-from ablate.analysis.conclusions import COSTS, Conclusion, Findings, SpeedRatio, confidence, points
+from ablate.analysis.conclusions import (
+    COSTS,
+    MOST_SIMULATED,
+    Conclusion,
+    Findings,
+    SpeedRatio,
+    confidence,
+    points,
+)
 from ablate.analysis.statistics.comparisons import Comparison
 
 SAME = 0.005
@@ -134,16 +142,17 @@ def limits(findings: Findings) -> list[str]:
     """What cannot be concluded, and what this design could have found."""
     said = [*findings.notes]
     for each in findings.conclusions:
+        variants = len(each.judge.scores.variants) - len(each.judge.apart)
         if each.smallest is not None:
+            more = " or more" if variants > MOST_SIMULATED else ""
             said.append(
                 f"{each.title}: this design finds a true difference of "
-                f"{points(each.smallest, 1)} from {findings.base} with a power of 80 %"
+                f"{points(each.smallest, 1)}{more} from {findings.base} with a power of 80 %"
             )
         elif each.comparisons:
             said.append(f"{each.title}: what this design could find is unknown: it needs two seeds")
         said += [str(group) for group in each.judge.groups.values()]
         said += each.notes
-        variants = len(each.judge.scores.variants) - len(each.judge.apart)
         if variants == 2 and len(each.judge.scores.seeds) in (2, 3):
             said.append(
                 f"{each.title}: two variants and {len(each.judge.scores.seeds)} seeds leave few "

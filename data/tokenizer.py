@@ -100,6 +100,11 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id, added tokens included."""
+        return self.backend.get_vocab(with_added_tokens=True)
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text alone; special tokens only where the text spells them out."""
         return [token for token, _ in self.encode_pieces([Piece(text)])]

@@ -1,4 +1,4 @@
-"""`ablate report`, `power` and `score`: what follows from results."""
+"""`ablate report`, `verify`, `power` and `score`: what follows from results."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def report(
     plot: Annotated[
         Path | None, typer.Option(help="Draw a sweep's scores, to a .svg, .png or .pdf file.")
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write NAME.html here: one file with everything.")
+    ] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Write it and open it.")] = False,
 ) -> None:
     """Print what a sweep found: scores with intervals, verdicts, speeds; or a bench's speeds."""
     from ablate.analysis.bench_results import is_bench, load_bench
@@ -53,6 +57,8 @@ def report(
     tables: list[Titled]
     try:
         if sweep is not None and is_bench(tracking_uri(), sweep):
+            if html or open_:
+                raise ConfigError(COMMAND_LINE, "--html", "a bench has tables and a plot alone")
             timed = load_bench(tracking_uri(), sweep)
             tables, said, notes = bench_tables(timed), [], timed.notes
         else:
@@ -63,6 +69,13 @@ def report(
             notes = limits(findings)
             if plot is not None:
                 draw(findings, plot)
+            if html or open_:
+                as_planned = base is None and margin is None
+                path = write_page(findings, predictions is None, as_planned)
+                typer.echo(f"{path} ({path.stat().st_size / 1000:,.0f} kB)")
+                if open_:
+                    typer.launch(path.absolute().as_uri())
+                return
     except ResultsError as error:
         where = sweep if sweep is not None else str(predictions)
         raise ConfigError(COMMAND_LINE, where, str(error)) from error
@@ -96,6 +109,43 @@ def found(
 
 
 MARGIN_UNIT = "is a share of the score between 0 and 1, as in 0.01 for one point"
+
+
+def write_page(findings: Findings, stored: bool, as_planned: bool) -> Path:
+    """Write a sweep's page into the working folder.
+
+    Args:
+        findings: of the sweep.
+        stored: whether its runs are in the store, whose parent run then keeps the page, too.
+        as_planned: whether it is judged as its file says, so that it describes the parent run.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    from ablate.analysis.page import Extras, page
+    from ablate.tracking.names import folder_name
+
+    if stored:
+        from ablate.analysis.page.extras import extras_of
+        from ablate.analysis.results import parents
+        from ablate.sweeping.summary import describe_run
+        from ablate.tracking.store import Tracker
+
+        tracker = Tracker()
+        extras = extras_of(tracker.uri, findings)
+    else:
+        extras = Extras()
+    path = Path(f"{folder_name(findings.evidence.name)}.html")
+    try:
+        path.write_text(page(findings, extras), "utf-8", "backslashreplace")
+    except OSError as error:
+        raise ConfigError(str(path), "", f"cannot be written: {error.strerror}") from error
+    if stored:
+        parent = parents(tracker.client, "sweep", findings.evidence.name)[0].info.run_id
+        tracker.client.log_artifact(parent, str(path))
+        if as_planned:
+            describe_run(tracker, parent, findings)
+    return path
 
 
 def draw(findings: Findings, path: Path) -> None:
@@ -136,6 +186,40 @@ def power(
         raise ConfigError(COMMAND_LINE, sweep or "--sweep", str(error)) from error
     table, notes = power_table(findings, effect, power)
     typer.echo(render([table], "md"))
+    for line in notes:
+        typer.echo(line, err=True)
+
+
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Papers, or claims of theirs as PAPER/CLAIM [default: all papers]."),
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Check the papers' tables against themselves instead.")
+    ] = False,
+    format: Annotated[str, typer.Option(help="md, latex, csv or html.")] = "md",
+) -> None:
+    """Judge papers' claims on what the store holds: reproduced, contradicted or undecided."""
+    from ablate.analysis.audit import audit as audited
+    from ablate.analysis.connect import tracking_uri
+    from ablate.analysis.results import ResultsError
+    from ablate.analysis.tables import FORMATS, render
+    from ablate.analysis.verify import asked, verified
+
+    if format not in FORMATS:
+        message = f"{format!r} is not one of {', '.join(FORMATS)}"
+        raise ConfigError(COMMAND_LINE, "--format", message)
+    notes: list[str] = []
+    try:
+        wanted = asked(names or [])
+        if audit:
+            tables = [table for paper, _ in wanted for table in audited(paper)]
+        else:
+            tables, notes = verified(tracking_uri(), wanted)
+    except ResultsError as error:
+        raise ConfigError(COMMAND_LINE, " ".join(names or []), str(error)) from error
+    typer.echo(render(tables, format))
     for line in notes:
         typer.echo(line, err=True)
 

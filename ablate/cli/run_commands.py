@@ -57,12 +57,15 @@ def sweep(
     if dry_run:
         from ablate.sweeping.dry_run import print_dry_run
 
-        print_dry_run(console, plan, held, cache)
+        print_dry_run(console, plan.whole, held, cache)
         return
     tracker.experiment(plan.name)  # refused now, if at all
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
-    vocabularies = vocabulary_sizes(plan, cache)
+    vocabularies = vocabulary_sizes(plan.whole, cache)
     steps = plan_steps(plan, cache)
+    problems = {name: why for each in steps.values() for name, why in each.problems.items()}
+    for name, why in problems.items():
+        console.print(f"note: benchmark {name} will fail: {why}", soft_wrap=True)
     for words, cells in made_otherwise(plan, steps, held).items():
         message = f"{shortened(', '.join(cells))}: made with {words}"
         if strict:
@@ -74,7 +77,7 @@ def sweep(
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
     if new:
         warm_up(*FORKED)
-        model_sizes(plan, vocabularies)
+        model_sizes(plan.whole, vocabularies)
     with Display(console) as display:
         outcome = SweepRun(plan, steps, tracker, cache, display, rerun or []).run(jobs)
     end_sweep(outcome, "run", console)

@@ -183,6 +183,10 @@ class RunConfig:
 
     ``start_from``: a path, of a saved model (``train.save``) whose components the run starts from
     instead of its own, or of ML-Mamba's release, which has no encoder.
+
+    ``stages``: trainings one after the other, in a sweep: each is a name (the run as it is) or
+    ``name: {diff}`` from the run. Each starts from what the one before has trained; the last is the
+    one that is evaluated and measured, and the first starts from ``start_from``.
     """
 
     encoder: EncoderConfig
@@ -194,6 +198,7 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig, metadata=NOT_IN_IDENTITY)
     seed: int = 0
     start_from: str | None = field(default=None, metadata=IN_IDENTITY_IF_SET)
+    stages: list[Any] | None = field(default=None, metadata=IN_IDENTITY_IF_SET)
 
 
 MEASURES = ("train", "prefill", "decode")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ablate.analysis.bench_plots import plot
-from ablate.analysis.bench_results import BenchResults, load_bench, published
+from ablate.analysis.bench_results import BenchResults, load_bench
 from ablate.analysis.bench_verdicts import published_table, verdicts
+from ablate.analysis.papers import published
 from ablate.analysis.results import ResultsError
 from ablate.config.schema import RunConfig
 from ablate.config.shipped import source_name

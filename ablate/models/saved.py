@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy as copying
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +39,29 @@ MODEL = "model"
 
 CONFIG = "config.json"
 FORMAT = "ablate-1"
+PARTS = "parts"
 
 
-def save(model: VisionLanguageModel, config: RunConfig, folder: Path) -> None:
-    """Write a model and its run into ``folder``, over what is there.
+def save(
+    model: VisionLanguageModel,
+    config: RunConfig,
+    folder: Path,
+    roles: Sequence[str] = COMPONENT_ROLES,
+) -> None:
+    """Write a model, or some of its components, and its run into ``folder``, over what is there.
 
     An interrupted write leaves no ``config.json``, and so nothing that would load.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    for role, component in components_of(model).items():
-        save_file(merged(component), _weights(folder, role))
+    components = components_of(model)
+    for role in roles:
+        save_file(merged(components[role]), _weights(folder, role))
     values = {
         "format": FORMAT,
         "vocab_size": model.vocab_size,
         "run": to_dict(config),
+        PARTS: list(roles),
         "backbone": model.backbone.blueprint(),
     }
     unfinished = folder / f"{CONFIG}.part"
@@ -68,6 +76,9 @@ def load(folder: Path) -> tuple[VisionLanguageModel, RunConfig]:
         CheckpointError: the directory is not one of ours, is damaged, or is of another version.
     """
     config, vocab_size = saved_run(folder)
+    if (parts := saved_parts(folder)) != COMPONENT_ROLES:
+        message = f"holds {', '.join(parts)} alone, of an earlier stage; give a whole model"
+        raise CheckpointError(folder / CONFIG, message)
     blank = _without_weights(config)
     blueprint = _saved_blueprint(folder)
     if blueprint is not None:
@@ -91,7 +102,7 @@ def start_from(components: Mapping[str, nn.Module], config: RunConfig, path: Pat
 
     Args:
         components: the new run's, by role; those given are started. ML-Mamba's release has no
-            encoder, and leaves a given one as it is.
+            encoder, and leaves a given one as it is; so does an earlier stage with what it froze.
         config: the new run.
         path: a directory written by ``save``, or the file of ML-Mamba's release (for the
             ``msc-code`` connector and a ``mamba2`` backbone).
@@ -105,6 +116,8 @@ def start_from(components: Mapping[str, nn.Module], config: RunConfig, path: Pat
             load_ml_mamba(path, components["connector"], components["backbone"])
         return
     saved, _ = saved_run(path)
+    parts = saved_parts(path)
+    components = {role: each for role, each in components.items() if role in parts}
     for role in components:
         old, new = getattr(saved, role).name, getattr(config, role).name
         if old != new:
@@ -139,6 +152,11 @@ def saved_run(folder: Path) -> tuple[RunConfig, int]:
         return compose([Layer(str(path), run)]), vocab_size
     except ConfigError as error:
         raise CheckpointError(path, f"run is no config of this version: {error}") from error
+
+
+def saved_parts(folder: Path) -> tuple[str, ...]:
+    """The components whose weights a saved model holds."""
+    return tuple(read_json(folder / CONFIG).get(PARTS, COMPONENT_ROLES))
 
 
 def _weights(folder: Path, role: str) -> Path:

@@ -85,7 +85,7 @@ def _of_run(given: str, items: list[str], cache: Path) -> Chosen:
     trained, tags = steps_of(run)[TRAIN], parent.data.tags
     plan = Plan(tags[FAMILY], saved, {}, [cell], file=tags[SOURCE])
     try:
-        keys = StepKeys(cache).after_training(cell.config, trained)
+        steps = StepKeys(cache).after_training(cell.config, trained)
     except (ValueError, OSError) as error:
         raise DataError(saved, "evaluate.benchmarks", str(error)) from error
-    return Chosen(plan, {cell.name: Steps(keys, trained)}, {cell.name: run})
+    return Chosen(plan, {cell.name: steps}, {cell.name: run})

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ablate.analysis.claims import has_sides
+from ablate.analysis.evidence import CLAIM_TAG
+from ablate.analysis.papers import claim_digest, published, read_claim
+from ablate.analysis.results import ResultsError
 from ablate.components.registry import nearest
 from ablate.config.identity import flatten
 from ablate.errors import ConfigError
+from ablate.tracking.store import Tracker
 
 
 def baseline_labels(
@@ -44,6 +50,66 @@ def baseline_labels(
     if labels not in combinations:
         raise ConfigError(source, "baseline", f"{labels} is excluded; name one that is run")
     return labels
+
+
+def check_claims(
+    claims: Mapping[str, Any],
+    combinations: Mapping[str, Mapping[str, str]],
+    benchmarks: Sequence[str],
+    source: str,
+) -> None:
+    """Refuse claims that this sweep's results cannot judge.
+
+    Args:
+        claims: name -> what is claimed, as in ``analysis/papers``.
+        combinations: name -> labels of those that are run.
+        benchmarks: that they are scored on.
+        source: the sweep's file.
+
+    Raises:
+        ConfigError: no claim, or of variants or benchmarks that the sweep has not.
+    """
+    labels = [label for held in combinations.values() for label in held.values()]
+    known = list(dict.fromkeys([*combinations, *labels]))
+    for name, about in claims.items():
+        try:
+            claim = read_claim(name, about, "claims")
+        except ResultsError as error:
+            raise ConfigError(source, "", str(error)) from error
+        key = f"claims.{name}"
+        if claim.kind == "faster":
+            raise ConfigError(source, key, "is about speed, which a bench's `faster` judges")
+        for side in (claim.one, *claim.than):
+            if side not in known:
+                raise ConfigError(source, key, f"no variant {side!r}; {nearest(side, known)}")
+        if not has_sides(claim, combinations, None):
+            message = "its two sides never differ in this alone, so that no result can judge it"
+            raise ConfigError(source, key, message)
+        for benchmark in claim.benchmarks:
+            if benchmark not in benchmarks:
+                message = f"the sweep has no benchmark {benchmark!r}"
+                raise ConfigError(source, key, f"{message}; {nearest(benchmark, [*benchmarks])}")
+
+
+def check_published(compare: str | None, source: str) -> None:
+    """Refuse a published table that there is not.
+
+    Raises:
+        ConfigError: as said.
+    """
+    try:
+        published(compare)
+    except ResultsError as error:
+        raise ConfigError(source, "compare", str(error)) from error
+
+
+def register_claims(tracker: Tracker, parent: str, claims: Mapping[str, Any]) -> None:
+    """Note in the parent run when each claim was first made: it may have been before its runs."""
+    known = tracker.client.get_run(parent).data.tags
+    for about in claims.values():
+        tag = f"{CLAIM_TAG}{claim_digest(about)}"
+        if tag not in known:
+            tracker.client.set_tag(parent, tag, str(int(1000 * time.time())))
 
 
 def check_margin(margin: float | None, source: str) -> None:

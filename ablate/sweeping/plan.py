@@ -19,7 +19,13 @@ from ablate.config.identity import affects_results, identity, seedless_identity
 from ablate.config.schema import SECTIONS, RunConfig
 from ablate.config.shipped import source_name
 from ablate.errors import ConfigError, printable, shortened
-from ablate.sweeping.judging import baseline_labels, check_margin
+from ablate.sweeping.judging import (
+    baseline_labels,
+    check_claims,
+    check_margin,
+    check_published,
+)
+from ablate.sweeping.stages import stage_configs
 
 VARIANT = "variant"
 """The axis whose values are diffs from the root of the config, not at one path in it."""
@@ -36,6 +42,8 @@ class SweepKeys:
     the first that sees the image, which has the first value of each axis.
     ``margin``: two combinations whose scores differ by less are equal, 0.01 for one point; null:
     none are.
+    ``claims``: name -> ``{better: LABEL, than: [LABEL, ...]}`` (or ``equal``, ``no_worse``), what
+    is expected before the results are there.
     ``compare``: the published table to print beside the results.
     """
 
@@ -45,17 +53,29 @@ class SweepKeys:
     exclude: list[dict[str, Any]] = field(default_factory=list)
     baseline: dict[str, Any] = field(default_factory=dict)
     margin: float | None = 0.01
+    claims: dict[str, Any] = field(default_factory=dict)
     compare: str | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of axis values and one seed; ``called``: its name, if it has one already."""
+    """One combination of axis values and one seed, or a stage before its last training.
+
+    Attributes:
+        labels: axis -> label.
+        config: all that it needs.
+        source: its file, for messages.
+        called: its name, if it has one already.
+        stage: the stage's name, of an earlier one.
+        after: the stage whose trained components it starts from; shared by all that need the same.
+    """
 
     labels: dict[str, str]
     config: RunConfig
     source: str
     called: str = ""
+    stage: str = ""
+    after: Cell | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -70,7 +90,8 @@ class Cell:
     @property
     def combination(self) -> str:
         """The axis values alone, as in ``mlp-mamba2``; cells that differ by seed share it."""
-        return "-".join(map(printable, self.labels.values())) or "base"
+        values = "-".join(map(printable, self.labels.values())) or "base"
+        return f"{values} {printable(self.stage)}" if self.stage else values
 
     @property
     def name(self) -> str:
@@ -104,6 +125,21 @@ class Plan:
     overrides: tuple[str, ...] = ()
 
     @cached_property
+    def whole(self) -> Plan:
+        """The same with the cells' earlier stages, each before those that start from it."""
+        stages: dict[int, Cell] = {}
+
+        def add(cell: Cell | None) -> None:
+            if cell is not None:
+                add(cell.after)
+                stages[id(cell)] = cell
+
+        for cell in self.cells:
+            add(cell.after)
+        others = [cell for cell in self.cells if id(cell) not in stages]
+        return dataclasses.replace(self, cells=[*stages.values(), *others])
+
+    @cached_property
     def combinations(self) -> dict[str, Cell]:
         """The first cell of each combination, by the combination's identity."""
         found: dict[str, Cell] = {}
@@ -129,14 +165,17 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     }
     excluded = _exclusions(keys.exclude, axes, source)
     names = {axis: [label for label, _ in values] for axis, values in axes.items()}
-    cells = []
+    cells: list[Cell] = []
+    shared: dict[tuple[str, ...], Cell] = {}
     for combination in itertools.product(*names.values()):
         labels = dict(zip(names, combination, strict=True))
         if any(e.items() <= labels.items() for e in excluded):
             continue
-        config = compose([*file.layers, *[diffs[pair] for pair in labels.items()], *file.top])
+        layers = [*file.layers, *[diffs[pair] for pair in labels.items()], *file.top]
+        config = compose(layers)
+        stages = stage_configs(layers, config, source) or {"": config}
         own = [config.seed] if seeds is None else seeds
-        cells += [Cell(labels, dataclasses.replace(config, seed=s), source) for s in own]
+        cells += [_chain(stages, seed, labels, source, shared) for seed in own]
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
@@ -153,13 +192,33 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     )
 
 
+def _chain(
+    stages: dict[str, RunConfig],
+    seed: int,
+    labels: dict[str, str],
+    source: str,
+    shared: dict[tuple[str, ...], Cell],
+) -> Cell:
+    """The cell of the last stage, after those before it; ``shared``: chains that are there."""
+    after: Cell | None = None
+    chain: tuple[str, ...] = ()
+    *earlier, last = stages.items()
+    for name, config in earlier:
+        cell = Cell(labels, dataclasses.replace(config, seed=seed), source, "", name, after)
+        chain = (*chain, cell.identity)
+        after = shared.setdefault(chain, cell)
+    return Cell(labels, dataclasses.replace(last[1], seed=seed), source, after=after)
+
+
 def _judged(
     keys: SweepKeys, axes: dict[str, list[str]], cells: list[Cell], source: str
 ) -> dict[str, Any]:
     check_margin(keys.margin, source)
-    combinations = [cell.labels for cell in cells]
-    baseline = baseline_labels(keys.baseline, axes, combinations, source)
-    return {"baseline": baseline, "margin": keys.margin}
+    check_published(keys.compare, source)
+    combinations = {cell.combination: cell.labels for cell in cells}
+    check_claims(keys.claims, combinations, cells[0].config.evaluate.benchmarks, source)
+    baseline = baseline_labels(keys.baseline, axes, list(combinations.values()), source)
+    return {"baseline": baseline, "margin": keys.margin, "claims": keys.claims}
 
 
 def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config.registries import data_key
+from ablate.data.tokenizer import Tokenizer
 from ablate.errors import ConfigError
 from ablate.models.sizes import ModelSize, planned_size
 from ablate.models.vlm import IncompatibleError
@@ -17,21 +18,27 @@ def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
     """The tokenizer's size by combination's identity; data that is not prepared yet is.
 
     Raises:
+        ConfigError: a stage has another tokenizer than the one before.
         ConfigError, DataError: see ``prepare_data`` and ``check_samples``.
     """
-    sizes: dict[str, int] = {}
+    tokenizers: dict[str, Tokenizer] = {}
     found: dict[str, int] = {}
     uses: set[str] = set()
     for identity, cell in plan.combinations.items():
         key = data_key(cell.config)
         where = f"{plan.source} (cell {cell.combination})"
-        if key not in sizes:
-            sizes[key] = prepare_data(where, cell.config, cache).vocab_size
+        if key not in tokenizers:
+            tokenizers[key] = prepare_data(where, cell.config, cache)
+        if cell.after is not None:
+            before = tokenizers[data_key(cell.after.config)]
+            if before.vocabulary != tokenizers[key].vocabulary:
+                message = "has another tokenizer than the stage before; give both the same"
+                raise ConfigError(where, "data", message)
         use = str((cell.config.data, cell.config.train))
         if use not in uses:
             uses.add(use)
             check_samples(where, cell.config, cache)
-        found[identity] = sizes[key]
+        found[identity] = tokenizers[key].vocab_size
     return found
 
 

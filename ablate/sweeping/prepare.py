@@ -39,17 +39,21 @@ def prepare_benchmarks(configs: list[RunConfig], cache: Path) -> None:
     """See that these runs' data, and the benchmarks that they answer, are there.
 
     Raises:
-        DataError: a benchmark's files are not there, or are damaged, or its items cannot be put to
-            a model by the data's template and tokenizer.
+        DataError: of no benchmark of a run the files are there and whole, and its items can be put
+            to a model by the data's template and tokenizer. One of several fails when it is asked.
     """
     for config in {str((c.data, c.evaluate)): c for c in configs}.values():
         dataset = data_set(config)
         dataset.prepare(cache)
+        errors = {}
         for name in config.evaluate.benchmarks:
             try:
                 _ask(benchmark_named(name), dataset, config, cache)
             except (ValueError, OSError) as error:
-                raise DataError("evaluate.benchmarks", name, str(error)) from error
+                errors[name] = error
+        if errors and len(errors) == len(config.evaluate.benchmarks):
+            name, refusal = next(iter(errors.items()))
+            raise DataError("evaluate.benchmarks", name, str(refusal)) from refusal
 
 
 def _ask(benchmark: Benchmark, dataset: DataSet, config: RunConfig, cache: Path) -> None:

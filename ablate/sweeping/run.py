@@ -7,6 +7,7 @@ identity: a benchmark more is answered by the model that was trained before, if 
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import shlex
 import tempfile
@@ -22,20 +23,24 @@ from ablate.analysis.held import EVALUATE, MEASURE, TRAIN, HeldSteps, steps_of
 from ablate.components.registry import nearest
 from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
-from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError, reason
 from ablate.evaluation.kept_models import saved_model
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import Done, Failed, Message, Started
+from ablate.sweeping.judging import register_claims
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare, prepare_benchmarks
 from ablate.sweeping.steps import Steps
-from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate
+from ablate.sweeping.summary import keep_summary
+from ablate.sweeping.work import evaluate_saved, measure_only, train_next, train_stage
 from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import AXIS, IDENTITY, NAME, PROCESS, Tracker
 
-Kind = Literal["train", "evaluate", "measure"]
+Kind = Literal["stage", "train", "evaluate", "measure"]
+STAGE = "stage"
+"""The kind of runs that are an earlier stage of cells."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class CellJob:
         kind: what is done.
         missing: the steps that it gives, all of the kind (and what follows training).
         trained: the run that holds its trained model; None if it is to be trained.
-        weights: the folder of that model, for ``evaluate``.
+        weights: the folder of that model, for ``evaluate``; of the stage before, for training.
     """
 
     cell: Cell
@@ -96,8 +101,13 @@ def weights_not_kept(run: Run) -> str:
 
 
 def held_steps(tracker: Tracker) -> HeldSteps:
-    """The steps that the store's cells hold, of any sweep."""
-    return HeldSteps(tracker.search(kind="cell"))
+    """The steps that the store's cells and their earlier stages hold, of any sweep."""
+    return HeldSteps([*tracker.search(kind="cell"), *tracker.search(kind=STAGE)])
+
+
+def _waits(job: CellJob, others: list[CellJob]) -> bool:
+    """Whether a stage starts from one that is still to be trained."""
+    return any(job.cell.after is other.cell for other in others)
 
 
 def running_elsewhere(tracker: Tracker) -> dict[str, str]:
@@ -171,6 +181,7 @@ class SweepRun:
         self.rerun = tuple(rerun)
         self.outcome = Outcome()
         self._held = HeldSteps(())
+        self._trained: dict[str, Path] = {}
 
     def run(self, jobs: int | None = None) -> Outcome:
         """Train, score and measure what is not done yet; every run ends, whatever happens."""
@@ -188,19 +199,32 @@ class SweepRun:
         jobs = jobs or default_jobs(cells[0].config)
         with tempfile.TemporaryDirectory(prefix="ablate-") as out:
             scoring = [self._scoring(cell, Path(out)) for cell in free]
-            training = [job.cell.config for job in scoring if job.kind == "train"]
+            stages = self._stages([job.cell for job in scoring if job.kind == "train"], Path(out))
+            training = [j.cell.config for j in [*stages, *scoring] if j.kind != "evaluate"]
             prepare(training, self.cache, self.display)
             prepare_benchmarks([job.cell.config for job in scoring], self.cache)
             with self._recorder() as recorder:
                 plan = describe(self.plan, self.steps)
                 self.tracker.client.log_dict(recorder.parent, plan, "plan.json")
+                register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
+                scoring = self._after_stages(stages, scoring, jobs, recorder, Path(out))
                 self._execute("train", scoring, jobs, recorder, Path(out))
                 self._execute("evaluate", scoring, jobs, recorder, Path(out))
                 self._held = held_steps(self.tracker)
                 self._execute("measure", self._unmeasured(), 1, recorder, Path(out))
+                if outcome.finished:
+                    self._summarise(recorder)
                 recorder.status = "FAILED" if outcome.failed else "FINISHED"
                 outcome.title = recorder.title
         return outcome
+
+    def _summarise(self, recorder: Recorder) -> None:
+        """Describe the parent run; whatever goes wrong costs the description alone."""
+        about = (recorder.parent, recorder.title, self.plan, self.cache)
+        try:
+            keep_summary(self.tracker, *about)
+        except Exception as error:  # of scores and names of any kind, or of a store that is away
+            self.display.say(f"the parent run has no new description: {reason(error)}")
 
     def evaluate(self, trained: dict[str, Run], jobs: int | None = None) -> Outcome:
         """Score models that were trained before on the benchmarks that they have not answered.
@@ -273,6 +297,56 @@ class SweepRun:
             self.display.say(f"{cell.name}: its weights were not kept, so that it is trained again")
         return CellJob(cell, "train", (TRAIN, *steps.named(EVALUATE)))
 
+    def _stages(self, cells: list[Cell], out: Path) -> list[CellJob]:
+        """The earlier stages of these cells that no run holds with what it trained, in order."""
+        chains: dict[str, Cell] = {}
+        for cell in dataclasses.replace(self.plan, cells=cells).whole.cells:
+            if cell.stage:
+                chains[cell.name] = cell
+        found = []
+        for cell in chains.values():
+            run = self._held.run(self.steps[cell.name].trained)
+            weights = None if run is None else saved_model(self.tracker, run, out)
+            if weights is None:
+                found.append(CellJob(cell, "stage", (TRAIN,)))
+            else:
+                self._trained[cell.name] = weights
+        return found
+
+    def _after_stages(
+        self,
+        stages: list[CellJob],
+        jobs: list[CellJob],
+        at_once: int,
+        recorder: Recorder,
+        out: Path,
+    ) -> list[CellJob]:
+        """Train the stages, those first that others start from; then the jobs can go on."""
+        while stages:
+            ready = [job for job in stages if not _waits(job, stages)]
+            stages = [job for job in stages if _waits(job, stages)]
+            self._execute("stage", self._started(ready), at_once, recorder, out)
+            held = held_steps(self.tracker)
+            for job in ready:
+                run = held.run(self.steps[job.cell.name].trained)
+                weights = None if run is None else saved_model(self.tracker, run, out)
+                if weights is not None:
+                    self._trained[job.cell.name] = weights
+        return self._started(jobs)
+
+    def _started(self, jobs: list[CellJob]) -> list[CellJob]:
+        """The jobs with the weights of the stage before; those whose stage failed fail."""
+        found = []
+        for job in jobs:
+            before = job.cell.after
+            if before is None or job.kind == "evaluate":
+                found.append(job)
+            elif (weights := self._trained.get(before.name)) is not None:
+                found.append(dataclasses.replace(job, weights=weights))
+            else:
+                self.outcome.failed[job.cell.name] = f"its stage {before.name} failed"
+        return found
+
     def _unmeasured(self) -> list[CellJob]:
         """What the plan asks to be measured and is not held yet, of this machine."""
         done = {*self.outcome.reused, *self.outcome.finished}
@@ -300,16 +374,16 @@ class SweepRun:
         execute(self._tasks(jobs, folder), at_once, handle, recorder.beat)
 
     def _tasks(self, jobs: list[CellJob], folder: Path) -> Iterator[Task]:
-        for number, job in enumerate(jobs):
-            out = folder / f"{job.kind}-{number}"
-            out.mkdir()
+        for job in jobs:
+            out = Path(tempfile.mkdtemp(prefix=f"{job.kind}-", dir=folder))
             yield self._task(job, out)
 
     def _task(self, job: CellJob, out: Path) -> Task:
         given = (job.cell.config, self.cache)
         threads = job.cell.config.train.threads
-        if job.kind == "train":
-            return Task(job, train_and_evaluate, (*given, out), threads)
+        if job.kind in ("train", "stage"):
+            work = train_next if job.kind == "train" else train_stage
+            return Task(job, work, (*given, out, job.weights), threads)
         if job.kind == "evaluate":
             names = [step.removeprefix(EVALUATE) for step in job.missing]
             return Task(job, evaluate_saved, (*given, out, job.weights, names), threads)
@@ -327,7 +401,7 @@ class SweepRun:
         match message:
             case Failed(reason):
                 self.outcome.failed[cell.name] = reason
-            case Done() if job.kind != "measure":
+            case Done() if job.kind in ("train", "evaluate"):
                 self.outcome.finished.append(cell.name)
 
     def _open(self, job: CellJob, recorder: Recorder) -> None:
@@ -342,11 +416,26 @@ class SweepRun:
         if job.trained is not None and agrees:
             recorder.add_to(cell.name, job.trained)
         else:
-            recorder.start(cell.name, cell.config, **self._tags(cell))
+            kind = STAGE if job.kind == "stage" else "cell"
+            recorder.start(cell.name, cell.config, kind, **self._tags(cell))
+            self.tracker.inputs(recorder.run_ids[cell.name], self._inputs(job))
         run_id = recorder.run_ids[cell.name]
         for step in job.missing:
             path = f"steps/{folder_name(step)}.json"
             self.tracker.client.log_dict(run_id, {"step": step, **steps.keys[step]}, path)
+
+    def _inputs(self, job: CellJob) -> dict[str, tuple[str, str]]:
+        """What the job's steps read, by what for."""
+        keys = self.steps[job.cell.name].keys
+        found = {}
+        for step in job.missing:
+            if step == TRAIN:
+                found["train"] = (job.cell.config.data.name, keys[step]["data"])
+            elif step.startswith(EVALUATE):
+                name = step.removeprefix(EVALUATE)
+                # MLflow takes two of one name and content as one.
+                found[f"evaluate {name}"] = (f"benchmark {name}", keys[step]["items"])
+        return found
 
     def _tags(self, cell: Cell) -> dict[str, str]:
         axes = {f"{AXIS}{axis}": label for axis, label in cell.labels.items()}

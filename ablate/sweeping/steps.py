@@ -10,12 +10,13 @@ machine: they are kept for each apart, so that one identity may be held by sever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ablate.analysis.held import EVALUATE, MEASURE, TRAIN
+from ablate.components.checkpoints.locate import revision
 from ablate.components.source import source_hash
 from ablate.config.identity import digest, to_dict
 from ablate.config.registries import benchmark_named, data_key, data_set, registry
@@ -42,10 +43,12 @@ class Steps:
         keys: step ("train", "evaluate/NAME", "measure/MACHINE") -> what it is keyed by, as plain
             JSON types; without "train" where a model is taken as it is.
         trained: the identity of the trained model.
+        problems: benchmark -> why it cannot be asked now.
     """
 
     keys: dict[str, dict[str, Any]]
     trained: str
+    problems: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def identities(self) -> dict[str, str]:
@@ -69,38 +72,55 @@ class StepKeys:
         self._contents = Contents(cache)
         self._data: dict[str, str] = {}
         self._benchmarks: dict[str, str] = {}
+        self._revisions: dict[str, str] = {}
 
-    def steps(self, config: RunConfig) -> Steps:
+    def steps(self, config: RunConfig, after: str | None = None) -> Steps:
         """The steps of a cell whose data is prepared, measured on this machine.
+
+        Args:
+            config: the cell's.
+            after: the identity of the training that it starts from, of a run of several stages.
 
         Raises:
             ValueError, OSError: data or a file that it names is not there, or is damaged.
         """
         fields = to_dict(config, identity_only=True)
         del fields["evaluate"]
+        fields.pop("stages", None)  # each is a step: ``after``
         training = {
             "version": TRAINED,
             "config": fields,
             "data": self._data_content(config),
             "files": self._files(config),
             "sources": _sources(config),
+            **({} if after is None else {"after": after}),
         }
         trained = digest(training)
-        return Steps({TRAIN: training, **self.after_training(config, trained)}, trained)
+        following = self.after_training(config, trained)
+        return Steps({TRAIN: training, **following.keys}, trained, following.problems)
 
-    def after_training(self, config: RunConfig, trained: str) -> dict[str, dict[str, Any]]:
-        """The keys of what follows training, by step.
+    def after_training(self, config: RunConfig, trained: str) -> Steps:
+        """What follows training.
+
+        A benchmark whose items cannot be read fails alone, when it is asked.
 
         Args:
-            config: the cell's; its benchmarks' files are there.
+            config: the cell's.
             trained: the identity of the trained model.
 
         Raises:
-            ValueError, OSError: a benchmark's files are not there, or are damaged.
+            ValueError, OSError: no benchmark's items can be read.
         """
-        keys = {
-            f"{EVALUATE}{n}": self._asked(n, config, trained) for n in config.evaluate.benchmarks
-        }
+        keys, problems, errors = {}, {}, []
+        for name in config.evaluate.benchmarks:
+            try:
+                items = self._items(name, config)
+            except (ValueError, OSError) as error:
+                errors.append(error)
+                problems[name] = items = str(error)
+            keys[f"{EVALUATE}{name}"] = _asked(name, config, trained, items)
+        if errors and len(errors) == len(config.evaluate.benchmarks):
+            raise errors[0]
         if config.measure.what:
             keys[f"{MEASURE}{machine_name()}"] = {
                 "version": MEASURED,
@@ -108,19 +128,7 @@ class StepKeys:
                 "measure": to_dict(config.measure),
                 "activation_checkpointing": config.train.activation_checkpointing,
             }
-        return keys
-
-    def _asked(self, benchmark: str, config: RunConfig, trained: str) -> dict[str, Any]:
-        own = ":" in benchmark
-        return {
-            "version": EVALUATED,
-            "trained": trained,
-            "benchmark": benchmark,
-            "split": config.evaluate.split,
-            "limit": config.evaluate.limit,
-            "items": self._items(benchmark, config),
-            "source": source_hash(registry("benchmark").get(benchmark)) if own else None,
-        }
+        return Steps(keys, trained, problems)
 
     def _data_content(self, config: RunConfig) -> str:
         if (key := data_key(config)) not in self._data:
@@ -141,24 +149,43 @@ class StepKeys:
         for where, text in _texts({**given, "start_from": config.start_from}):
             if text not in WORDS and Path(text).expanduser().exists():
                 found[where] = self._contents.of(Path(text))
-        return found
+        return found | {f"hub {name}": self._revision(name) for name in _hub_names(config)}
+
+    def _revision(self, name: str) -> str:
+        if name not in self._revisions:
+            self._revisions[name] = revision(name) or "unknown"
+        return self._revisions[name]
 
 
 def plan_steps(plan: Plan, cache: Path) -> dict[str, Steps]:
-    """The steps of a plan's cells, by the cell's name; their data is prepared before.
+    """The steps of a plan's cells and their stages, by name; their data is prepared before.
 
     Raises:
         DataError: a benchmark's files, or a file that a component names, cannot be read.
     """
     keys = StepKeys(cache)
-    found = {}
-    for cell in plan.cells:
+    found: dict[str, Steps] = {}
+    for cell in plan.whole.cells:
+        after = None if cell.after is None else found[cell.after.name].trained
         try:
-            found[cell.name] = keys.steps(cell.config)
+            found[cell.name] = keys.steps(cell.config, after)
         except (ValueError, OSError) as error:
             where = f"{plan.source} (cell {cell.combination})"
             raise DataError(where, "evaluate.benchmarks", str(error)) from error
     return found
+
+
+def _asked(benchmark: str, config: RunConfig, trained: str, items: str) -> dict[str, Any]:
+    own = ":" in benchmark
+    return {
+        "version": EVALUATED,
+        "trained": trained,
+        "benchmark": benchmark,
+        "split": config.evaluate.split,
+        "limit": config.evaluate.limit,
+        "items": items,
+        "source": source_hash(registry("benchmark").get(benchmark)) if own else None,
+    }
 
 
 def _sources(config: RunConfig) -> dict[str, str | None]:
@@ -170,6 +197,13 @@ def _sources(config: RunConfig) -> dict[str, str | None]:
         name = part if isinstance(part, str) else part["name"]
         classes[f"encoder.{number}"] = registry("encoder").get(name)
     return {role: source_hash(cls) for role, cls in classes.items()}
+
+
+def _hub_names(config: RunConfig) -> list[str]:
+    """The models of a hub that the run's weights come from."""
+    encoder = registry("encoder").get(config.encoder.name)
+    backbone = registry("backbone").get(config.backbone.name)
+    return [*encoder.hub_names(config.encoder.args), *backbone.hub_names(config.backbone.args)]
 
 
 def _texts(values: Any, where: str = "") -> list[tuple[str, str]]:

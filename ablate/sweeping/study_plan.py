@@ -136,6 +136,9 @@ def plan_study(path: Path, items: list[str] | None = None) -> StudyPlan:
     layers = [VALIDATION, *file.layers, *file.top]
     given = _searched(keys.search, file.source)
     plan = StudyPlan(path, keys, {}, layers, file.written)
+    if plan.config.stages is not None:
+        message = "a trial is one training: leave them out (null), and start_from what was trained"
+        raise ConfigError(source_of(plan.layers, "stages"), "stages", message)
     _check_metrics(file, plan)
     return dataclasses.replace(plan, search=_ranges(plan, given, file.source))
 

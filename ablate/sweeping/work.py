@@ -13,14 +13,14 @@ import pytorch_lightning as pl
 from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, TRAIN
 from ablate.components.scans.kernels import paths_used
 from ablate.config.registries import benchmark_named, data_set
-from ablate.config.schema import RunConfig
+from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
 from ablate.errors import CellError
 from ablate.evaluation.evaluate import evaluate
 from ablate.models.devices import conditions
-from ablate.models.saved import MODEL, components_of, load, save, start_from
+from ablate.models.saved import MODEL, components_of, load, save, saved_parts, start_from
 from ablate.models.vlm import (
     VisionLanguageModel,
     apply_policies,
@@ -36,39 +36,101 @@ from ablate.training.fit import fit
 from ablate.training.stage0 import load_pretrained, pretrain
 
 
-def train_and_evaluate(config: RunConfig, cache: Path, out: Path, reporter: Reporter) -> None:
+def train_and_evaluate(
+    config: RunConfig, cache: Path, out: Path, reporter: Reporter, after: Path | None = None
+) -> None:
     """Train a cell's model and score it.
 
     The model, if it is small or the run saves it, goes to a folder ``MODEL`` in ``out``, with its
     tokenizer, before any benchmark; the predictions of each go to a parquet file there. All are
     kept as soon as they are whole.
 
+    Args:
+        config: the cell's.
+        cache: folder of converted data.
+        out: where its files go.
+        reporter: is told what happens.
+        after: the components that an earlier stage has trained, to start from.
+
     Raises:
         CellError: the cell cannot give a result.
         CheckpointError: what the run starts from is damaged or does not fit its model.
     """
+    model = train(config, cache, after, reporter)
+    if model is None:
+        return
+    if config.train.save or weight_bytes(model) <= config.train.save_below_mb * 10**6:
+        keep_model(model, config, cache, out, COMPONENT_ROLES, reporter)
+    reporter.done(TRAIN)
+    answer_benchmarks(config, model, cache, out, config.evaluate.benchmarks, reporter)
+
+
+def train_next(
+    config: RunConfig, cache: Path, out: Path, after: Path | None, reporter: Reporter
+) -> None:
+    """See ``train_and_evaluate``."""
+    train_and_evaluate(config, cache, out, reporter, after)
+
+
+def train_stage(
+    config: RunConfig, cache: Path, out: Path, after: Path | None, reporter: Reporter
+) -> None:
+    """Train an earlier stage and keep what has been trained by then; see ``train_and_evaluate``."""
+    model = train(config, cache, after, reporter)
+    if model is None:
+        return
+    before = () if after is None else saved_parts(after)
+    learnt = [
+        role
+        for role in COMPONENT_ROLES
+        if config.start_from or role in before or getattr(config, role).policy is not Policy.freeze
+    ]
+    keep_model(model, config, cache, out, learnt, reporter)
+    reporter.done(TRAIN)
+
+
+def train(
+    config: RunConfig, cache: Path, after: Path | None, reporter: Reporter
+) -> VisionLanguageModel | None:
+    """A cell's model, trained; None if the reporter asked to stop before the end."""
     start = time.perf_counter()
-    dataset = data_set(config)
-    model = assemble(config, dataset.tokenizer(cache).vocab_size)
-    reporter.metrics(load_pretrained(model.encoder, config.encoder, cache))
-    if config.start_from is not None:
-        start_from(components_of(model), config, Path(config.start_from))
+    model, scores = assembled(config, cache, after)
+    reporter.metrics(scores)
     features = features_of(config, model, cache)
     apply_policies(model, config)
     counts = parameter_counts(model)
     reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
     pl.seed_everything(config.seed, verbose=False)
-    whole = fit(config, model, dataset, cache, reporter, features)
+    whole = fit(config, model, data_set(config), cache, reporter, features)
     reporter.metrics({"seconds/train": time.perf_counter() - start})
     reporter.facts({**conditions(config.train), "scans by": paths_used() or "none"})
-    if not whole:
-        return
-    if config.train.save or weight_bytes(model) <= config.train.save_below_mb * 10**6:
-        save(model, config, out / MODEL)
-        dataset.tokenizer(cache).save(out / MODEL / TOKENIZER)
-        reporter.keep(out / MODEL)
-    reporter.done(TRAIN)
-    answer_benchmarks(config, model, cache, out, config.evaluate.benchmarks, reporter)
+    return model if whole else None
+
+
+def assembled(
+    config: RunConfig, cache: Path, after: Path | None
+) -> tuple[VisionLanguageModel, dict[str, float]]:
+    """A cell's model as training begins with it, and the scores of its encoder's stage 0."""
+    model = assemble(config, data_set(config).tokenizer(cache).vocab_size)
+    scores = load_pretrained(model.encoder, config.encoder, cache)
+    for path in (config.start_from, after):
+        if path is not None:
+            start_from(components_of(model), config, Path(path))
+    return model, scores
+
+
+def keep_model(
+    model: VisionLanguageModel,
+    config: RunConfig,
+    cache: Path,
+    out: Path,
+    roles: Sequence[str],
+    reporter: Reporter,
+) -> None:
+    """Save these components of a model, with its tokenizer, and have them kept."""
+    save(model, config, out / MODEL, roles)
+    data_set(config).tokenizer(cache).save(out / MODEL / TOKENIZER)
+    reporter.keep(out / MODEL)
 
 
 def evaluate_saved(
@@ -93,7 +155,10 @@ def evaluate_saved(
         CellError: a benchmark failed.
         CheckpointError: the saved model is damaged.
     """
-    model, _ = load(weights)
+    if saved_parts(weights) == COMPONENT_ROLES:
+        model, _ = load(weights)
+    else:  # kept as an earlier stage of other cells
+        model, _ = assembled(config, cache, weights)
     answer_benchmarks(config, model, cache, out, benchmarks, reporter)
 
 

@@ -142,12 +142,14 @@ class Recorder:
             for name in self._open:
                 each.callback(self.tracker.end, self.run_ids[name], "KILLED")
 
-    def start(self, name: str, config: RunConfig, **tags: str) -> str:
-        """Open a child run; returns its id."""
-        run_id = self.tracker.start(self.child_kind, name, self.parent, config, **tags)
+    def start(self, name: str, config: RunConfig, kind: str = "", /, **tags: str) -> str:
+        """Open a child run, of another kind than the others if given; returns its id."""
+        kind = kind or self.child_kind
+        run_id = self.tracker.start(kind, name, self.parent, config, **tags)
         self.run_ids[name] = run_id
         self._open.add(name)
         self.tracker.made(run_id, versions())
+        self.tracker.source(run_id, self.source, self._git.get("commit", ""))
         self.tracker.client.log_dict(run_id, self._environment, "environment.json")
         self.tracker.client.log_dict(run_id, self._git, "git.json")
         return run_id

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
 
 from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file, tracking_uri
 from ablate.analysis.held import DONE, MEASURED
@@ -17,7 +26,7 @@ from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
 from ablate.errors import StoreError
 from ablate.tracking.names import folder_name, legal_name, short_keys, storable
-from ablate.tracking.provenance import is_dead, this_process
+from ablate.tracking.provenance import NOT_READ, is_dead, this_process
 
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
@@ -31,6 +40,8 @@ BEAT = "ablate.beat"
 BEAT_SECONDS, SILENT_SECONDS = 30, 600
 """How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
+DIGEST = 36
+"""As much of a hash as MLflow takes of a dataset."""
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """What makes MLflow's pages open on runs and their metrics, and not on traces of prompts."""
 
@@ -146,6 +157,27 @@ class Tracker:
             self.end(run_id, "FAILED")
             raise
         return run_id
+
+    def source(self, run_id: str, file: str, commit: str) -> None:
+        """Say what MLflow's pages show as a run's source: its file, and the folder's commit."""
+        tags = {"mlflow.source.name": file or "ablate", "mlflow.source.type": "LOCAL"}
+        if commit and not commit.startswith(NOT_READ):
+            tags["mlflow.source.git.commit"] = commit
+        self.client.log_batch(run_id, tags=[RunTag(k, storable(v)) for k, v in tags.items()])
+
+    def inputs(self, run_id: str, contents: Mapping[str, tuple[str, str]]) -> None:
+        """Log what a run reads as MLflow datasets.
+
+        Args:
+            run_id: the run's.
+            contents: what for ("train", say) -> its name and the hash of its content.
+        """
+        given = []
+        for context, (name, digest) in contents.items():
+            kind, source = "ablate", json.dumps({"name": name, "sha256": digest})
+            dataset = Dataset(storable(name)[:500], digest[:DIGEST], kind, source)
+            given.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        self.client.log_inputs(run_id, given)
 
     def metrics(self, run_id: str, values: dict[str, float], step: int | None = None) -> None:
         """Log numbers of a run at a step (0 for a result)."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
 from ablate.config.identity import digest, to_dict
@@ -28,7 +27,7 @@ from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
-from ablate.training.module import Report, VisionLanguageTraining
+from ablate.training.module import Report, VisionLanguageTraining, alone
 from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
 
@@ -157,21 +156,13 @@ def fit(
         precision=precision(config.train),
         gradient_clip_val=config.train.grad_clip,
         accumulate_grad_batches=config.train.accumulate,
-        accelerator="auto",
-        devices=1,
-        # A cell is its own process: what SLURM, torchrun, LSF or MPI set is not about it.
-        plugins=[LightningEnvironment()],
         val_check_interval=every and every * config.train.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         limit_val_batches=None if every else 0,
         callbacks=[report, speed],
         profiler=speed.loader,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
+        **alone(),
     )
     module = VisionLanguageTraining(model, config, steps)
     validation = validation_loader(config, dataset, cache, transform, features) if every else None

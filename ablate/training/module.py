@@ -7,10 +7,11 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from ablate.components.master_weights.weight_gradient import summing_in_place
-from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
+from ablate.config.schema import COMPONENT_ROLES, Policy, PretrainConfig, RunConfig, TrainConfig
 from ablate.errors import CellError
 from ablate.models.flops import counted
 from ablate.models.vlm import VisionLanguageModel, supervised_tokens
@@ -24,6 +25,21 @@ VALIDATED: dict[str, Literal["maximize", "minimize"]] = {
     "validation/token_accuracy": "maximize",
 }
 """What validations report, and which way is better."""
+
+
+def alone() -> dict[str, Any]:
+    """Settings of every ``Trainer``: one device, and nothing written or printed."""
+    return {
+        "accelerator": "auto",
+        "devices": 1,
+        # A cell is its own process: what SLURM, torchrun, LSF or MPI set is not about it.
+        "plugins": [LightningEnvironment()],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -57,6 +73,23 @@ def activation_budget(model: nn.Module) -> float:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
     return free + cached - 12 * trained - 2 * every - total / 12
+
+
+def optimisation(
+    model: nn.Module,
+    settings: TrainConfig | PretrainConfig,
+    steps: int,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> dict[str, Any]:
+    """AdamW with warm-up and cosine schedule over ``steps``, as Lightning takes them."""
+    groups = parameter_groups(model, settings.weight_decay)
+    # One pass over weights, gradients and moments; elsewhere the default, whose sums differ.
+    fused = True if next(model.parameters()).is_cuda else None
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, steps, settings.warmup)
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class VisionLanguageTraining(pl.LightningModule):
@@ -147,18 +180,7 @@ class VisionLanguageTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with the warm-up and cosine schedule, stepped every optimiser step."""
-        c = self.config
-        groups = parameter_groups(self.model, c.weight_decay)
-        # One pass over weights, gradients and moments; elsewhere the default, whose sums differ.
-        fused = True if next(self.model.parameters()).is_cuda else None
-        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=c.betas, fused=fused)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, self.total_steps, c.warmup)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return optimisation(self.model, self.config, self.total_steps, self.config.betas)
 
 
 class Report(Callback):

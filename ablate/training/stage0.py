@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
@@ -33,12 +34,13 @@ from ablate.config.schema import EncoderConfig, PretrainConfig
 from ablate.data.base import UNKNOWN, Label, LabelledImages
 from ablate.data.loading import SeededSampler, make_loader
 from ablate.data.prepared import prepare_once
+from ablate.errors import CellError
+from ablate.models.devices import device_here, to_device
 from ablate.models.seeding import derive, stream
 from ablate.processes.messages import Reporter
-from ablate.training.module import parameter_groups
-from ablate.training.schedule import learning_rate_factor
+from ablate.training.module import alone, optimisation
 
-VERSION = 1
+VERSION = 2
 """Raised by whoever changes what stage 0 gives."""
 WEIGHTS, SCORES = "encoder.safetensors", "scores.json"
 LEAST_SHARE = 0.02
@@ -164,6 +166,57 @@ def _loader(
     return make_loader(images, Collator(encoder, images.classes), batch_size, sampler=sampler)
 
 
+class EncoderPretraining(pl.LightningModule):
+    """An encoder and the linear classifiers of its images' attributes, trained together.
+
+    Args:
+        encoder: it.
+        classifiers: attribute -> from ``embed_dim`` features to scores of its classes.
+        settings: of stage 0.
+    """
+
+    def __init__(
+        self, encoder: Encoder, classifiers: nn.ModuleDict, settings: PretrainConfig
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifiers = classifiers
+        self.settings = settings
+
+    def training_step(self, batch: tuple[Pixels, dict[str, Tensor]], batch_idx: int) -> Tensor:
+        """The sum over attributes: cross-entropy of an image's class, of each class in a patch.
+
+        Raises:
+            CellError: it is not finite.
+        """
+        pixels, labels = batch
+        features = self.encoder(pixels)
+        loss = torch.stack(
+            [
+                _loss(_logits(features, classify, labels[attribute]), labels[attribute])
+                for attribute, classify in self.classifiers.items()
+            ]
+        ).sum()
+        if not bool(torch.isfinite(loss)):
+            raise CellError(f"the loss is {loss.item()} at step {self.global_step}; lower its lr")
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine schedule, as in training."""
+        settings = self.settings
+        return optimisation(self, settings, settings.steps)
+
+
+class _Progress(Callback):
+    def __init__(self, reporter: Reporter, steps: int) -> None:
+        self.reporter, self.steps = reporter, steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.reporter.progress("pretrain", trainer.global_step / self.steps)
+
+
 def _fit(
     encoder: Encoder, images: LabelledImages, settings: PretrainConfig, reporter: Reporter
 ) -> nn.ModuleDict:
@@ -176,32 +229,16 @@ def _fit(
                 for attribute, names in images.classes.items()
             }
         )
-    model = nn.ModuleList([encoder, classifiers])
-    groups = parameter_groups(model, settings.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, settings.steps, settings.warmup)
-    )
     loader = _loader(encoder, images, settings.batch_size, derive(settings.seed, "data"), True)
-    model.train()
-    for step, (pixels, labels) in enumerate(islice(_epochs(loader), settings.steps)):
-        loss = _loss(encoder, classifiers, pixels, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        reporter.progress("pretrain", (step + 1) / settings.steps)
+    trainer = pl.Trainer(
+        max_steps=settings.steps,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        callbacks=[_Progress(reporter, settings.steps)],
+        **alone(),
+    )
+    trainer.fit(EncoderPretraining(encoder, classifiers, settings), loader)
     return classifiers
-
-
-def _epochs(loader: DataLoader) -> Any:
-    """Batches for ever, each epoch in an order of its own."""
-    epoch = 0
-    while True:
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        yield from loader
-        epoch += 1
 
 
 def _logits(features: Tensor, classify: nn.Module, label: Tensor) -> Tensor:
@@ -211,21 +248,12 @@ def _logits(features: Tensor, classify: nn.Module, label: Tensor) -> Tensor:
     return classify(features).view(label.shape)
 
 
-def _loss(
-    encoder: Encoder, classifiers: nn.ModuleDict, pixels: Pixels, labels: dict[str, Tensor]
-) -> Tensor:
-    """The sum over attributes: cross-entropy of an image's class, of each class in a patch."""
-    features = encoder(pixels)
-    losses = []
-    for attribute, classify in classifiers.items():
-        label = labels[attribute]
-        logits = _logits(features, classify, label)
-        if label.ndim == 1:
-            losses.append(F.cross_entropy(logits, label))
-        else:
-            each = F.binary_cross_entropy_with_logits(logits, label, reduction="none")
-            losses.append(each.sum(-1).mean())
-    return torch.stack(losses).sum()
+def _loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of an image's class; of each class in a patch, summed over classes."""
+    if label.ndim == 1:
+        return F.cross_entropy(logits, label)
+    each = F.binary_cross_entropy_with_logits(logits, label, reduction="none")
+    return each.sum(-1).mean()
 
 
 @torch.inference_mode()
@@ -233,18 +261,20 @@ def _accuracy(
     encoder: Encoder, classifiers: nn.ModuleDict, images: LabelledImages, batch_size: int
 ) -> dict[str, float]:
     """The share of images, or of patches with anything in them, whose likeliest class is right."""
-    encoder.eval()
+    device = device_here()
+    encoder.to(device).eval()
+    classifiers.to(device)
     right: dict[str, list[Tensor]] = {attribute: [] for attribute in classifiers}
     for pixels, labels in _loader(encoder, images, batch_size, 0, False):
-        features = encoder(pixels)
+        features = encoder(to_device(pixels, device))
         for attribute, classify in classifiers.items():
-            label = labels[attribute]
+            label = labels[attribute].to(device)
             likeliest = _logits(features, classify, label).argmax(-1)
             if label.ndim == 1:
                 hits, known = likeliest == label, label != UNKNOWN
             else:
                 hits = label.gather(-1, likeliest[..., None])[..., 0] > 0
                 known = label.any(-1)
-            right[attribute].append(hits[known])
+            right[attribute].append(hits[known].cpu())
     scores = {attribute: torch.cat(hits).float().mean() for attribute, hits in right.items()}
     return {a: float(score) for a, score in scores.items() if not score.isnan()}  # labelled at all

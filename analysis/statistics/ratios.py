@@ -101,3 +101,22 @@ def _ratio(
     verdict = "higher" if low > 1 else "lower" if high < 1 else "undecided"
     reason = "the interval holds 1" if verdict == "undecided" else "the interval leaves out 1"
     return Ratio(variant, base, machine, ratio, low, high, float(test.df), verdict, reason)
+
+
+def mean_speed(frame: pd.DataFrame) -> tuple[float, float, float]:
+    """The geometric mean of one variant's measurements on one machine, with a 95 % interval.
+
+    Args:
+        frame: columns ``value`` (positive) and ``session``, as in ``ratios``.
+
+    Returns:
+        Mean, lower and upper end; the ends are NaN for a single session.
+    """
+    taken = pd.Series(np.log(frame["value"].to_numpy(float)))
+    logs = taken.groupby(frame["session"].to_numpy()).mean().to_numpy()
+    mean = float(np.exp(logs.mean()))
+    if len(logs) < 2:
+        return mean, float("nan"), float("nan")
+    error = logs.std(ddof=1) / np.sqrt(len(logs))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * error)
+    return mean, mean * float(np.exp(-half)), mean * float(np.exp(half))

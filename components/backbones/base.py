@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,11 @@ class Backbone(pl.LightningModule, ABC):
             return logits if choose is None else choose(logits)
 
         return decode
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """The models of a hub that weights come from; ``args``: the constructor's, as given."""
+        return []
 
     def blueprint(self) -> tuple[str, dict[str, Any]] | None:
         """What builds this backbone again, its weights aside, without the files it was read from.

@@ -6,7 +6,7 @@ preset's vocabulary is the published one, and grows where the tokenizer's is lar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from ablate.components.backbones.hybrid import HybridBackbone
 from ablate.components.backbones.mamba import Mamba1Backbone, Mamba2Backbone, MixerBackbone
 from ablate.components.backbones.transformer import TransformerBackbone
 from ablate.components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
+from ablate.components.checkpoints.locate import hub_names
 from ablate.components.mixers import Attention, Mamba1, Mamba2
 from ablate.components.scans.kernels import Kernel
 
@@ -50,6 +51,11 @@ class StateSpacesPreset:
     own: ClassVar[tuple[str, ...]]
     """Settings of the family's Mamba alone, in which a checkpoint must agree."""
     vocabulary: ClassVar[int] = _GPT_NEOX
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """See ``Backbone``."""
+        return hub_names(args.get("weights", "none"), cls.published)
 
     def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
         path = locate(weights, self.published, fetch=not _planning())
@@ -119,6 +125,11 @@ class TransformerPreset(TransformerBackbone):
     architecture: ClassVar[str] = "llama"
     sizes: ClassVar[dict[str, Any]]
     vocabulary: ClassVar[int] = 32000
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """See ``Backbone``."""
+        return hub_names(args.get("weights", "none"), cls.published)
 
     def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
         path = locate(weights, self.published, fetch=not _planning())

@@ -53,3 +53,26 @@ def locate(weights: str, published: str, *, fetch: bool = True) -> Path | None:
             f"is no path here, and the hub could not give it ({type(error).__name__}); check the "
             "name and the connection, or download it elsewhere and give its directory",
         ) from error
+
+
+def hub_names(weights: str, published: str) -> list[str]:
+    """What ``locate`` asks the hub for, if it does."""
+    if weights == "pretrained":
+        return [published]
+    here = weights == "none" or Path(weights).expanduser().exists()
+    return [] if here or not _HUB_NAME.fullmatch(weights) else [weights]
+
+
+def revision(name: str) -> str | None:
+    """The commit of a hub name's weights: the hub's, or the cache's if it cannot be asked.
+
+    None where neither knows it.
+    """
+    from huggingface_hub import HfApi, constants
+
+    try:
+        return HfApi().model_info(name, timeout=10).sha
+    except Exception:  # offline, refused or gone: what was fetched before is what is used
+        folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+        known = folder / "refs" / "main"
+        return known.read_text().strip() if known.is_file() else None

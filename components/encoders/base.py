@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +19,11 @@ class Encoder(pl.LightningModule, ABC):
 
     The constructor takes keyword-only arguments alone: they are what a configuration may set.
     """
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """The models of a hub that weights come from; ``args``: the constructor's, as given."""
+        return []
 
     @property
     @abstractmethod

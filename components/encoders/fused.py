@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +38,15 @@ class FusedEncoder(Encoder):
         ValueError: fewer than two parts, one that is itself fused, an unknown argument, or grids
             that differ.
     """
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """See ``Encoder``: those of the parts."""
+        parts: list[dict[str, Any]] = [
+            {"name": part} if isinstance(part, str) else part for part in args["encoders"]
+        ]
+        found = [ENCODERS.get(part["name"]).hub_names(part.get("args") or {}) for part in parts]
+        return [name for names in found for name in names]
 
     def __init__(self, *, encoders: list[Any]) -> None:
         super().__init__()
@@ -103,6 +112,11 @@ class FusedPreset(FusedEncoder):
 
     pair: tuple[str, str]
     size: int
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """See ``Encoder``."""
+        return super().hub_names({"encoders": [{"name": n, "args": args} for n in cls.pair]})
 
     def __init__(
         self,

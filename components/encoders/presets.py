@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ablate.components.encoders.base import ENCODERS
 from ablate.components.encoders.image_transform import Resize
-from ablate.components.encoders.timm_vit import TimmViT
+from ablate.components.encoders.timm_vit import TimmViT, timm_hub_names
 
 
 class TimmPreset(TimmViT):
@@ -25,6 +26,11 @@ class TimmPreset(TimmViT):
     timm_name: ClassVar[str]
     default_size: ClassVar[int]
     model_args: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """See ``Encoder``."""
+        return timm_hub_names(cls.timm_name, args.get("weights", "pretrained"))
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ class TimmViT(Encoder):
             weights that do not exist, or no such block.
         CheckpointError: a file of weights that is damaged or not this model's as a whole.
     """
+
+    @classmethod
+    def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
+        """See ``Encoder``."""
+        return timm_hub_names(args.get("model", "tiny"), args.get("weights", "none"))
 
     def __init__(
         self,
@@ -156,6 +161,16 @@ def _has(vit: Any, name: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def timm_hub_names(model: str, weights: str) -> list[str]:
+    """Where timm's published weights of a model lie, if they are asked for."""
+    if weights != "pretrained" or model.startswith(LOCAL):
+        return []
+    import timm  # here because it takes seconds to import
+
+    published = timm.get_pretrained_cfg(model)
+    return [published.hf_hub_id] if published is not None and published.hf_hub_id else []
 
 
 def _is_loaded_here(weights: str) -> bool:

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ablate.components.scans.ssd_kernels import softplus
+
 
 @triton.jit
 def _let_next_start(DEPENDENT: tl.constexpr):
@@ -29,14 +31,6 @@ def _wait_for_inputs(DEPENDENT: tl.constexpr):
 @triton.jit
 def _silu(x):
     return x * tl.sigmoid(x)
-
-
-@triton.jit
-def _softplus(x):
-    grown = 1 + tl.exp(x)
-    # Kahan's log1p: exact where exp(x) is lost beside 1.
-    exact = tl.where(grown == 1, tl.exp(x), tl.log(grown) * (tl.exp(x) / (grown - 1)))
-    return tl.where(x > 20, x, exact)
 
 
 @triton.jit
@@ -181,7 +175,7 @@ def ssd_step_kernel(
     B = tl.load(shared, known, 0.0).to(tl.float32)
     C = tl.load(shared + GROUPS * STATES, known, 0.0).to(tl.float32)
     raw = tl.load(inner + 2 * HEADS * WIDTH + 2 * GROUPS * STATES + h).to(tl.float32)
-    dt = _softplus(raw + bias)
+    dt = softplus(raw + bias)
     state = state * tl.exp(dt * A) + (dt * x)[:, None] * B[None, :]
     tl.debug_barrier()  # as in _shift
     tl.store(state_ptr + place, state, both)
@@ -216,7 +210,7 @@ def selective_step_kernel(
     C = tl.load(low + RANK + STATES + s, known, 0.0).to(tl.float32)
     x = tl.load(inner_ptr + row * 2 * CHANNELS + d, inside, 0.0).to(tl.float32)
     gate = tl.load(inner_ptr + (row * 2 + 1) * CHANNELS + d, inside, 0.0).to(tl.float32)
-    dt = _softplus(tl.sum(weight * rank[None, :], 1) + bias)
+    dt = softplus(tl.sum(weight * rank[None, :], 1) + bias)
     state = state * tl.exp(dt[:, None] * A) + (dt * x)[:, None] * B[None, :]
     tl.debug_barrier()  # as in _shift
     tl.store(state_ptr + place, state, both)

@@ -18,7 +18,8 @@ _RESET = tl.constexpr(150.0)
 
 
 @triton.jit
-def _softplus(x):
+def softplus(x):
+    """log(1 + exp(x))."""
     grown = 1 + tl.exp(x)
     # Kahan's log1p: exact where exp(x) is lost beside 1.
     exact = tl.where(grown == 1, tl.exp(x), tl.log(grown) * (tl.exp(x) / (grown - 1)))
@@ -43,7 +44,7 @@ def steps_kernel(
     live = inside[:, None] & known[None, :]
     place = (b * length + t).to(tl.int64)[:, None] * stride + h[None, :]
     raw = tl.load(raw_ptr + place, live, 0.0).to(tl.float32)
-    dt = _softplus(raw + tl.load(bias_ptr + h, known, 0.0)[None, :])
+    dt = softplus(raw + tl.load(bias_ptr + h, known, 0.0)[None, :])
     dt = tl.where(live, dt, 0.0)
     A = -tl.exp(tl.load(A_log_ptr + h, known, 0.0))
     decay = dt * (A * _LOG2_E)[None, :]

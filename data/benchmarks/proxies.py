@@ -10,12 +10,19 @@ import numpy as np
 
 from ablate.data.base import Split
 from ablate.data.benchmarks import pope, vsr
-from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, ItemRecord, mean_by_category
+from ablate.data.benchmarks.base import (
+    BENCHMARKS,
+    Benchmark,
+    ItemRecord,
+    exact_match,
+    mean_by_category,
+)
 from ablate.data.benchmarks.gqa import gqa_accuracy, summarise_gqa
 from ablate.data.benchmarks.textvqa import textvqa_accuracy
 from ablate.data.benchmarks.vizwiz import summarise_vizwiz, vizwiz_accuracy
 from ablate.data.benchmarks.vqav2 import vqav2_accuracy
 from ablate.data.proxies.base import Proxy
+from ablate.data.proxies.gauge import ProxyGauge
 from ablate.data.proxies.gqa import ProxyGQA
 from ablate.data.proxies.pope import ProxyPOPE
 from ablate.data.proxies.textvqa import ProxyTextVQA
@@ -147,6 +154,19 @@ class ProxyVSRBenchmark(ProxyBenchmark):
 
     def score(self, prediction: str, record: ItemRecord) -> float:
         return vsr.vsr_accuracy(prediction, record)
+
+    def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
+        return mean_by_category(records, "accuracy")
+
+
+@BENCHMARKS.register("proxy-gauge")
+class ProxyGaugeBenchmark(ProxyBenchmark):
+    """Exact match with the one answer."""
+
+    data = ProxyGauge
+
+    def score(self, prediction: str, record: ItemRecord) -> float:
+        return exact_match(prediction, record["answers"])
 
     def official(self, records: Sequence[ItemRecord]) -> dict[str, float]:
         return mean_by_category(records, "accuracy")

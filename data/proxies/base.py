@@ -60,7 +60,8 @@ class Proxy(DataSet):
     """A proxy benchmark as a data set.
 
     Subclasses give ``name``, ``item``, ``further`` and ``chance``: the expected accuracy of guesses
-    that know the question and which answers there are to its kind.
+    that know the question and which answers there are to its kind. ``test_times``: how many times
+    as many test samples it has as the others.
 
     Args:
         train_samples: size of the training split.
@@ -73,6 +74,7 @@ class Proxy(DataSet):
 
     name: ClassVar[str]
     chance: ClassVar[float]
+    test_times: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -115,7 +117,9 @@ class Proxy(DataSet):
 
     def count(self, split: Split) -> int:
         """Samples in a split."""
-        return self._train_samples if split == "train" else EVAL_SAMPLES[split]
+        if split == "train":
+            return self._train_samples
+        return EVAL_SAMPLES[split] * (self.test_times if split == "test" else 1)
 
     def split_directory(self, cache_dir: Path, split: Split) -> Path:
         """Where a split is prepared."""

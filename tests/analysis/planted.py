@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from mlflow.entities import Metric, Param
 
 from ablate.analysis.frames import measured
+from ablate.analysis.held import EVALUATE, MEASURE, TRAIN
 from ablate.data.benchmarks.base import mean_by_category
 from ablate.tracking.store import Tracker
 
@@ -74,21 +74,18 @@ def plant(
             identity = f"{name}/{cell}"
             own = dict(zip(axes, labels[variant], strict=True))
             told = (metrics or {}).get(variant, {})
-            machines = {measured(key)[0] for key in told if measured(key)}  # type: ignore[index]
-            done = ("train", *(f"evaluate/{b}" for b in benchmarks))
-            steps = {step: f"{identity}/{step}" for step in done}
-            steps["measure/here"] = f"{identity}/measure"
+            machines = {found[0] for name in told if (found := measured(name)) is not None}
+            names = [TRAIN, *(EVALUATE + b for b in benchmarks), *(MEASURE + m for m in machines)]
+            steps = {step: f"{identity}/{step}" for step in names}
             cells.append({"name": cell, "steps": steps, "labels": own, "seed": seed})
-            held = steps | {f"measure/{each}": steps["measure/here"] for each in machines}
-            if "here" not in machines:
-                del held["measure/here"]
             scores = {benchmark: held[variant] for benchmark, held in benchmarks.items()}
             here = {b: rows[row] for b, rows in scores.items() if row < len(rows)}
-            lacking = set(benchmarks) - set(here)
             if here and not all(np.isnan(values).all() for values in here.values()):
                 encoder = (encoders or {}).get(variant, "timm")
-                held = {s: i for s, i in held.items() if s.removeprefix("evaluate/") not in lacking}
-                _cell(tracker, parent, cell, held, here, told, encoder, seed)
+                run_id = _cell(tracker, parent, cell, here, told, encoder, seed)
+                for step, identity in steps.items():
+                    if step.removeprefix(EVALUATE) in here or not step.startswith(EVALUATE):
+                        tracker.hold(run_id, step, identity)
     about = {"name": name, "axes": axes, "cells": cells, "compare": None, **plan}
     tracker.client.log_dict(parent, about, "plan.json")
     tracker.end(parent, "FINISHED")
@@ -106,18 +103,17 @@ def _cell(
     tracker: Tracker,
     parent: str,
     name: str,
-    held: Mapping[str, str],
     scores: Mapping[str, np.ndarray],
     metrics: Mapping[str, Any],
     encoder: str,
     seed: int,
-) -> None:
+) -> str:
     client = tracker.client
     experiment = client.get_run(parent).info.experiment_id
-    tags = {"ablate.kind": "cell", "ablate.name": name, "mlflow.parentRunId": parent}
+    said = {"kind": "cell", "name": name}
+    tags = {f"ablate.{key}": value for key, value in said.items()}
+    tags["mlflow.parentRunId"] = parent
     run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-    for step, identity in held.items():
-        tracker.hold(run_id, step, identity)
     params = {"encoder": encoder, "connector": name, "seed": str(seed), "evaluate.split": "test"}
     client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
     history = {
@@ -139,6 +135,7 @@ def _cell(
     ]
     client.log_batch(run_id, metrics=points)
     client.set_terminated(run_id, "FINISHED")
+    return str(run_id)
 
 
 def drawn(
@@ -172,11 +169,3 @@ def drawn(
         noise = 0.08 * draw.normal(size=(seeds, n))
         made[variant] = (order + noise < level).astype(float) if binary else level + noise
     return made
-
-
-def read_plan(tracker: Tracker, parent: str) -> dict[str, Any]:
-    """The plan that a parent run holds."""
-    with tempfile.TemporaryDirectory() as folder:
-        return json.loads(
-            Path(tracker.client.download_artifacts(parent, "plan.json", folder)).read_text()
-        )

@@ -10,14 +10,12 @@ from ablate.analysis.calibration import (
     Bound,
     analysed,
     calibrate,
-    false_declarations,
     simulate,
     true_design,
 )
 from ablate.analysis.statistics.comparisons import Judge
 from ablate.analysis.statistics.power import design
 from ablate.analysis.statistics.scores import Scores
-from tests.analysis.statistics.support import sweep
 
 STARTS = np.arange(0, calibration.IMAGES * calibration.ITEMS_PER_IMAGE, calibration.ITEMS_PER_IMAGE)
 
@@ -78,19 +76,3 @@ def test_what_is_calibrated_is_what_a_report_states() -> None:
         np.testing.assert_allclose([c.difference for c in made], together.estimate[i], atol=1e-5)
         widths = [(c.high - c.low) / 2 for c in made]
         np.testing.assert_allclose(widths, half[i], rtol=1e-3)
-
-
-def test_a_real_sweep_of_alike_variants_is_analysed_by_every_choice_of_seeds() -> None:
-    alike = sweep([0.6] * 3, seeds=8, images=40)
-    rate, error = false_declarations(alike, "a")
-    assert rate < 0.2
-    assert error < 0.2
-    assert false_declarations(sweep([0.6, 0.6, 0.9], seeds=5), "a") == (1.0, 0.0)
-
-
-def test_the_error_of_that_rate_is_its_spread_between_sweeps() -> None:
-    rates = [
-        false_declarations(sweep([0.6, 0.62], seeds=9, images=30, random=i), "a") for i in range(40)
-    ]
-    spread, stated = np.std([r for r, _ in rates]), np.mean([e for _, e in rates])
-    assert 0.5 < stated / spread < 2

@@ -147,6 +147,21 @@ def test_a_constant_score_tells_nothing_apart() -> None:
     assert "constant" in comparison.reason
 
 
+def test_a_score_whose_noise_drowns_what_seeing_gains_says_that_it_cannot_rank() -> None:
+    def said(means: dict[str, float], spread: float, **about: Any) -> list[str]:
+        made = evidence(drawn(means, images=1000, spread=spread), **about)
+        return [note for note in accuracy(conclude(made)).notes if "cannot rank" in note]
+
+    seeing = {"mlp": 0.7, "msc": 0.7, "csm": 0.72}
+    assert said(seeing, 0.003) == []
+    (noisy,) = said(seeing, 0.08)  # the seeds scatter as TextVQA's proxy does
+    assert noisy.startswith("easy-vqa accuracy cannot rank these variants: the best gains ")
+    (at_chance,) = said({"mlp": 0.25, "msc": 0.25, "csm": 0.26}, 0.003)
+    assert "less than 5 times the smallest difference that would be found" in at_chance
+    blind = {"blind": 0.69, **seeing}  # questions that the text alone answers
+    assert len(said(blind, 0.003, apart=("blind",))) == 1
+
+
 def test_one_seed_is_told_as_such() -> None:
     found = conclude(evidence(drawn({"mlp": 0.5, "msc": 0.9}, seeds=1)))
     (comparison,) = accuracy(found).comparisons
@@ -244,6 +259,21 @@ def test_nothing_to_analyse_is_said() -> None:
     nothing = made.items.assign(score=np.nan, log_probability=np.nan)
     with pytest.raises(ResultsError, match="no item is scored"):
         conclude(Evidence("p", made.labels, nothing, made.cells, made.speeds))
+
+
+def test_a_sweep_of_one_cell_has_a_mean_and_nothing_to_compare() -> None:
+    found = conclude(evidence(drawn({"base": 0.7}, seeds=1), {"base": {}}))
+    assert accuracy(found).comparisons == []
+    assert accuracy(found).best == ()
+    assert accuracy(found).smallest is None
+    assert sentences(found) == verdict_of_the_whole(found) == []
+
+
+def test_intervals_of_shares_stay_between_0_and_1() -> None:
+    made = drawn({"mlp": 0.9, "msc": 0.05}, seeds=2, images=10, spread=0.1, random=3)
+    found = accuracy(conclude(evidence(made)))
+    assert all(0 <= m.low <= m.mean <= m.high <= 1 for m in found.means.values())
+    assert {found.means["mlp"].high, found.means["msc"].low} == {1.0, 0.0}
 
 
 def test_points_are_plain() -> None:

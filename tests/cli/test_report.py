@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from ablate.analysis.conclusions import conclude
-from ablate.analysis.connect import tracking_uri
 from ablate.analysis.planning import power_table
 from ablate.analysis.tables import FORMATS
 from tests.analysis.planted import drawn, plant
@@ -20,14 +19,22 @@ NAME = "50 % [red]a|b[/] & <i>"
 LABELS = ["mlp", "msc $x_1$", "[bold]csm[/]"]
 
 
-@pytest.fixture
-def store(house: Path) -> Path:
-    """The working folder, with a sweep of five seeds and one of one seed."""
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with a sweep of five seeds and one of one seed."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('report')}/mlflow.db"
     means = dict(zip(LABELS, (0.6, 0.75, 0.6), strict=True))
     held = drawn(means, seeds=5, images=500)
-    plant(tracking_uri(), "one seed", {"easy-vqa": {v: s[:1] for v, s in held.items()}})
-    told = {label: {"parameters/total": 1e6, "measured/here/prefill_ms": 3.0} for label in LABELS}
-    plant(tracking_uri(), NAME, {"easy-vqa": held}, metrics=told, margin=0.02)
+    plant(uri, "one seed", {"easy-vqa": {v: s[:1] for v, s in held.items()}})
+    told = {label: {"parameters/total": 1e6, "measured/box/prefill_ms": 3.0} for label in LABELS}
+    plant(uri, NAME, {"easy-vqa": held}, metrics=told, margin=0.02)
+    return uri
+
+
+@pytest.fixture
+def store(house: Path, planted: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with that store as its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", planted)
     return house
 
 
@@ -87,6 +94,8 @@ def test_predictions_made_elsewhere(house: Path, capsys: pytest.CaptureFixture[s
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert ablate("report", "--predictions", "mine") == 0
     assert "On vqa (score), msc is better than mlp by" in capsys.readouterr().out
+    assert ablate("report", "--predictions", "mine", "--html") == 0
+    assert "msc is better than mlp by" in (house / "mine.html").read_text()
 
 
 def test_power_tells_what_finds_a_difference(

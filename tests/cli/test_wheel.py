@@ -41,3 +41,4 @@ def test_the_wheel_runs_beside_files_of_any_name(tmp_path: Path) -> None:
     ablate = tmp_path / "venv" / "bin" / "ablate"
     assert "2 cells run, 0 already finished, 0 failed" in run(ablate, "sweep", "smoke")
     assert "connector" in run(ablate, "report", "smoke")
+    assert "smoke.html (" in run(ablate, "report", "smoke", "--html")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,3 +126,41 @@ def test_steps_of_a_plan_are_by_cell(own: Path, cache: Path) -> None:
     found = plan_steps(plan, cache)
     assert list(found) == [cell.name for cell in plan.cells]
     assert len({each.trained for each in found.values()}) == 2
+
+
+def test_weights_of_a_hub_count_by_their_revision(
+    house: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hub has now, or, where it cannot be asked, what was fetched from it before."""
+    vocabulary_sizes(plan_sweep(write(house / "s.yaml", {"base": "base.yaml"})), cache)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(house / "hub"))
+    told: dict[str, str] = {}
+
+    def model_info(self: object, name: str, **_: object) -> SimpleNamespace:
+        if name not in told:
+            raise OSError("no network")
+        return SimpleNamespace(sha=told[name])
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    changes = {
+        "backbone": {"name": "mamba-130m", "args": {"weights": "pretrained"}},
+        "encoder": {"name": "dinosiglip-384"},
+    }
+    names = [
+        "timm/vit_large_patch14_reg4_dinov2.lvd142m",
+        "timm/vit_so400m_patch14_siglip_384.webli",
+        "state-spaces/mamba-130m",
+    ]
+    found = [steps(cache, **changes)]
+    asked = found[0].keys["train"]["files"]
+    assert asked == {f"hub {name}": "unknown" for name in names}
+    refs = house / "hub" / "models--state-spaces--mamba-130m" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("fetched before\n")
+    found.append(steps(cache, **changes))
+    assert found[1].keys["train"]["files"]["hub state-spaces/mamba-130m"] == "fetched before"
+    for sha in ("one", "two"):
+        told |= {names[2]: sha}
+        found.append(steps(cache, **changes))
+    assert len({each.trained for each in found}) == 4
+    assert "files" not in steps(cache).keys["train"] or not steps(cache).keys["train"]["files"]

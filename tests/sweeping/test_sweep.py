@@ -77,6 +77,14 @@ def test_sweep_resumes_and_reports(house: Path, capsys: pytest.CaptureFixture[st
     assert len(records) == 12
     assert records["score"].mean() == pytest.approx(run.data.metrics["easy-vqa/accuracy"])
 
+    inputs = {i.tags[0].value: i.dataset for i in run.inputs.dataset_inputs}
+    assert {name: data.name for name, data in inputs.items()} == {
+        "train": "easy-vqa",
+        "evaluate easy-vqa": "benchmark easy-vqa",
+    }
+    assert all(len(data.digest) == 36 for data in inputs.values())
+    assert run.data.tags["mlflow.source.name"] == "small.yaml"
+
     started = time.monotonic()
     assert ablate("sweep", "small.yaml") == 0
     assert time.monotonic() - started < 30

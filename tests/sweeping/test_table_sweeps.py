@@ -78,7 +78,9 @@ def test_each_table_dry_runs_without_its_data(
     assert "time not estimated" in printed
     rows = [line.split() for line in printed.splitlines()]
     for name, tokens in TABLES[number].items():
-        memory, sizes = (row for row in rows if row and row[0] == name)
+        own = [row for row in rows if row and row[0] == name]
+        assert sum(row[1] == "align" for row in own) == 2
+        memory, sizes = (row for row in own if row[1] != "align")
         assert len(memory) == 8
         assert str(tokens) in sizes
     assert not list(house.glob("llava*"))
@@ -98,18 +100,42 @@ def test_tables_hold_the_papers_rows(number: int) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_recipes_are_the_papers(stage: str, house: Path) -> None:
-    base = str(SWEEPS / "base" / f"ml_mamba_{stage}.yaml")
+    source, name = stage.split("_")
+    base = str(SWEEPS / "base" / f"ml_mamba_{source}.yaml")
     planned = plan_sweep(write(house / "one.yaml", {"base": base}))
     trained, *settings = STAGES[stage]
-    config: RunConfig = planned.cells[0].config
+    (tuned,) = planned.cells
+    assert tuned.after is not None
+    cell = tuned if name == "finetune" else tuned.after
+    assert (tuned.stage, tuned.after.stage, tuned.after.after) == ("", "align", None)
+    config: RunConfig = cell.config
     train = config.train
     assert [train.epochs, train.batch_size, train.lr, train.weight_decay] == settings
     assert (train.warmup, train.grad_clip, train.precision) == (0.03, 1.0, "bf16")
     assert config.connector.name == ("msc-code" if "code" in stage else "msc-advanced")
     # AlignDataset of the released code: the caption alone, without what the human says
     assert config.data.prompts == ("drop" if stage == "code_align" else "keep")
-    figures = sizes_by_name(planned)["base"].parameters
+    figures = sizes_by_name(planned.whole)[cell.combination].parameters
     assert figures["trainable"] == sum(figures[role] for role in trained)
+
+
+def test_the_codes_default_is_one_line(house: Path) -> None:
+    base = str(SWEEPS / "base" / "ml_mamba_code.yaml")
+    file = write(house / "one.yaml", {"base": base, "stages": ["finetune"]})
+    (cell,) = plan_sweep(file).cells
+    assert cell.after is None
+    assert cell.config.stages is None
+
+
+def test_variants_share_an_alignment_that_is_the_same(house: Path) -> None:
+    """Table 7's scans each have their own; of a learning rate of fine-tuning alone, it is one."""
+    assert len({id(cell.after) for cell in plan(7).cells}) == len(plan(7).cells)
+    stages = [{"align": {"backbone.policy": "freeze", "train.lr": 1e-3}}, "finetune"]
+    axes = {"train.lr": [1e-5, 2e-5]}
+    sweep = {"base": str(SWEEPS / "base" / "ml_mamba_text.yaml"), "stages": stages, "axes": axes}
+    first, second = plan_sweep(write(house / "one.yaml", sweep)).cells
+    assert first.after is second.after
+    assert first.identity != second.identity
 
 
 def test_the_papers_model_has_two_fifths_of_its_rivals_language_model(
@@ -158,7 +184,7 @@ def test_a_run_without_its_data_says_what_is_missing(
 ) -> None:
     assert ablate("sweep", str(table(7))) == 2
     error = capsys.readouterr().err
-    assert "data: no file at llava/finetune/llava_v1_5_mix665k.json" in error
+    assert "data: no file at llava/pretrain/blip_laion_cc_sbu_558k.json" in error
     assert error.count("\n") == 1
 
 
