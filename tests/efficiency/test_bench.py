@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -340,12 +342,21 @@ def test_mamba_ssm_says_why_it_cannot_run() -> None:
         MambaSsmPeer(backbone("transformer", config=LLAMA))
 
 
-def test_peak_memory_is_of_what_came_after_the_reset() -> None:
+def peaks() -> tuple[float, float]:
+    """MiB that a tensor of 64 adds to the peak, and what is left of that after a reset."""
     meter = MemoryMeter(torch.device("cpu"))
     meter.reset()
     before = meter.peak_mib()
     block = torch.ones(64 * MIB, dtype=torch.uint8)
-    assert 60 < meter.peak_mib() - before < 80
+    grown = meter.peak_mib() - before
     del block
     meter.reset()
-    assert meter.peak_mib() - before < 10
+    return grown, meter.peak_mib() - before
+
+
+def test_peak_memory_is_of_what_came_after_the_reset() -> None:
+    """In a process of its own: after other tests, this one may hold memory that is free again."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        grown, left = pool.submit(peaks).result()
+    assert 60 < grown < 80
+    assert left < 10
