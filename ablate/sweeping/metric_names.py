@@ -16,12 +16,23 @@ from ablate.training.stage0 import accuracy_names
 SPLITS_COMPARED = 16
 """Items by which two splits are told apart."""
 
+COSTS = (
+    "train/flops",
+    "train/image_tokens",
+    "speed/peak_mib",
+    "speed/tokens_s",
+    "speed/data_wait",
+    "seconds/train",
+    "seconds/evaluate",
+)
+"""What every training tells of its cost, of two steps at least."""
+
 
 def own_metrics(config: RunConfig) -> list[str]:
     """Those of training, which no data must be read for."""
     validated = VALIDATED if config.train.validate_every else ()
     counts = [f"parameters/{name}" for name in (*COMPONENT_ROLES, "total", "trainable")]
-    return [*TRAINED, *validated, *counts, "seconds/train", "seconds/evaluate"]
+    return [*TRAINED, *validated, *counts, *COSTS]
 
 
 def benchmark_of(metric: str, config: RunConfig) -> str | None:

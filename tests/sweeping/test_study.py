@@ -88,7 +88,7 @@ def test_study_continues_after_a_kill_and_its_best_is_a_base(
     assert ablate("sweep", "again.yaml", "evaluate.split=validation", "measure.what=[]") == 0
     again = runs("cell")[0].data.metrics["easy-vqa/accuracy"]
     assert again == best.value
-    assert load_sweep(tracking_uri(), "again").notes == [
+    assert load_sweep(tracking_uri(), "again evaluate.split=validation measure.what=[]").notes == [
         "scored on evaluate.split: validation, not test"
     ]
 
