@@ -20,7 +20,7 @@ import pandas as pd
 from mlflow import MlflowClient
 
 from ablate.analysis.connect import tracking_uri
-from ablate.analysis.held import EVALUATE, MEASURE, MEASURED
+from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, PREDICTIONS, records_file
 from ablate.analysis.results import (
     OLDER,
     TEXT,
@@ -41,7 +41,6 @@ RECORDED = {
 }
 """A record's key -> its column."""
 TEXTS = ("question", "answer", "answers", "prediction")
-PREDICTIONS = "predictions"
 SPEED = "speed/"
 """Begins measurements of efficiency by older versions, which did not name the machine."""
 
@@ -233,11 +232,6 @@ def read_records(file: Path, texts: bool = False) -> pd.DataFrame:
     return records.reindex(columns=[RECORDED.get(key, key) for key in wanted])
 
 
-def file_name(benchmark: str) -> str:
-    """What a cell calls the file of a benchmark's records (``package.module:Class``)."""
-    return f"{benchmark.replace(':', '.')}.parquet"
-
-
 def _cells(sweeps: Sequence[str], uris: Sequence[str]) -> Iterator[_Cell]:
     """The finished cells of each sweep in each store that has it.
 
@@ -273,6 +267,6 @@ def _predictions(cell: _Cell) -> Iterator[tuple[str, Path]]:
     benchmarks = dict.fromkeys(score.rpartition("/")[0] for score in cell.results.scores)
     with tempfile.TemporaryDirectory() as folder:
         for benchmark in benchmarks:
-            path, run_id = f"{PREDICTIONS}/{file_name(benchmark)}", cell.holder(benchmark)
+            path, run_id = f"{PREDICTIONS}/{records_file(benchmark)}", cell.holder(benchmark)
             if path in {each.path for each in cell.client.list_artifacts(run_id, PREDICTIONS)}:
                 yield benchmark, Path(cell.client.download_artifacts(run_id, path, folder))

@@ -20,6 +20,15 @@ MEASURED = "measured/"
 """Begins the metrics of a machine: ``measured/<machine>/<metric>``."""
 
 
+PREDICTIONS = "predictions"
+"""The folder of a run's artifacts that holds a file of records per benchmark."""
+
+
+def records_file(benchmark: str) -> str:
+    """What the file of a benchmark's records is called (``package.module:Class`` has a colon)."""
+    return f"{benchmark.replace(':', '.')}.parquet"
+
+
 @dataclass(frozen=True)
 class Held:
     """A step, and the run that holds it."""

@@ -169,8 +169,8 @@ def _older(cells: list[dict[str, Any]], runs: list[Run]) -> dict[str, _Cell]:
     found = {}
     for cell in cells:
         if (run := finished.get(cell["identity"])) is not None:
-            speeds = re.compile("^speed/")
-            row = {speeds.sub(f"{MEASURED}{OLDER}/", key): v for key, v in _metrics(run).items()}
+            here = f"{MEASURED}{OLDER}/"
+            row = {re.sub("^speed/", here, key): v for key, v in _metrics(run).items()}
             split = run.data.params.get("evaluate.split", TEST)
             found[cell["name"]] = _Cell({"run_id": run.info.run_id, **row}, split)
     return found

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from ablate.processes.messages import Reporter
+
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 
 BASE = {
@@ -27,23 +29,8 @@ BASE = {
 }
 
 
-class Quiet:
+class Quiet(Reporter):
     """A reporter that keeps nothing and goes on; a test says what it wants to know."""
-
-    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        """See ``Reporter``."""
-
-    def progress(self, phase: str, fraction: float) -> None:
-        """See ``Reporter``."""
-
-    def keep(self, path: Path) -> None:
-        """See ``Reporter``."""
-
-    def facts(self, values: dict[str, str]) -> None:
-        """See ``Reporter``."""
-
-    def done(self, step: str) -> None:
-        """See ``Reporter``."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """See ``Reporter``."""

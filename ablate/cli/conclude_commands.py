@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,11 +47,9 @@ def report(
     from ablate.analysis.connect import tracking_uri
     from ablate.analysis.results import ResultsError
     from ablate.analysis.sentences import limits, sentences
-    from ablate.analysis.tables import FORMATS, paragraphs, render
+    from ablate.analysis.tables import paragraphs, render
 
-    if format not in FORMATS:
-        message = f"{format!r} is not one of {', '.join(FORMATS)}"
-        raise ConfigError(COMMAND_LINE, "--format", message)
+    check_format(format)
     if (sweep is None) == (predictions is None):
         message = "name a sweep, or give a folder of predictions: one of both"
         raise ConfigError(COMMAND_LINE, "--predictions", message)
@@ -82,6 +81,24 @@ def report(
     typer.echo(render(tables, format))
     if said and format != "csv":
         typer.echo(f"\n{paragraphs(said, format)}")
+    say(notes)
+
+
+def check_format(format: str) -> None:
+    """See to it that tables can be printed so.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    from ablate.analysis.tables import FORMATS
+
+    if format not in FORMATS:
+        message = f"{format!r} is not one of {', '.join(FORMATS)}"
+        raise ConfigError(COMMAND_LINE, "--format", message)
+
+
+def say(notes: Iterable[str]) -> None:
+    """Print what a reader must know beside the tables, on stderr."""
     for line in notes:
         typer.echo(line, err=True)
 
@@ -100,15 +117,13 @@ def found(
     from ablate.analysis.evidence import from_folder, from_store
 
     if margin is not None and not 0 < margin < 1:
-        raise ConfigError(COMMAND_LINE, "--margin", MARGIN_UNIT)
+        message = "is a share of the score between 0 and 1, as in 0.01 for one point"
+        raise ConfigError(COMMAND_LINE, "--margin", message)
     if predictions is not None:
         evidence = from_folder(predictions.expanduser())
     else:
         evidence = from_store(tracking_uri(), str(sweep))
     return conclude(evidence, base, margin)
-
-
-MARGIN_UNIT = "is a share of the score between 0 and 1, as in 0.01 for one point"
 
 
 def write_page(findings: Findings, stored: bool, as_planned: bool) -> Path:
@@ -186,8 +201,7 @@ def power(
         raise ConfigError(COMMAND_LINE, sweep or "--sweep", str(error)) from error
     table, notes = power_table(findings, effect, power)
     typer.echo(render([table], "md"))
-    for line in notes:
-        typer.echo(line, err=True)
+    say(notes)
 
 
 def verify(
@@ -204,12 +218,10 @@ def verify(
     from ablate.analysis.audit import audit as audited
     from ablate.analysis.connect import tracking_uri
     from ablate.analysis.results import ResultsError
-    from ablate.analysis.tables import FORMATS, render
+    from ablate.analysis.tables import render
     from ablate.analysis.verify import asked, verified
 
-    if format not in FORMATS:
-        message = f"{format!r} is not one of {', '.join(FORMATS)}"
-        raise ConfigError(COMMAND_LINE, "--format", message)
+    check_format(format)
     notes: list[str] = []
     try:
         wanted = asked(names or [])
@@ -220,8 +232,7 @@ def verify(
     except ResultsError as error:
         raise ConfigError(COMMAND_LINE, " ".join(names or []), str(error)) from error
     typer.echo(render(tables, format))
-    for line in notes:
-        typer.echo(line, err=True)
+    say(notes)
 
 
 def score(

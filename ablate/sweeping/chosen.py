@@ -15,7 +15,7 @@ from ablate.analysis.results import artifact_text
 from ablate.config.compose import Layer, compose, overrides
 from ablate.config.shipped import find_file
 from ablate.errors import COMMAND_LINE, ConfigError, DataError
-from ablate.sweeping.plan import Cell, Plan, plan_sweep
+from ablate.sweeping.plan import Cell, Plan, plan_overrides, plan_sweep
 from ablate.sweeping.preflight import vocabulary_sizes
 from ablate.sweeping.run import held_steps
 from ablate.sweeping.steps import StepKeys, Steps, plan_steps
@@ -61,9 +61,8 @@ def choose(given: str, items: list[str], extra: list[str], cache: Path) -> Chose
             return _of_run(given, [*items, *extra], cache)
         except ConfigError as no_run:
             raise (no_file if given.endswith(".yaml") else no_run) from None
-    plan = dataclasses.replace(
-        plan_sweep(path, [*items, *extra]), overrides=plan_sweep(path, items).overrides
-    )
+    changed = plan_sweep(path, [*items, *extra])
+    plan = dataclasses.replace(changed, overrides=plan_overrides(items))
     vocabulary_sizes(plan, cache)
     steps, held = plan_steps(plan, cache), held_steps(Tracker())
     found = {name: held.run(each.trained) for name, each in steps.items()}

@@ -179,7 +179,6 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     _distinct(cells, source)
     if not cells:
         raise ConfigError(source, "exclude", "leaves no cell to run")
-    overridden = tuple(sorted(i for i in items or [] if affects_results(i.partition("=")[0])))
     return Plan(
         keys.name,
         source,
@@ -188,8 +187,13 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
         keys.compare,
         _judged(keys, names, cells, source),
         source_name(path),
-        overridden,
+        plan_overrides(items or []),
     )
+
+
+def plan_overrides(items: list[str]) -> tuple[str, ...]:
+    """Those of the command line's overrides that make another plan of a file, sorted."""
+    return tuple(sorted(item for item in items if affects_results(item.partition("=")[0])))
 
 
 def _chain(

@@ -12,7 +12,9 @@ import fnmatch
 import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +34,7 @@ from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare, prepare_benchmarks
 from ablate.sweeping.steps import Steps
 from ablate.sweeping.summary import keep_summary
-from ablate.sweeping.work import evaluate_saved, measure_only, train_next, train_stage
+from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate, train_stage
 from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
@@ -202,8 +204,9 @@ class SweepRun:
             stages = self._stages([job.cell for job in scoring if job.kind == "train"], Path(out))
             training = [j.cell.config for j in [*stages, *scoring] if j.kind != "evaluate"]
             prepare(training, self.cache, self.display)
-            prepare_benchmarks([job.cell.config for job in scoring], self.cache)
-            with self._recorder() as recorder:
+            saved = [job.cell.config for job in scoring if job.kind == "evaluate"]
+            prepare_benchmarks(saved, self.cache)
+            with self._recording() as recorder:
                 plan = describe(self.plan, self.steps)
                 self.tracker.client.log_dict(recorder.parent, plan, "plan.json")
                 register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
@@ -214,8 +217,6 @@ class SweepRun:
                 self._execute("measure", self._unmeasured(), 1, recorder, Path(out))
                 if outcome.finished:
                     self._summarise(recorder)
-                recorder.status = "FAILED" if outcome.failed else "FINISHED"
-                outcome.title = recorder.title
         return outcome
 
     def _summarise(self, recorder: Recorder) -> None:
@@ -249,11 +250,9 @@ class SweepRun:
                 else:
                     scoring.append(CellJob(cell, "evaluate", missing, run, weights))
             prepare_benchmarks([job.cell.config for job in scoring], self.cache)
-            with self._recorder() as recorder:
+            with self._recording() as recorder:
                 at_once = jobs or default_jobs(cells[0].config)
                 self._execute("evaluate", scoring, at_once, recorder, Path(out))
-                recorder.status = "FAILED" if outcome.failed else "FINISHED"
-                outcome.title = recorder.title
         return outcome
 
     def measure(self, trained: dict[str, Run]) -> Outcome:
@@ -270,20 +269,22 @@ class SweepRun:
                 outcome.failed[cell.name] = NOT_TRAINED
             else:
                 jobs.append(CellJob(cell, "measure", steps, run))
-        with tempfile.TemporaryDirectory(prefix="ablate-") as out, self._recorder() as recorder:
+        with tempfile.TemporaryDirectory(prefix="ablate-") as out, self._recording() as recorder:
             self._execute("measure", jobs, 1, recorder, Path(out))
-            recorder.status = "FAILED" if outcome.failed else "FINISHED"
-            outcome.title = recorder.title
         names = [job.cell.name for job in jobs]
         outcome.finished = [name for name in names if name not in outcome.failed]
         return outcome
 
-    def _recorder(self) -> Recorder:
+    @contextmanager
+    def _recording(self) -> Iterator[Recorder]:
+        """The sweep's recorder; on leaving, its parent ends as the outcome says."""
         plan = self.plan
         about = (plan.name, "cell", plan.file, plan.overrides)
-        recorder = Recorder(self.tracker, self.display, "sweep", *about)
-        recorder.identities = {name: each.identities for name, each in self.steps.items()}
-        return recorder
+        with Recorder(self.tracker, self.display, "sweep", *about) as recorder:
+            recorder.identities = {name: each.identities for name, each in self.steps.items()}
+            yield recorder
+            recorder.status = "FAILED" if self.outcome.failed else "FINISHED"
+            self.outcome.title = recorder.title
 
     def _scoring(self, cell: Cell, folder: Path) -> CellJob:
         """Training with all benchmarks, or those that are missing alone if weights were kept."""
@@ -299,19 +300,18 @@ class SweepRun:
 
     def _stages(self, cells: list[Cell], out: Path) -> list[CellJob]:
         """The earlier stages of these cells that no run holds with what it trained, in order."""
-        chains: dict[str, Cell] = {}
-        for cell in dataclasses.replace(self.plan, cells=cells).whole.cells:
-            if cell.stage:
-                chains[cell.name] = cell
-        found = []
-        for cell in chains.values():
-            run = self._held.run(self.steps[cell.name].trained)
+        whole = dataclasses.replace(self.plan, cells=cells).whole.cells
+        stages = [CellJob(cell, "stage", (TRAIN,)) for cell in whole if cell.stage]
+        self._find_trained(stages, self._held, out)
+        return [job for job in stages if job.cell.name not in self._trained]
+
+    def _find_trained(self, stages: list[CellJob], held: HeldSteps, out: Path) -> None:
+        """Take down what is kept of these stages, to start from."""
+        for job in stages:
+            run = held.run(self.steps[job.cell.name].trained)
             weights = None if run is None else saved_model(self.tracker, run, out)
-            if weights is None:
-                found.append(CellJob(cell, "stage", (TRAIN,)))
-            else:
-                self._trained[cell.name] = weights
-        return found
+            if weights is not None:
+                self._trained[job.cell.name] = weights
 
     def _after_stages(
         self,
@@ -326,12 +326,7 @@ class SweepRun:
             ready = [job for job in stages if not _waits(job, stages)]
             stages = [job for job in stages if _waits(job, stages)]
             self._execute("stage", self._started(ready), at_once, recorder, out)
-            held = held_steps(self.tracker)
-            for job in ready:
-                run = held.run(self.steps[job.cell.name].trained)
-                weights = None if run is None else saved_model(self.tracker, run, out)
-                if weights is not None:
-                    self._trained[job.cell.name] = weights
+            self._find_trained(ready, held_steps(self.tracker), out)
         return self._started(jobs)
 
     def _started(self, jobs: list[CellJob]) -> list[CellJob]:
@@ -382,8 +377,8 @@ class SweepRun:
         given = (job.cell.config, self.cache)
         threads = job.cell.config.train.threads
         if job.kind in ("train", "stage"):
-            work = train_next if job.kind == "train" else train_stage
-            return Task(job, work, (*given, out, job.weights), threads)
+            work = train_and_evaluate if job.kind == "train" else train_stage
+            return Task(job, partial(work, after=job.weights), (*given, out), threads)
         if job.kind == "evaluate":
             names = [step.removeprefix(EVALUATE) for step in job.missing]
             return Task(job, evaluate_saved, (*given, out, job.weights, names), threads)

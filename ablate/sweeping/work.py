@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytorch_lightning as pl
 
-from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, TRAIN
+from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, TRAIN, records_file
 from ablate.components.scans.kernels import paths_used
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig
@@ -56,28 +56,23 @@ def train_and_evaluate(
         CellError: the cell cannot give a result.
         CheckpointError: what the run starts from is damaged or does not fit its model.
     """
-    model = train(config, cache, after, reporter)
-    if model is None:
+    trained = train(config, cache, after, reporter)
+    if trained is None:
         return
+    model, features = trained
     if config.train.save or weight_bytes(model) <= config.train.save_below_mb * 10**6:
         keep_model(model, config, cache, out, COMPONENT_ROLES, reporter)
     reporter.done(TRAIN)
-    answer_benchmarks(config, model, cache, out, config.evaluate.benchmarks, reporter)
-
-
-def train_next(
-    config: RunConfig, cache: Path, out: Path, after: Path | None, reporter: Reporter
-) -> None:
-    """See ``train_and_evaluate``."""
-    train_and_evaluate(config, cache, out, reporter, after)
+    asked = config.evaluate.benchmarks
+    answer_benchmarks(config, model, features, cache, out, asked, reporter)
 
 
 def train_stage(
-    config: RunConfig, cache: Path, out: Path, after: Path | None, reporter: Reporter
+    config: RunConfig, cache: Path, out: Path, reporter: Reporter, after: Path | None = None
 ) -> None:
     """Train an earlier stage and keep what has been trained by then; see ``train_and_evaluate``."""
-    model = train(config, cache, after, reporter)
-    if model is None:
+    trained = train(config, cache, after, reporter)
+    if trained is None:
         return
     before = () if after is None else saved_parts(after)
     learnt = [
@@ -85,13 +80,18 @@ def train_stage(
         for role in COMPONENT_ROLES
         if config.start_from or role in before or getattr(config, role).policy is not Policy.freeze
     ]
-    keep_model(model, config, cache, out, learnt, reporter)
+    keep_model(trained.model, config, cache, out, learnt, reporter)
     reporter.done(TRAIN)
 
 
-def train(
-    config: RunConfig, cache: Path, after: Path | None, reporter: Reporter
-) -> VisionLanguageModel | None:
+class Trained(NamedTuple):
+    """A model, and where its frozen encoder has its features stored, if it has."""
+
+    model: VisionLanguageModel
+    features: Path | None
+
+
+def train(config: RunConfig, cache: Path, after: Path | None, reporter: Reporter) -> Trained | None:
     """A cell's model, trained; None if the reporter asked to stop before the end."""
     start = time.perf_counter()
     model, scores = assembled(config, cache, after)
@@ -104,7 +104,7 @@ def train(
     whole = fit(config, model, data_set(config), cache, reporter, features)
     reporter.metrics({"seconds/train": time.perf_counter() - start})
     reporter.facts({**conditions(config.train), "scans by": paths_used() or "none"})
-    return model if whole else None
+    return Trained(model, features) if whole else None
 
 
 def assembled(
@@ -159,12 +159,14 @@ def evaluate_saved(
         model, _ = load(weights)
     else:  # kept as an earlier stage of other cells
         model, _ = assembled(config, cache, weights)
-    answer_benchmarks(config, model, cache, out, benchmarks, reporter)
+    features = features_of(config, model, cache)
+    answer_benchmarks(config, model, features, cache, out, benchmarks, reporter)
 
 
 def answer_benchmarks(
     config: RunConfig,
     model: VisionLanguageModel,
+    features: Path | None,
     cache: Path,
     out: Path,
     benchmarks: Sequence[str],
@@ -175,8 +177,8 @@ def answer_benchmarks(
     Raises:
         CellError: some did; all others are done.
     """
-    dataset, features = data_set(config), features_of(config, model, cache)
-    start, failed = time.perf_counter(), {}
+    dataset, failed = data_set(config), {}
+    start = time.perf_counter()
     for name in benchmarks:
         try:
             benchmark = benchmark_named(name)
@@ -204,18 +206,13 @@ def keep_results(
     reporter: Reporter,
 ) -> None:
     """A benchmark's predictions, as a parquet file in ``out``, and its scores."""
-    path = out / f"{file_name(name)}.parquet"
+    path = out / records_file(name)
     pd.DataFrame(records).to_parquet(path, index=False)
     reporter.keep(path)
     scores = benchmark.summarise(records)
     reporter.metrics({f"{name}/{key}": value for key, value in scores.items()})
     if benchmark.chance is not None:
         reporter.metrics({f"chance/{name}": benchmark.chance})
-
-
-def file_name(benchmark: str) -> str:
-    """A benchmark's name as a file name (``package.module:Class`` holds a colon)."""
-    return benchmark.replace(":", ".")
 
 
 def measure_only(

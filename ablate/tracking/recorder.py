@@ -10,6 +10,7 @@ from types import TracebackType
 from mlflow.entities import Run
 
 from ablate.analysis.connect import patient
+from ablate.analysis.held import PREDICTIONS
 from ablate.config.schema import RunConfig
 from ablate.processes.interrupts import held, let_through
 from ablate.processes.messages import (
@@ -184,7 +185,7 @@ class Recorder:
             case Progress(phase, fraction):
                 self.display.progress(name, phase, fraction)
             case Stored(path):
-                place = None if path.is_dir() else "predictions"  # a folder has its own name
+                place = None if path.is_dir() else PREDICTIONS  # a folder has its own name
                 self.tracker.client.log_artifact(run_id, str(path), place)
             case Facts(values):
                 self.tracker.made(run_id, values)

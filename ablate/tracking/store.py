@@ -163,7 +163,7 @@ class Tracker:
         tags = {"mlflow.source.name": file or "ablate", "mlflow.source.type": "LOCAL"}
         if commit and not commit.startswith(NOT_READ):
             tags["mlflow.source.git.commit"] = commit
-        self.client.log_batch(run_id, tags=[RunTag(k, storable(v)) for k, v in tags.items()])
+        self._set_tags(run_id, tags)
 
     def inputs(self, run_id: str, contents: Mapping[str, tuple[str, str]]) -> None:
         """Log what a run reads as MLflow datasets.
@@ -189,12 +189,14 @@ class Tracker:
 
     def tag(self, run_id: str, **tags: str) -> None:
         """Set ``ablate.*`` tags of a run."""
-        entities = [RunTag(legal_name(f"ablate.{k}"), storable(v)) for k, v in tags.items()]
-        self.client.log_batch(run_id, tags=entities)
+        self._set_tags(run_id, {f"ablate.{key}": value for key, value in tags.items()})
 
     def made(self, run_id: str, values: dict[str, str]) -> None:
         """Say what a run was made with."""
-        entities = [RunTag(legal_name(f"{MADE}{k}"), storable(v)) for k, v in values.items()]
+        self._set_tags(run_id, {f"{MADE}{key}": value for key, value in values.items()})
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        entities = [RunTag(legal_name(key), storable(value)) for key, value in tags.items()]
         self.client.log_batch(run_id, tags=entities)
 
     def beat(self, run_ids: Iterable[str]) -> None:
