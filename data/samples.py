@@ -55,16 +55,18 @@ class Sample:
         if not self.answers:
             self.answers = [self.turns[-1].answer]
 
-    def record(self) -> dict[str, Any]:
+    def record(self, key: bytes | None) -> dict[str, Any]:
         """What results keep of a sample: all but its image, and of its turns the last.
 
         ``image_id`` is the image's name or else stands for its content, so that questions about one
         image have one, in whatever files they lie; None without an image.
+
+        Args:
+            key: ``image_key`` of its image; None without one.
         """
-        named = self.image_id or (image_key(self.image).hex() if self.image is not None else None)
         return {
             "id": self.id,
-            "image_id": named,
+            "image_id": self.image_id or (key.hex() if key is not None else None),
             "question": self.turns[-1].question,
             "answer": self.turns[-1].answer,
             "answers": list(self.answers),
@@ -77,6 +79,13 @@ def image_key(image: Image.Image) -> bytes:
     digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.digest()
+
+
+def image_keys(samples: Sequence[Sample]) -> list[bytes | None]:
+    """``image_key`` of each sample's image, None without one; an image they share is read once."""
+    images = {id(sample.image): sample.image for sample in samples if sample.image is not None}
+    keys = {identity: image_key(image) for identity, image in images.items()}
+    return [keys.get(id(sample.image)) for sample in samples]
 
 
 def majority(answers: Sequence[str]) -> str:

@@ -254,7 +254,7 @@ class ShardDataset:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 values = json.loads(bytes(_read(descriptor, offset, size, crc)))[position]
-                image = decode_stored(_read(descriptor, *image_place)) if with_image else None
+                image = _image(path, descriptor, image_place) if with_image else None
             finally:
                 os.close(descriptor)
             return sample_from_json(values, image)
@@ -312,6 +312,24 @@ def _read(descriptor: int, offset: int, size: int, crc: int) -> memoryview:
     if os.preadv(descriptor, [data], offset) != size or zlib.crc32(data) != crc:
         raise ValueError(f"the {size} bytes at {offset} do not match their checksum")
     return data
+
+
+class _LastImage(threading.local):
+    """The image that a thread read last, which the next sample is often about, too."""
+
+    place: tuple[Any, ...] = ()
+    image: Image.Image | None = None
+
+
+_last = _LastImage()
+
+
+def _image(path: str, descriptor: int, place: list[int]) -> Image.Image:
+    """The image at a place in a shard; samples that follow each other share it."""
+    wanted = (path, *place)  # with its checksum
+    if _last.image is None or _last.place != wanted:
+        _last.image, _last.place = decode_stored(_read(descriptor, *place)), wanted
+    return _last.image
 
 
 def encode_pixels(image: Image.Image) -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ablate.data.batch_memory import empty
-from ablate.data.samples import Sample, Turn, majority
+from ablate.data.samples import Sample, Turn, image_keys, majority
 from ablate.data.templates import ChatTemplate
 from ablate.data.tokenizer import Tokenizer
 
@@ -278,8 +278,9 @@ class PromptCollator:
         answered: with the conversations as they would be with their right answers, too.
 
     Returns:
-        ``pixels`` and ``has_image`` as in ``TrainCollator``; ``input_ids`` and ``attention_mask``
-        (B, L), padded on the left; ``choices`` (B, len(choices)), the next token of each;
+        ``pixels``, as ``stack_pixels`` gives them, of each image once, and ``image_of_row`` (B,),
+        which of these a row is about, -1 without one; ``input_ids`` and ``attention_mask`` (B, L),
+        padded on the left; ``choices`` (B, len(choices)), the next token of each;
         ``begun``, for each row the tokens of an answer that it ends with already, as all choices
         have them; ``samples``, see ``Sample.record``. If ``answered``, ``right_ids`` and
         ``right_labels`` (B, L'), padded on the right: conversations with the right answer
@@ -300,14 +301,17 @@ class PromptCollator:
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         rows, begun, choices = zip(*map(self._row, samples), strict=True)
+        keys = image_keys(samples)
+        places = {key: place for place, key in enumerate(dict.fromkeys(filter(None, keys)))}
+        first = dict(zip(reversed(keys), reversed(samples), strict=True))
         batch = {
-            "pixels": stack_pixels(samples, self.transform),
-            "has_image": has_image(samples),
+            "pixels": stack_pixels([first[key] for key in places], self.transform),
+            "image_of_row": torch.tensor([-1 if key is None else places[key] for key in keys]),
             "input_ids": pad(rows, self.tokenizer.pad_id, "left"),
             "attention_mask": pad([[1] * len(ids) for ids in rows], 0, "left"),
             "begun": list(begun),
             "choices": torch.tensor(choices, dtype=torch.long),
-            "samples": [sample.record() for sample in samples],
+            "samples": [each.record(key) for each, key in zip(samples, keys, strict=True)],
         }
         if self.answered:
             right = [self._right(sample) for sample in samples]

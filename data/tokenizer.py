@@ -7,9 +7,9 @@ import json
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ TOKENIZER = "tokenizer.json"
 _CONFIG, _JINJA = "tokenizer_config.json", "chat_template.jinja"
 _CHAT = "chat_template"
 _MARK = "\ufdd0"
+_SHORT, _REMEMBERED = 256, 4096
+"""Characters of a text that is worth remembering, and how many are."""
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -111,22 +113,35 @@ class Tokenizer:
 
     def encode_pieces(
         self, pieces: Sequence[Piece], *, start: bool = False
-    ) -> list[tuple[int, int | None]]:
+    ) -> Sequence[tuple[int, int | None]]:
         """The ids of pieces as one text, each with the index of the piece that it ends in.
+
+        Short ones are remembered: the same questions are asked of many images, in every epoch.
 
         Args:
             pieces: the parts of the text, in order.
             start: with the special tokens that the tokenizer itself puts around a text (the
                 beginning of sequence of most); they are of no piece (None).
         """
+        short = sum(len(piece.text) for piece in pieces) <= _SHORT
+        encode = self._remembered if short else self._encode_pieces
+        return encode(tuple(pieces), start)
+
+    @cached_property
+    def _remembered(self) -> Callable[..., Sequence[tuple[int, int | None]]]:
+        return lru_cache(_REMEMBERED)(self._encode_pieces)
+
+    def _encode_pieces(
+        self, pieces: tuple[Piece, ...], start: bool
+    ) -> tuple[tuple[int, int | None], ...]:
         texts = [self._marks.keep(p.text) if p.typed else self._marks.put(p.text) for p in pieces]
         found = self._marks.backend.encode("".join(texts), add_special_tokens=start)
         ends = list(itertools.accumulate(map(len, texts)))
-        return [
+        return tuple(
             # By their ends, as byte-level tokenizers leave blanks out of a token's offsets.
             (self._marks.meant.get(token, token), bisect_left(ends, end) if end else None)
             for token, (_, end) in zip(found.ids, found.offsets, strict=True)
-        ]
+        )
 
     @cached_property
     def _marks(self) -> _Marks:
@@ -168,7 +183,8 @@ class Tokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made when first used, part of which does not survive pickling."""
-        return {k: v for k, v in vars(self).items() if k not in ("_marks", "_chat")}
+        made = ("_marks", "_chat", "_remembered")
+        return {key: value for key, value in vars(self).items() if key not in made}
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids up to the first end token, without special tokens."""

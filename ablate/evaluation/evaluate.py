@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import Subset
 
 from ablate.config.schema import RunConfig
 from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.features import FEATURES, image_transform
+from ablate.data.image_names import image_names
 from ablate.data.loading import SeededSampler, make_loader
 from ablate.data.text import IGNORE_INDEX, PromptCollator
 from ablate.data.tokenizer import Tokenizer
 from ablate.models.devices import autocast, device_here, to_device
+from ablate.models.generation import Generation
+from ablate.models.images_read import ImagesRead
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
 
@@ -35,6 +40,8 @@ def evaluate(
     """
     tokenizer = dataset.tokenizer(cache)
     samples: Any = benchmark.chosen(cache, config.evaluate.split, config.evaluate.limit)
+    order = by_image(image_names(samples))
+    samples = Subset(samples, order)
     transform = image_transform(samples, model.encoder.transform, features)
     choices = benchmark.choices or ()
     collate = PromptCollator(tokenizer, dataset.template, transform, choices=choices, answered=True)
@@ -52,7 +59,15 @@ def evaluate(
         with autocast(config.train, device):
             records += answer(model, batch, benchmark, tokenizer, device)
         reporter.progress("evaluate", len(records) / len(samples))
-    return records
+    places = sorted(range(len(order)), key=order.__getitem__)
+    return [records[place] for place in places]
+
+
+def by_image(names: list[str]) -> list[int]:
+    """Indices in order, but what is about one image comes together, where it is met first."""
+    first: dict[str, int] = {}
+    starts = [first.setdefault(name, i) if name else i for i, name in enumerate(names)]
+    return sorted(range(len(names)), key=starts.__getitem__)
 
 
 def answer(
@@ -63,19 +78,10 @@ def answer(
     device: torch.device,
 ) -> list[dict[str, Any]]:
     """The records of one batch, as ``PromptCollator`` makes it with choices and answered."""
-    pixels = encoded(model, to_device(batch["pixels"], device))
-    has_image = batch["has_image"].to(device)
-    generation = model.generate(
-        pixels,
-        batch["input_ids"].to(device),
-        batch["attention_mask"].to(device),
-        has_image=has_image,
-        max_new_tokens=benchmark.max_new_tokens,
-        stop_ids=[tokenizer.eos_id],
-    )
-    labels = batch["right_labels"].to(device)
-    right = model.log_probabilities(pixels, batch["right_ids"].to(device), labels, has_image)
-    lengths = (labels != IGNORE_INDEX).sum(1)
+    asked = read_once if bool((batch["image_of_row"] >= 0).all()) else read_anew
+    how = {"max_new_tokens": benchmark.max_new_tokens, "stop_ids": [tokenizer.eos_id]}
+    generation, right = asked(model, {**batch, **on_device(batch, device)}, how)
+    lengths = (batch["right_labels"] != IGNORE_INDEX).sum(1)
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, batch["choices"].to(device)).tolist()
     answers = zip(batch["begun"], generation.tokens.tolist(), strict=True)
@@ -91,10 +97,39 @@ def answer(
     return records
 
 
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What of a batch the model is given."""
+    tensors = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
+    return {**tensors, "pixels": to_device(batch["pixels"], device)}
+
+
+Answers = tuple[Generation, Tensor]
+"""What the model says to each row of a batch, and the log-probability of each right answer (B,)."""
+
+
+def read_once(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any]) -> Answers:
+    """Answers to rows that all have an image, each of which is read once for all that is asked."""
+    prompts, right, of_row = batch["input_ids"], batch["right_ids"], batch["image_of_row"]
+    room = max(prompts.shape[1] + how["max_new_tokens"], right.shape[1])
+    images = ImagesRead(model, batch["pixels"], room)
+    generation = images.generate(of_row, prompts, batch["attention_mask"], **how)
+    return generation, images.log_probabilities(of_row, right, batch["right_labels"])
+
+
 @torch.inference_mode()
-def encoded(model: VisionLanguageModel, pixels: Any) -> Any:
-    """The images as features, so that what asks for them twice encodes them once."""
-    return None if pixels is None else {FEATURES: model.features(pixels)}
+def read_anew(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any]) -> Answers:
+    """``read_once`` in its plain form: image and text of each row are read as one sequence.
+
+    It takes rows without an image, too.
+    """
+    pixels, of_row = batch["pixels"], batch["image_of_row"]
+    has_image = of_row >= 0
+    if pixels is not None:
+        pixels = {FEATURES: model.features(pixels).index_select(0, of_row[has_image])}
+    prompts, mask = batch["input_ids"], batch["attention_mask"]
+    generation = model.generate(pixels, prompts, mask, has_image=has_image, **how)
+    labels = batch["right_labels"]
+    return generation, model.log_probabilities(pixels, batch["right_ids"], labels, has_image)
 
 
 def choice_probabilities(first_logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ def generate(
     sampling: Sampling = GREEDY,
     vocab_size: int | None = None,
     on_tokens: Callable[[Tensor], None] | None = None,
+    state: Any = None,
 ) -> Generation:
     """Continue a batch of prompts until each row has ended.
 
@@ -89,6 +91,8 @@ def generate(
         vocab_size: the tokenizer's size; later rows of the head are padding and never generated.
         on_tokens: called with each step's ids (B,) as soon as they are chosen. On a GPU the ids may
             still be under way, and steps follow after all rows have ended that ``tokens`` lacks.
+        state: what the backbone has read before; it has room for the prompts and what follows, and
+            is the caller's no more. None: nothing.
 
     Raises:
         ValueError: ``max_new_tokens`` is below 1.
@@ -96,7 +100,8 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
     batch, length = embeds.shape[:2]
-    state = backbone.init_state(batch, length + max_new_tokens)
+    if state is None:
+        state = backbone.init_state(batch, length + max_new_tokens)
     first = backbone.prefill(embeds, state, attention_mask)[:, :vocab_size].float()
     stops = torch.tensor(list(stop_ids), dtype=torch.long, device=embeds.device)
     noise = _noise(sampling, batch, max_new_tokens).to(embeds.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ablate.components.backbones import Backbone
 from ablate.components.connectors import Connector
 from ablate.components.encoders import Encoder
+from ablate.components.padding import padding_first
 from ablate.config.identity import digest, to_dict
 from ablate.config.registries import registry
 from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig
@@ -154,10 +155,7 @@ class VisionLanguageModel(nn.Module):
         """
         supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image))
         logits, targets = self._predictions(pixels, input_ids, labels, has_image, supervised)
-        possible = logits[:, : self.vocab_size].log_softmax(-1)
-        tokens = torch.zeros(labels.shape, device=logits.device)
-        tokens.view(-1)[supervised] = possible.gather(1, targets[:, None])[:, 0]
-        return tokens.sum(1)
+        return summed_log_probabilities(logits[:, : self.vocab_size], targets, supervised, labels)
 
     def _predictions(
         self,
@@ -235,14 +233,27 @@ class VisionLanguageModel(nn.Module):
         padding = (attention_mask == 0).sum(1, keepdim=True)
         if mask is None and not bool(padding.any()):
             return both, None
-        n = both.shape[1] - input_ids.shape[1]
-        position = torch.arange(both.shape[1], device=both.device)[None]
-        source = torch.where(position < padding + n, position - padding, position)
-        source = torch.where(position < padding, position + n, source)
-        moved = both.gather(1, source[..., None].expand(-1, -1, both.shape[-1]))
+        moved = padding_first(both, both.shape[1] - input_ids.shape[1], padding[:, 0])
         if mask is not None:  # where there is no image, its place is padding, too
             padding = padding + (mask == 0).sum(1, keepdim=True)
+        position = torch.arange(both.shape[1], device=both.device)[None]
         return moved, (position >= padding).long()
+
+
+def summed_log_probabilities(
+    logits: Tensor, targets: Tensor, supervised: Tensor, labels: Tensor
+) -> Tensor:
+    """The log-probability of each row's supervised tokens, (B,); 0 for a row without any.
+
+    Args:
+        logits: (S, V) float32, of the tokens that can be generated.
+        targets: (S,) the supervised tokens.
+        supervised: (S,) their places, as ``supervised_tokens`` gives them.
+        labels: (B, L).
+    """
+    tokens = torch.zeros(labels.shape, device=logits.device)
+    tokens.view(-1)[supervised] = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    return tokens.sum(1)
 
 
 def supervised_tokens(labels: Tensor, has_image: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from ablate.components.registry import Registry
@@ -26,6 +27,21 @@ class Likeliest:
 
     def __call__(self, logits: Tensor) -> Tensor:
         return logits[:, : self.vocab_size].argmax(-1)
+
+
+def _selected(state: Any, rows: Tensor) -> Any:
+    """See ``Backbone.fork``."""
+    if isinstance(state, Tensor):
+        return state.index_select(0, rows)
+    if isinstance(state, list | tuple):
+        return type(state)(_selected(each, rows) for each in state)
+    if isinstance(state, dict):
+        return {key: _selected(each, rows) for key, each in state.items()}
+    if is_dataclass(state) and not isinstance(state, type):
+        return replace(
+            state, **{f.name: _selected(getattr(state, f.name), rows) for f in fields(state)}
+        )
+    return state
 
 
 class Backbone(pl.LightningModule, ABC):
@@ -70,22 +86,38 @@ class Backbone(pl.LightningModule, ABC):
     def init_state(self, batch_size: int, max_length: int) -> Any:
         """An empty decoding state for ``batch_size`` rows of at most ``max_length`` positions.
 
-        ``prefill`` and ``step`` update the state in place.
+        ``read``, ``prefill`` and ``step`` update the state in place.
         """
 
     @abstractmethod
-    def prefill(self, embeds: Tensor, state: Any, attention_mask: Tensor | None = None) -> Tensor:
+    def read(self, embeds: Tensor, state: Any, attention_mask: Tensor | None = None) -> Tensor:
         """Read a prompt, whole or a further chunk of it, into the state.
 
         Args:
             embeds: (B, L, d_model).
             state: from ``init_state``, of the same batch size.
-            attention_mask: (B, L) of this chunk; padding is on the left, so that every row's
+            attention_mask: (B, L) of this chunk; padding is on its left, so that every row's
                 last position is a token.
 
         Returns:
-            Logits after the last position, (B, vocab_size).
+            Final, normalised hidden states (B, L, d_model), as ``hidden_states`` gives them.
         """
+
+    @torch.inference_mode()
+    def prefill(self, embeds: Tensor, state: Any, attention_mask: Tensor | None = None) -> Tensor:
+        """``read``, and the logits after the last position, (B, vocab_size)."""
+        return self.head(self.read(embeds, state, attention_mask)[:, -1])
+
+    @torch.inference_mode()
+    def fork(self, state: Any, rows: Tensor) -> Any:
+        """A state of its own for each of these rows of a state, which stays as it is.
+
+        Args:
+            state: of this backbone. Here: tensors whose first dimension is the batch, in lists,
+                tuples, dictionaries and dataclasses; a backbone that keeps it otherwise overrides.
+            rows: (B',) indices, each as often as wanted.
+        """
+        return _selected(state, rows)
 
     @abstractmethod
     def step(self, embeds: Tensor, state: Any) -> Tensor:

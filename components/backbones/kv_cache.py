@@ -52,6 +52,17 @@ class PreallocatedLayer(DynamicLayer):
         self.keys, self.values = (buffer.narrow(2, 0, end) for buffer in self.buffers)
         return self.keys, self.values
 
+    def fork(self, rows: Tensor) -> PreallocatedLayer:
+        """A layer of its own with these rows (B',), as often as they are given."""
+        forked = PreallocatedLayer(self.max_length)
+        if self.is_initialized:
+            seen = self.get_seq_length()
+            keys, values = (kept.index_select(0, rows) for kept in (self.keys, self.values))
+            forked.lazy_initialization(keys, values)
+            if seen:
+                forked.update(keys, values)
+        return forked
+
 
 class FixedLayer(DynamicLayer):
     """One layer's keys and values at places that never change, as a captured graph needs them.
@@ -87,6 +98,11 @@ class FixedLayer(DynamicLayer):
             keys.index_copy_(2, self.place, key_states.to(keys.dtype)),
             values.index_copy_(2, self.place, value_states.to(values.dtype)),
         )
+
+
+def forked_cache(cache: Cache, rows: Tensor) -> Cache:
+    """A cache of ``preallocated_cache`` with these rows (B',), as often as they are given."""
+    return Cache(layers=[layer.fork(rows) for layer in cache.layers])  # type: ignore[attr-defined]
 
 
 def preallocated_cache(layers: int, max_length: int) -> Cache:

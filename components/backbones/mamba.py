@@ -222,10 +222,10 @@ class MixerBackbone(Backbone):
         ]
 
     @torch.inference_mode()
-    def prefill(
+    def read(
         self, embeds: Tensor, state: list[Any], attention_mask: Tensor | None = None
     ) -> Tensor:
-        return self.head(self._run(embeds, attention_mask, state)[:, -1])
+        return self._run(embeds, attention_mask, state)
 
     @torch.inference_mode()
     def step(self, embeds: Tensor, state: list[Any]) -> Tensor:

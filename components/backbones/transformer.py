@@ -138,7 +138,7 @@ class TransformerBackbone(Backbone):
         )
 
     @torch.inference_mode()
-    def prefill(
+    def read(
         self, embeds: Tensor, state: TransformerState, attention_mask: Tensor | None = None
     ) -> Tensor:
         batch, length = embeds.shape[:2]
@@ -154,7 +154,16 @@ class TransformerBackbone(Backbone):
         positions = (state.positions + counted - 1).clamp(min=0)
         hidden = self._run(embeds, state.mask, positions, state.cache)
         state.positions += counted[:, -1:]
-        return self.head(hidden[:, -1])
+        return hidden
+
+    @torch.inference_mode()
+    def fork(self, state: TransformerState, rows: Tensor) -> TransformerState:
+        """A state of its own for each of these rows, with as much room."""
+        from ablate.components.backbones.kv_cache import forked_cache
+
+        mask = None if state.mask is None else state.mask.index_select(0, rows)
+        positions = state.positions.index_select(0, rows)
+        return TransformerState(forked_cache(state.cache, rows), mask, positions)
 
     @torch.inference_mode()
     def step(self, embeds: Tensor, state: TransformerState) -> Tensor:

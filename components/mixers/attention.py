@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.components.master_weights.linear import Linear
-from ablate.components.mixers.base import keep_tokens, no_room
+from ablate.components.mixers.base import after_padding, keep_tokens, no_room
 from ablate.components.scans.conv import last_inputs
 
 _ROTARY_BASE = 10000.0
@@ -154,7 +154,7 @@ class Attention(nn.Module):
         Raises:
             ValueError: the state has no room for so many positions.
         """
-        qkv = self._filter(keep_tokens(self.in_proj(hidden), attention_mask), state)
+        qkv = self._filter(keep_tokens(self.in_proj(hidden), attention_mask), state, attention_mask)
         heads = [self.num_heads, self.num_heads_kv, self.num_heads_kv]
         queries, keys, values = (
             qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(heads, dim=1)
@@ -180,12 +180,17 @@ class Attention(nn.Module):
         """Mix one position: (B, d_model) -> (B, d_model), updating ``state`` in place."""
         return self(hidden.unsqueeze(1), None, state).squeeze(1)
 
-    def _filter(self, qkv: Tensor, state: AttentionState | None) -> Tensor:
+    def _filter(
+        self, qkv: Tensor, state: AttentionState | None, attention_mask: Tensor | None
+    ) -> Tensor:
         """The causal convolution, without an activation, of (B, L, channels)."""
         if self.d_conv == 0:
             return qkv
         before = qkv.new_zeros(len(qkv), self.d_conv - 1, self.channels)
-        if state is not None:
+        if state is not None and attention_mask is not None:
+            before, qkv = after_padding(state.conv, qkv, attention_mask)
+            state.conv.copy_(last_inputs(qkv, before, self.d_conv))
+        elif state is not None:
             before = state.conv.to(qkv.dtype, copy=True)
             state.conv.copy_(last_inputs(qkv, before, self.d_conv))
         padded = torch.cat([before, qkv], dim=1)

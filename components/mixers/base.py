@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ablate.components.padding import padding_first
 from ablate.components.scans.conv import causal_conv1d_silu_step
 from ablate.components.scans.kernels import Kernel, causal_conv1d_silu
 
@@ -52,9 +53,16 @@ class CausalConv1d(nn.Conv1d):
         super().__init__(channels, channels, width, groups=channels)
         self.kernel: Kernel = kernel
 
-    def filter(self, x: Tensor, state: MixerState | None) -> Tensor:
-        """(B, L, C) -> (B, L, C), after the inputs in ``state``, whose window is updated."""
+    def filter(
+        self, x: Tensor, state: MixerState | None, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, C) -> (B, L, C), after the inputs in ``state``, whose window is updated.
+
+        Padding (B, L), which must be 0 in x, stands before those inputs with a state.
+        """
         initial = None if state is None else state.conv
+        if initial is not None and attention_mask is not None:
+            initial, x = after_padding(initial, x, attention_mask)
         filtered, window = causal_conv1d_silu(
             x, self.weight.squeeze(1), self.bias, initial, self.kernel
         )
@@ -72,6 +80,17 @@ def initial_dt_bias(size: int, dt_min: float = 0.001, dt_max: float = 0.1) -> Te
     low, high = math.log(dt_min), math.log(dt_max)
     dt = torch.exp(torch.rand(size) * (high - low) + low).clamp(min=1e-4)
     return dt + torch.log(-torch.expm1(-dt))
+
+
+def after_padding(window: Tensor, x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The last inputs (B, K, C) and the chunk (B, L, C) after them, behind the chunk's padding.
+
+    So a row's tokens follow directly on what was read before, as shapes and both parts stay.
+    """
+    size = window.shape[1]
+    joined = torch.cat([window.to(x.dtype), x], dim=1)
+    joined = padding_first(joined, size, (attention_mask == 0).sum(1))
+    return joined[:, :size], joined[:, size:]
 
 
 def keep_tokens(values: Tensor, attention_mask: Tensor | None) -> Tensor:

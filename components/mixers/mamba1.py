@@ -93,7 +93,7 @@ class Mamba1(nn.Module):
             (B, L, d_model).
         """
         x, gate = self.in_proj(hidden).chunk(2, dim=-1)
-        x = self.conv1d.filter(keep_tokens(x, attention_mask), state)
+        x = self.conv1d.filter(keep_tokens(x, attention_mask), state, attention_mask)
         low_rank, B, C = self._project(x)
         y, ssm = selective_scan(
             x,

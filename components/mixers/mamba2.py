@@ -127,7 +127,7 @@ class Mamba2Scan(nn.Module):
         """
         if state is None and xbc.is_cuda and xbc.dtype == torch.bfloat16 and self.has_kernels:
             return self._scan_fused(xbc, dt, attention_mask)
-        xbc = self.conv1d.filter(keep_tokens(xbc, attention_mask), state)
+        xbc = self.conv1d.filter(keep_tokens(xbc, attention_mask), state, attention_mask)
         x, B, C = self._split(xbc)
         steps = keep_tokens(self._steps(dt), attention_mask)
         y, ssm = ssd(

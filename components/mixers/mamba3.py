@@ -171,8 +171,9 @@ class Mamba3(nn.Module):
             x=keep_tokens(inputs.x, attention_mask), dt=keep_tokens(inputs.dt, attention_mask)
         )
         fused = mamba3_siso(inputs.x, self.d_state, self.kernel)
-        if fused is None:
-            return self._scan(inputs, state)
+        goes_on = state is not None and not state.empty
+        if fused is None or (goes_on and attention_mask is not None):
+            return self._scan(inputs, state, attention_mask)
         return self._scan_fused(fused, inputs, state)
 
     def step(self, hidden: Tensor, state: Mamba3State) -> Tensor:
@@ -213,15 +214,24 @@ class Mamba3(nn.Module):
     def _normed(self, shared: Tensor, norm: nn.RMSNorm) -> Tensor:
         return norm(shared.unflatten(-1, (self.ngroups, -1)).to(norm.weight.dtype))
 
-    def _scan(self, inputs: _Inputs, state: Mamba3State | None) -> Tensor:
+    def _scan(
+        self, inputs: _Inputs, state: Mamba3State | None, attention_mask: Tensor | None
+    ) -> Tensor:
         """From projection to projection: (B, L, d_model)."""
         turn = torch.tanh(inputs.turn).unsqueeze(-2) * math.pi
         angle = (inputs.dt.unsqueeze(-1) * turn).to(exact(turn)).cumsum(1)
         if state is not None:
             angle = angle + state.angle.unsqueeze(1)
         B, C = self._rotated(inputs, angle)
+        x = inputs.x
+        if state is not None and not state.empty and attention_mask is not None:
+            # A token weighs in what stands before it: before the first one, what was read last.
+            last_padding = (attention_mask == 0) & (attention_mask.roll(-1, 1) != 0)
+            last_padding = last_padding[..., None, None]
+            x = torch.where(last_padding, state.x.unsqueeze(1).to(x.dtype), x)
+            B = torch.where(last_padding, state.B.unsqueeze(1).to(B.dtype), B)
         y, ssm = trapezoid(
-            inputs.x,
+            x,
             inputs.dt,
             torch.sigmoid(inputs.trap),
             inputs.A,
@@ -232,7 +242,7 @@ class Mamba3(nn.Module):
             chunk_size=self.chunk_size,
         )
         if state is not None:
-            state.update(angle[:, -1].remainder(2 * math.pi), ssm, inputs.x[:, -1], B[:, -1])
+            state.update(angle[:, -1].remainder(2 * math.pi), ssm, x[:, -1], B[:, -1])
         return self._output(y, inputs.gate)
 
     def _scan_fused(

@@ -150,6 +150,25 @@ class BackboneContract:
         expected = backbone(embeds[1:2, [*range(4), *range(9, 21)]])[0, -1]
         torch.testing.assert_close(last[1], expected, atol=ATOL, rtol=0)
 
+    def test_forked_states_read_on_by_themselves(self, backbone: Backbone, embeds: Tensor) -> None:
+        """Two rows are read, and go on as four, whose chunks are padded on their left."""
+        prefix, rows, lengths = embeds[:2, :8], torch.tensor([1, 0, 1, 1]), (13, 6, 1, 2)
+        state = backbone.init_state(2, 24)
+        backbone.prefill(prefix, state)
+        chunk, mask = pad(embeds[[0, 1, 2, 0], 8:], lengths, "left", 3.0)
+        for _ in range(2):  # the first time leaves the state that is forked as it is
+            forked = backbone.fork(state, rows)
+            hidden = backbone.read(chunk, forked, mask)
+            after = backbone.step(embeds[0, :1].expand(4, -1), forked)
+        for row, length in enumerate(lengths):
+            own = [prefix[rows[row]], chunk[row, 13 - length :], embeds[0, :1]]
+            whole = torch.cat(own).unsqueeze(0)
+            expected = backbone.hidden_states(whole)[0]
+            torch.testing.assert_close(
+                hidden[row, 13 - length :], expected[8:-1], atol=ATOL, rtol=0
+            )
+            torch.testing.assert_close(after[row], backbone.head(expected[-1]), atol=ATOL, rtol=0)
+
     def test_mask_dtype_does_not_matter(self, backbone: Backbone, embeds: Tensor) -> None:
         padded, mask = pad(embeds, (21, 13, 1), "left", 3.0)
         torch.testing.assert_close(backbone(padded, mask.bool()), backbone(padded, mask))

@@ -256,17 +256,29 @@ def test_too_long_rows_raise(tokenizer: Tokenizer) -> None:
 def test_rows_without_an_image(tokenizer: Tokenizer) -> None:
     first, second = samples()
     text = Sample("t", None, TURNS)
-    for collate in (
-        TrainCollator(tokenizer, get_template("plain"), to_tensor, 100),
-        PromptCollator(tokenizer, get_template("plain"), to_tensor, 100),
+    for collate, key, with_image, without in (
+        (TrainCollator, "has_image", [True, True], False),
+        (PromptCollator, "image_of_row", [0, 1], -1),
     ):
+        collate = collate(tokenizer, get_template("plain"), to_tensor, 100)
         batch = collate([first, text, second])
         assert batch["input_ids"].shape[0] == 3
-        assert batch["has_image"].tolist() == [True, False, True]
+        assert batch[key].tolist() == [with_image[0], without, with_image[1]]
         assert torch.equal(batch["pixels"], collate([first, second])["pixels"])
         batch = collate([text])
         assert batch["pixels"] is None
-        assert batch["has_image"].tolist() == [False]
+        assert batch[key].tolist() == [without]
+
+
+def test_an_image_of_several_prompts_is_there_once(tokenizer: Tokenizer) -> None:
+    first, second = samples()
+    again = Sample("again", first.image.copy(), TURNS)  # type: ignore[union-attr]
+    collate = PromptCollator(tokenizer, get_template("plain"), to_tensor, 100)
+    batch = collate([second, first, again])
+    assert batch["image_of_row"].tolist() == [0, 1, 1]
+    assert torch.equal(batch["pixels"], collate([second, first])["pixels"])
+    ids = [record["image_id"] for record in batch["samples"]]
+    assert ids[1] == ids[2] != ids[0]
 
 
 def test_a_sample_needs_a_turn() -> None:

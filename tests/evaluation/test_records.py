@@ -14,8 +14,10 @@ from ablate.config.schema import RunConfig
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.samples import Sample, Turn
 from ablate.data.text import IGNORE_INDEX, PromptCollator, encode_answer
+from ablate.evaluation import evaluate as module
 from ablate.evaluation.evaluate import evaluate
 from ablate.evaluation.rescore import rescore
+from ablate.models.images_read import ImagesRead
 from ablate.models.vlm import VisionLanguageModel, build_model
 from ablate.sweeping.work import keep_results
 from tests.data.support import image
@@ -35,17 +37,21 @@ BACKBONES = {
 class Several(Benchmark):
     """Three questions about two images and one without any; one has several annotators."""
 
+    pictured = False
+    """Leave out what has no image."""
+
     @property
     def max_new_tokens(self) -> int:
         return 4
 
     def samples(self, cache_dir: Path, split: Any, limit: int | None = None) -> list[Sample]:
-        return [
+        samples = [
             Sample("a", image(1), [Turn("is there a circle?", "")], "", ["yes", "no", "no", "yes"]),
             Sample("b", image(1), [Turn("what color is the shape?", "dark teal blue")]),
             Sample("c", image(2), [Turn("what?", "red"), Turn("is it red?", "yes")]),
             Sample("d", None, [Turn("what is it?", "a circle")]),
         ]
+        return samples[:3] if self.pictured else samples
 
     def score(self, prediction: str, record: dict[str, Any]) -> float:
         return float(prediction in record["answers"])
@@ -118,8 +124,9 @@ def test_answers_are_what_they_are_without_it(backbone: str, cache: Path) -> Non
     batch = PromptCollator(tokenizer, dataset.template, model.encoder.transform)(
         [samples[i] for i in range(20)]
     )
+    pixels = batch["pixels"].index_select(0, batch["image_of_row"])
     tokens = model.generate(
-        batch["pixels"],
+        pixels,
         batch["input_ids"],
         batch["attention_mask"],
         max_new_tokens=benchmark.max_new_tokens,
@@ -128,6 +135,37 @@ def test_answers_are_what_they_are_without_it(backbone: str, cache: Path) -> Non
     predictions = [record["prediction"] for record in records]
     assert predictions == [tokenizer.decode(row).strip() for row in tokens]
     assert len(set(predictions)) > 1
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_reading_an_image_once_changes_no_answer(
+    backbone: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three questions about two images, prompts and answers of several lengths."""
+    run = config(backbone=BACKBONES[backbone], evaluate={"batch_size": 20})
+    monkeypatch.setattr(Several, "pictured", True)
+    read: list[int] = []
+    whole = ImagesRead.__init__
+    monkeypatch.setattr(
+        ImagesRead,
+        "__init__",
+        lambda self, model, pixels, room: (
+            read.append(len(pixels)) or whole(self, model, pixels, room)
+        ),
+    )
+    _, once = answered(run, cache, Several())
+    assert read == [2]
+    monkeypatch.setattr(module, "read_once", module.read_anew)
+    _, anew = answered(run, cache, Several())
+    assert read == [2]
+    for one, other in zip(once, anew, strict=True):
+        assert one.pop("log_probability") == pytest.approx(other.pop("log_probability"), abs=1e-4)
+        assert one == other
+    assert len({record["prediction"] for record in once}) > 1
+
+
+def test_what_is_about_one_image_comes_together() -> None:
+    assert module.by_image(["b", "a", "", "b", "", "a", "c"]) == [0, 3, 1, 5, 2, 4, 6]
 
 
 def test_every_benchmark_has_the_same_record(cache: Path, tmp_path: Path) -> None:
@@ -149,7 +187,7 @@ def test_every_benchmark_has_the_same_record(cache: Path, tmp_path: Path) -> Non
 def test_official_images_go_by_their_names(tmp_path: Path) -> None:
     official(tmp_path, "vqav2")
     sample = benchmark_named("vqav2").samples(tmp_path, "test")[0]
-    assert sample.record()["image_id"] == "COCO_val2014_000000000042"
+    assert sample.record(None)["image_id"] == "COCO_val2014_000000000042"
 
 
 def test_a_choices_probability_is_of_the_word_that_is_chosen(cache: Path) -> None:
