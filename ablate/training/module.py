@@ -153,6 +153,21 @@ class VisionLanguageTraining(pl.LightningModule):
             loss = losses[int(finite.int().argmin())].item()
             raise CellError(f"the loss is {loss} at step {self.global_step}; lower train.lr")
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients, as Lightning does.
+
+        With mixed precision it refuses a fused optimiser, for the sake of a loss scaler, and
+        bfloat16 has none.
+        """
+        if gradient_clip_val:
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
         """Find the supervised tokens, and count, while the host still has the batch."""
         supervised = supervised_tokens(batch["labels"], batch["has_image"])
