@@ -36,6 +36,7 @@ from ablate.evaluation.evaluate import evaluate
 from ablate.models.vlm import VisionLanguageModel, build_model
 
 VOCABULARY = 50277
+WORKERS = 6
 WORDS = [
     "what",
     "is",
@@ -110,7 +111,7 @@ def config(precision: str, batch_size: int) -> RunConfig:
         ),
         connector=ComponentConfig(name="msc-advanced", args={"scan": "bsm"}),
         backbone=ComponentConfig(name="mamba2-2.7b"),
-        data=DataConfig(num_workers=14),
+        data=DataConfig(num_workers=WORKERS),
         train=TrainConfig(precision=precision),  # type: ignore[arg-type]
         evaluate=EvaluateConfig(batch_size=batch_size),
     )
@@ -137,23 +138,25 @@ def answers(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--same-answers", type=int, default=0, help="questions to compare, float32")
-    parser.add_argument("--count", type=int, default=1280)
+    parser.add_argument("--count", type=int, default=1200)
+    parser.add_argument("--profile", action="store_true", help="kernels of 240 questions")
     options = parser.parse_args()
     tokenizer = train_tokenizer([" ".join(WORDS) + " the left shoe ?"] * 3, "bpe", 600)
     dataset = SimpleNamespace(tokenizer=lambda cache: tokenizer, template=get_template("ml-mamba"))
     torch.manual_seed(0)
     model = build_model(config("bf16", 1), VOCABULARY).cuda().eval()
-    for count, per_image, batch in (
-        (64, 5, 320),
-        (options.count, 5, 320),
-        (options.count // 4, 1, 64),
-    ):
-        answers(model, dataset, Questions(count, per_image), "bf16", batch)
+    answers(model, dataset, Questions(120, 5), "bf16", 120)  # compiles its kernels
+    answers(model, dataset, Questions(options.count, 5), "bf16", 120)
+    answers(model, dataset, Questions(options.count // 4, 1), "bf16", 60)
+    if options.profile:
+        with torch.profiler.profile() as profile:
+            answers(model, dataset, Questions(240, 5), "bf16", 120)
+        print(profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=30))
     if options.same_answers:
         questions = Questions(options.same_answers, 5)
-        together, _ = answers(model, dataset, questions, "32", 160)
+        together, _ = answers(model, dataset, questions, "32", 100)
         alone, _ = answers(model, dataset, questions, "32", 1)
-        rounded, _ = answers(model, dataset, questions, "bf16", 160)
+        rounded, _ = answers(model, dataset, questions, "bf16", 100)
         for name, others in (("one at a time", alone), ("bf16", rounded)):
             same = sum(
                 a["prediction"] == b["prediction"] for a, b in zip(together, others, strict=True)

@@ -1,8 +1,9 @@
-"""Variants that do not differ: the default connector, its first weights from further on."""
+"""Variants whose difference is known: none, or that some patches are not seen."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ablate.components.connectors.mlp import MLPConnector
 
@@ -15,3 +16,19 @@ class Fake(MLPConnector):
     ) -> None:
         torch.rand(number)
         super().__init__(embed_dim, grid, d_model)
+
+
+class Blinkered(MLPConnector):
+    """The mlp without the last ``patches`` of the image: what is there alone is lost."""
+
+    def __init__(
+        self, embed_dim: int, grid: tuple[int, int], d_model: int, *, patches: int
+    ) -> None:
+        super().__init__(embed_dim, grid, d_model)
+        self.patches = patches
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, N, embed_dim) -> (B, N, d_model)."""
+        seen = features.clone()
+        seen[:, -self.patches :] = 0
+        return super().forward(seen)
