@@ -24,6 +24,9 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from ablate.errors import LONGEST, StoreError
 
+# A bar per file would fill a log, or a notebook.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 _AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
 _UNANSWERED = re.compile(r"API request to .* failed with (exception|timeout|error code 50[234])")

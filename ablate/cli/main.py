@@ -34,7 +34,6 @@ app.add_typer(data_commands.app, name="data", help="Convert training data; check
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
     _take_any_bytes()
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     try:
         return app(arguments)
