@@ -106,7 +106,7 @@ def figures_of(benchmark: Benchmark, config: RunConfig, cache: Path) -> list[str
     read = question_reader(samples) or samples.__getitem__
     records = []
     for sample in map(read, range(len(samples))):
-        record = {**sample.record(None), "prediction": sample.answers[0], "score": 1.0}
+        record = {**sample.record([]), "prediction": sample.answers[0], "score": 1.0}
         if benchmark.choices:
             record["choice_probabilities"] = dict.fromkeys(benchmark.choices, 0.0)
         records.append(record)

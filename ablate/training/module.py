@@ -175,7 +175,8 @@ class VisionLanguageTraining(pl.LightningModule):
 
     def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         pixels, ids, labels = batch["pixels"], batch["input_ids"], batch["labels"]
-        return self.model.loss(pixels, ids, labels, batch["has_image"], batch.get("supervised"))
+        given = {key: batch.get(key) for key in ("supervised", "placed")}
+        return self.model.loss(pixels, ids, labels, batch["has_image"], **given)
 
     def _share(self, rows: int, batch_idx: int) -> float:
         """What makes the sum over a step's parts, each divided by ``accumulate``, the mean of rows.
