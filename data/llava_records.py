@@ -173,9 +173,8 @@ def read_turns(record: Any, images: int | None = None) -> list[Turn]:
         for position, message in enumerate(_messages(record))
     ]
     system = [_encodable(record["system"], "system")] if record.get("system") else []
-    opening, first = [], 0
-    if spoken[0][0] == "system":
-        opening, first = [spoken[0][1]], 1
+    first = 1 if spoken[0][0] == "system" else 0
+    opening = [text for _, text in spoken[:first]]
     if spoken[first:] and spoken[first][0] == "gpt":
         first += 1
     for position, (role, _) in enumerate(spoken[first:], first):
@@ -187,12 +186,13 @@ def read_turns(record: Any, images: int | None = None) -> list[Turn]:
     if not texts or len(texts) % 2 or not all(answers):
         raise BadRecordError("has a question without an answer")
     opening.append(texts[0])
-    if images is not None and _are_placed([*system, *opening], texts[1:], images):
-        prepare = str.strip
-    else:
-        prepare = _without_images
-    beginning = "\n".join(text for text in [*system, *map(prepare, opening)] if text)
-    questions = [beginning, *map(prepare, texts[2::2])]
+    placed = images is not None and _are_placed([*system, *opening], texts[1:], images)
+    opening, questions = (
+        [text.strip() if placed else _without_images(text) for text in each]
+        for each in (opening, texts[2::2])
+    )
+    beginning = "\n".join(text for text in [*system, *opening] if text)
+    questions = [beginning, *questions]
     return [placed_turn(q, a) for q, a in zip(questions, answers, strict=True)]
 
 

@@ -53,33 +53,33 @@ class Placement:
 
     @classmethod
     def of(
-        cls, samples: Sequence[Sample], rows: Sequence[Sequence[int]], image_tokens: int
+        cls,
+        samples: Sequence[Sample],
+        rows: Sequence[Sequence[int]],
+        image_tokens: int,
+        *,
+        inside: bool = False,
     ) -> Placement:
         """That of samples and the ids of their conversations.
+
+        Args:
+            samples: the conversations.
+            rows: their ids.
+            image_tokens: tokens of an image.
+            inside: join the images in any case.
 
         Raises:
             ValueError: a sample has images without places, or places without images.
         """
         images = [shown(sample, ids) for sample, ids in zip(samples, rows, strict=True)]
-        inside = [IMAGE_INDEX in ids for ids in rows]
-        leads = [bool(i) and not among for i, among in zip(images, inside, strict=True)]
-        return cls(images, leads, any(inside), image_tokens)
+        among = [IMAGE_INDEX in ids for ids in rows]
+        leads = [bool(i) and not has for i, has in zip(images, among, strict=True)]
+        return cls(images, leads, inside or any(among), image_tokens)
 
     @property
     def has_image(self) -> Tensor:
         """(B,) bool: the rows with an image that the model is to put before their text."""
         return torch.tensor(self.leads) & (not self.inside)
-
-    def rows(self, rows: Sequence[Sequence[int]], pad_id: int, side: Side) -> Rows:
-        """Rows of ids, padded on a side."""
-        spread = self.spread(rows, rows, IMAGE_INDEX)
-        ids = pad(spread, pad_id, side)
-        mask = pad([[1] * len(row) for row in spread], 0, side)
-        if not self.inside:
-            return Rows(ids, mask, None)
-        is_image = ids == IMAGE_INDEX
-        placed = is_image.flatten().nonzero().squeeze(1)
-        return Rows(ids.masked_fill(is_image, pad_id), mask, placed)
 
     def spread(
         self, values: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], image: int
@@ -94,6 +94,17 @@ class Placement:
             for value, token in zip(row, ids, strict=True):
                 spread[-1] += tokens if token == IMAGE_INDEX else [value]
         return spread
+
+
+def rows_of(spread: Sequence[Sequence[int]], pad_id: int, side: Side) -> Rows:
+    """Rows of ids as ``Placement.spread`` gives them, padded on a side."""
+    ids = pad(spread, pad_id, side)
+    mask = pad([[1] * len(row) for row in spread], 0, side)
+    is_image = ids == IMAGE_INDEX
+    if not bool(is_image.any()):
+        return Rows(ids, mask, None)
+    placed = is_image.flatten().nonzero().squeeze(1)
+    return Rows(ids.masked_fill(is_image, pad_id), mask, placed)
 
 
 def shown(sample: Sample, ids: Sequence[int]) -> list[Image.Image]:

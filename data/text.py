@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ablate.data.batch_memory import empty
-from ablate.data.placement import IMAGE_INDEX, Placement, pad
+from ablate.data.packing import packed, shared_rows
+from ablate.data.placement import IMAGE_INDEX, Placement, pad, rows_of
 from ablate.data.samples import Sample, Turn, majority, once_each
 from ablate.data.templates import ChatTemplate
 from ablate.data.tokenizer import Piece, Tokenizer
@@ -242,13 +243,17 @@ class TrainCollator:
         max_length: text tokens a row; longer conversations lose their end.
         parse_special_tokens: see ``encode_conversation``.
         image_tokens: tokens of an image in the language model.
+        pack: positions of a row that conversations share, and as few rows as they need; a row is as
+            long as the longest conversation at the least. None: a row for each.
 
     Returns:
         ``pixels``: the images that the rows show, in order, as ``stack_pixels`` gives them;
         ``has_image`` (B,) bool: the rows with an image before their text; ``placed``: see
         ``ablate.data.placement.Rows``; ``input_ids``, ``attention_mask`` and ``labels``, each
         (B, L), padded on the right. Labels are not shifted; they are ``IGNORE_INDEX`` but on
-        answers and their end tokens.
+        answers and their end tokens. ``conversations``: how many there are. If packed, also
+        ``documents``, see ``ablate.data.packing.PackedRows``, and ``image_of`` (M,): which of the
+        ``pixels`` each image of the rows is, as equal ones are there once.
 
     Raises:
         TooLongError: a sample without room for any answer.
@@ -261,18 +266,31 @@ class TrainCollator:
     max_length: int
     parse_special_tokens: bool = False
     image_tokens: int = 1
+    pack: int | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         ids, labels = zip(*map(self._row, samples), strict=True)
-        placement = Placement.of(samples, ids, self.image_tokens)
-        rows = placement.rows(ids, self.tokenizer.pad_id, "right")
+        inside = self.pack is not None
+        placement = Placement.of(samples, ids, self.image_tokens, inside=inside)
+        spread = placement.spread(ids, ids, IMAGE_INDEX)
+        learnt = placement.spread(labels, ids, IGNORE_INDEX)
+        images, has_image, rest = placement.images, placement.has_image, {}
+        if self.pack is not None:
+            order = shared_rows(list(map(len, spread)), self.pack)
+            spread, learnt, documents = packed(spread, learnt, order, IGNORE_INDEX)
+            own, of, _ = once_each([i for row in order for c in row for i in images[c]])
+            images, has_image = [own], has_image[: len(spread)]
+            rest = {"documents": documents, "image_of": torch.tensor(of, dtype=torch.long)}
+        rows = rows_of(spread, self.tokenizer.pad_id, "right")
         return {
-            "pixels": stack_pixels(chain(*placement.images), self.transform),
-            "has_image": placement.has_image,
+            "pixels": stack_pixels(chain(*images), self.transform),
+            "has_image": has_image,
             "input_ids": rows.ids,
             "attention_mask": rows.mask,
-            "labels": pad(placement.spread(labels, ids, IGNORE_INDEX), IGNORE_INDEX, "right"),
+            "labels": pad(learnt, IGNORE_INDEX, "right"),
             "placed": rows.placed,
+            "conversations": len(samples),
+            **rest,
         }
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int]]:
@@ -327,7 +345,8 @@ class PromptCollator:
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         prompts, begun, choices = zip(*map(self._row, samples), strict=True)
         placement = Placement.of(samples, prompts, self.image_tokens)
-        rows = placement.rows(prompts, self.tokenizer.pad_id, "left")
+        spread = placement.spread(prompts, prompts, IMAGE_INDEX)
+        rows = rows_of(spread, self.tokenizer.pad_id, "left")
         images, image_of, keys = once_each(list(chain(*placement.images)))
         ends = list(accumulate(map(len, placement.images), initial=0))
         leading = [
@@ -350,10 +369,11 @@ class PromptCollator:
         }
         if self.answered:
             ids, labels = zip(*map(self._right, samples), strict=True)
-            right = placement.rows(ids, self.tokenizer.pad_id, "right")
+            spread = placement.spread(ids, ids, IMAGE_INDEX)
+            right = rows_of(spread, self.tokenizer.pad_id, "right")
             batch["right_ids"], batch["right_placed"] = right.ids, right.placed
-            spread = placement.spread(labels, ids, IGNORE_INDEX)
-            batch["right_labels"] = pad(spread, IGNORE_INDEX, "right")
+            learnt = placement.spread(labels, ids, IGNORE_INDEX)
+            batch["right_labels"] = pad(learnt, IGNORE_INDEX, "right")
         return batch
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:

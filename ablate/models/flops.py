@@ -23,6 +23,11 @@ class Positions:
     backbone: int = 0
     tokens: int = 0
 
+    @property
+    def fill(self) -> float:
+        """The share of positions that are no padding."""
+        return self.tokens / self.backbone
+
     def add(self, model: VisionLanguageModel, batch: dict[str, Any]) -> None:
         """Count a batch of ``TrainCollator``, as ``counted`` returns it."""
         rows, text = batch["input_ids"].shape

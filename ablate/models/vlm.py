@@ -26,6 +26,9 @@ from ablate.models.generation import GREEDY, Generation, Sampling, generate
 from ablate.models.lora import add_adapters
 from ablate.models.seeding import stream
 
+READ = ("pixels", "input_ids", "labels", "has_image", "placed", "image_of", "documents")
+"""What the loss reads of a batch of ``TrainCollator``; the last two are there if it is packed."""
+
 
 class IncompatibleError(ValueError):
     """Components that cannot be built, alone or together; ``role`` is the one that refused."""
@@ -83,6 +86,7 @@ class VisionLanguageModel(nn.Module):
         input_ids: Tensor,
         has_image: Tensor | None = None,
         placed: Tensor | None = None,
+        image_of: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """[image; text] of every row; a row without an image has masked zeros in its place.
 
@@ -92,6 +96,7 @@ class VisionLanguageModel(nn.Module):
             has_image: (B,) bool, which rows have an image; None: all, or none without ``pixels``.
             placed: where rows have ids for the tokens of all images: their places among the B L
                 ids, in order. Nothing is put before the text then, and ``has_image`` is not read.
+            image_of: with ``placed``, which of the ``pixels`` each image is; None: in order.
 
         Returns:
             Embeddings (B, N + L, d_model), N = 0 without ``pixels`` and with ``placed``, and their
@@ -102,6 +107,8 @@ class VisionLanguageModel(nn.Module):
             return text, None
         if placed is not None:
             image = self.image_tokens(pixels).to(text.dtype)
+            if image_of is not None:
+                image = image.index_select(0, image_of)
             both = text.flatten(0, 1).index_copy(0, placed, image.flatten(0, 1))
             return both.view_as(text), None
         # Not the other way: under autocast the tokens that are decoded are as embedded, too.
@@ -126,15 +133,19 @@ class VisionLanguageModel(nn.Module):
         has_image: Tensor | None = None,
         supervised: Tensor | None = None,
         placed: Tensor | None = None,
+        image_of: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy over the supervised tokens of a right-padded batch.
 
         Args:
-            pixels, has_image, placed: as in ``sequence``.
+            pixels, has_image, placed, image_of: as in ``sequence``.
             input_ids: (B, L) text tokens, padded on the right.
             labels: (B, L), ``IGNORE_INDEX`` where not supervised.
             supervised: ``supervised_tokens`` of the batch; without it a GPU is asked for them,
                 which it answers when all its work is done.
+            documents: (B, L), with ``placed`` or without images: the numbers of the conversations
+                in a row, see ``Backbone.packed_hidden_states``; None: a row is one.
 
         Returns:
             Two scalars: the loss, and the share of supervised tokens that are the most likely.
@@ -146,8 +157,8 @@ class VisionLanguageModel(nn.Module):
             supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image, placed))
         if not len(supervised):
             raise CellError("a batch holds no supervised token: every label is masked")
-        sequence = (pixels, input_ids, has_image, placed)
-        logits, targets = self._predictions(sequence, labels, supervised)
+        sequence = (pixels, input_ids, has_image, placed, image_of)
+        logits, targets = self._predictions(sequence, labels, supervised, documents)
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return F.cross_entropy(logits, targets), accuracy
 
@@ -175,7 +186,11 @@ class VisionLanguageModel(nn.Module):
         return summed_log_probabilities(logits[:, : self.vocab_size], targets, supervised, labels)
 
     def _predictions(
-        self, sequence: tuple[Any, ...], labels: Tensor, supervised: Tensor
+        self,
+        sequence: tuple[Any, ...],
+        labels: Tensor,
+        supervised: Tensor,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Float32 logits (S, vocab_size) of the S supervised tokens, and these tokens (S,)."""
         embeds, mask = self.sequence(*sequence)
@@ -185,7 +200,10 @@ class VisionLanguageModel(nn.Module):
         n = embeds.shape[1] + 1 - length
         # The backbone is causal, so padding on the right needs no mask. The head runs only where a
         # label is: its logits dominate memory otherwise.
-        hidden = self.backbone.hidden_states(embeds, mask).flatten(0, 1)
+        if documents is None:
+            hidden = self.backbone.hidden_states(embeds, mask).flatten(0, 1)
+        else:
+            hidden = self.backbone.packed_hidden_states(embeds, documents[:, :-1]).flatten(0, 1)
         before = supervised // length * embeds.shape[1] + n + supervised % length - 1
         logits = self.backbone.head(hidden.index_select(0, before)).float()
         return logits, labels.flatten().index_select(0, supervised)

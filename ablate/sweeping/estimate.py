@@ -27,7 +27,7 @@ from ablate.data.features import BATCH_SIZE, FEATURES, table_of
 from ablate.data.image_names import image_names
 from ablate.models.saved import start_from
 from ablate.models.sizes import ModelSize
-from ablate.models.vlm import build_component, build_model
+from ablate.models.vlm import READ, build_component, build_model
 from ablate.sweeping.plan import Plan
 from ablate.training.feature_cache import (
     Request,
@@ -154,8 +154,7 @@ def _step_seconds(config: RunConfig, cache: Path, *, encodes: bool) -> float:
         if not encodes and batch["pixels"] is not None:
             batch["pixels"] = {FEATURES: model.features(batch["pixels"])}
         start = time.perf_counter()
-        keys = ("pixels", "input_ids", "labels", "has_image", "placed")
-        model.loss(**{key: batch[key] for key in keys})[0].backward()
+        model.loss(**{key: batch.get(key) for key in READ})[0].backward()
         seconds.append(time.perf_counter() - start)
     return min(seconds) * config.train.accumulate
 

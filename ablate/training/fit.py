@@ -32,6 +32,8 @@ from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
 
 FOUND = "found.json"
+FILL = "data/fill"
+"""Of packed rows: the share of positions that are no padding."""
 
 
 def collator(
@@ -107,6 +109,7 @@ def training_loader(
     samples: Any = training_samples(config, dataset, cache)
     reads = image_transform(samples, transform, features)
     collate = collator(config, dataset, cache, reads, image_tokens)
+    collate = replace(collate, pack=config.data.pack)
     sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
     loader = make_loader(
         samples,
@@ -179,6 +182,7 @@ def fit(
         {
             "train/flops": training_flops(model, speed.read, speed.stored),
             "train/image_tokens": float(model.connector.num_output_tokens),
+            **({FILL: speed.read.fill} if config.data.pack else {}),
             **speed.metrics(model),
         }
     )

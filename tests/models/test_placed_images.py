@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from ablate.data.text import IGNORE_INDEX, PromptCollator, TrainCollator
 from ablate.data.tokenizer import train_tokenizer
 from ablate.evaluation.evaluate import read_anew
 from ablate.models.flops import Positions, counted
-from ablate.models.vlm import VisionLanguageModel, build_model
+from ablate.models.vlm import READ, VisionLanguageModel, build_model
 from ablate.training.module import VisionLanguageTraining
 from tests.data.support import image
 from tests.support import BASE
@@ -48,8 +50,7 @@ def trained(vlm: VisionLanguageModel, samples: list[Sample]) -> dict[str, Tensor
 
 
 def loss(vlm: VisionLanguageModel, batch: dict[str, Tensor]) -> Tensor:
-    keys = ("pixels", "input_ids", "labels", "has_image", "placed")
-    return vlm.loss(**{key: batch[key] for key in keys})[0]
+    return vlm.loss(**{key: batch.get(key) for key in READ})[0]
 
 
 def by_hand(vlm: VisionLanguageModel, sample: Sample) -> Tensor:
@@ -145,3 +146,29 @@ def test_training_counts_images_and_tokens() -> None:
     text = sum(int(trained(vlm, [s])["attention_mask"].sum()) for s in SAMPLES[1:3])
     assert read.tokens == int(batch["attention_mask"].sum())
     assert int(batch["attention_mask"][1:3].sum()) == text + tokens
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_packed_rows_give_the_loss_and_gradients_of_rows_apart(backbone: str) -> None:
+    vlm = model(backbone)
+    transform, tokens = vlm.encoder.transform, vlm.connector.num_output_tokens
+    twice = [*SAMPLES, *(replace(sample, id=f"{sample.id} again") for sample in SAMPLES[:3])]
+    apart = trained(vlm, twice)
+    collate = TrainCollator(TOKENIZER, TEMPLATE, transform, 100, image_tokens=tokens, pack=250)
+    packed = collate(twice)
+    assert len(packed["input_ids"]) < len(twice)
+    assert len(packed["pixels"]) == 4 < len(apart["pixels"]) == 7  # equal ones are encoded once
+    found, expected = (vlm.loss(**{key: b.get(key) for key in READ}) for b in (packed, apart))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    gradients = []
+    for loss_of in (found[0], expected[0]):
+        vlm.zero_grad()
+        loss_of.backward()
+        gradients.append({n: p.grad for n, p in vlm.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, atol=1e-5, rtol=1e-3)
+    read = Positions()
+    read.add(vlm, counted(packed))
+    assert read.tokens == int(apart["attention_mask"].sum())
+    assert read.fill == read.tokens / packed["input_ids"].numel()

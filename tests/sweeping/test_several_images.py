@@ -22,10 +22,13 @@ from ablate.data.subsets import limited
 from ablate.evaluation.chat import open_chat
 from ablate.models.generation import GREEDY
 from ablate.models.saved import MODEL
+from ablate.processes.messages import Reporter
 from ablate.sweeping import work
+from ablate.sweeping.metric_names import own_metrics
 from ablate.training.feature_cache import requests
 from tests.data.support import image
 from tests.support import BASE, Quiet
+from tests.sweeping.test_golden import Kept
 
 COLOURS = {"red": 250, "blue": 5}
 PAIR = "<image>\nand\n<image>\nWhich is the second?"
@@ -98,11 +101,13 @@ def own(house: Path) -> Path:
     return house
 
 
-def run(chosen: RunConfig, cache: Path, out: Path) -> pd.DataFrame:
+def run(
+    chosen: RunConfig, cache: Path, out: Path, reporter: Reporter | None = None
+) -> pd.DataFrame:
     torch.set_num_threads(1)
     out.mkdir()
     data_set(chosen).prepare(cache)
-    work.train_and_evaluate(chosen, cache, out, Quiet())
+    work.train_and_evaluate(chosen, cache, out, reporter or Quiet())
     (predictions,) = out.glob("*.parquet")
     return pd.read_parquet(predictions)
 
@@ -136,6 +141,24 @@ def test_stored_features_change_nothing(template: str, own: Path) -> None:
     assert request.images == 4 * 5 + 2 * 5  # of training and of validation
     work.store_features(chosen, cache, Quiet())
     pd.testing.assert_frame_equal(run(chosen, cache, own / "stored"), plain)
+
+
+@pytest.mark.parametrize("backbone", ["mamba2", "transformer"])
+def test_packed_training_is_training_row_by_row(backbone: str, own: Path) -> None:
+    """The last step has fewer conversations, and its last part has one."""
+    given = {"backbone": {"name": backbone}, "train": {"batch_size": 6, "accumulate": 2}}
+    found = []
+    for pack in (None, 300):
+        chosen = config(**given, data={"pack": pack})
+        run(chosen, own / "cache", own / f"run-{pack}", kept := Kept())
+        assert ("data/fill" in own_metrics(chosen)) == (pack is not None)
+        found.append(kept.values)
+    apart, packed = found
+    assert packed.pop("data/fill") > 0.8
+    assert packed.keys() == apart.keys()
+    # Floating-point operations count padding and each image.
+    assert packed.pop("train/flops") < apart.pop("train/flops")
+    assert packed == pytest.approx(apart, rel=1e-3)
 
 
 def test_the_command_takes_several_images(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
