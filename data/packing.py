@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ablate.data.placement import Side, pad
+from ablate.data.placement import pad
 
 PADDING = 0
 """The number of what is no conversation."""
-_SIDE: Side = "right"
 
 
 class PackedRows(NamedTuple):
@@ -68,5 +67,5 @@ def packed(
     return PackedRows(
         [[token for index in row for token in ids[index]] for row in rows],
         [[label for index in row for label in (ignored, *labels[index][1:])] for row in rows],
-        pad(documents, PADDING, _SIDE),
+        pad(documents, PADDING, "right"),
     )

@@ -140,7 +140,10 @@ class Chat:
         if shown == 0:
             return placed_turn(f"{IMAGE_TOKEN}\n" * images + question, "")
         if shown != images:
-            message = f"has {IMAGE_TOKEN} {shown} times for {images} images; or never"
+            message = (
+                f"has {IMAGE_TOKEN} {shown} times for {images} images; write it once for each, or "
+                "leave it out"
+            )
             raise ConfigError(COMMAND_LINE, "question", message)
         return placed_turn(question, "")
 

@@ -141,6 +141,8 @@ class TransformerBackbone(Backbone):
         transformers' ``create_causal_mask`` knows them by their positions, but not every
         architecture gives it these.
         """
+        if not self._takes_positions:
+            return False
         if self._tried is None:
             ids = torch.tensor([[0, 0, 2, 2], [1, 1, 2, 2]], device=self.device) % self.vocab_size
             trained = self.training
@@ -148,7 +150,7 @@ class TransformerBackbone(Backbone):
             counted = positions(torch.tensor([[1, 1, 2, 2]] * 2, device=self.device))
             hidden = self._run(self.embed(ids), None, counted, None)
             self.train(trained)
-            self._tried = self._takes_positions and torch.equal(hidden[0, 2:], hidden[1, 2:])
+            self._tried = torch.equal(hidden[0, 2:], hidden[1, 2:])
         return self._tried
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -350,8 +352,9 @@ def _learnt_positions(model: Any) -> int | None:
     tables = [
         m for m in model.base_model.modules() if isinstance(m, nn.Embedding) and m is not words
     ]
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return most if any(len(table.weight) in (most, (most or 0) + 2) for table in tables) else None
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    # OPT's table has two rows more, which no position is.
+    return most if any(len(table.weight) in (most, most + 2) for table in tables) else None
 
 
 def _cache_argument(name: str, accepted: Collection[str]) -> str:

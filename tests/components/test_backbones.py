@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.backbones import BACKBONES, Backbone, mamba
 from ablate.components.checkpoints import CheckpointError
 from tests.components.backbone_contract import VOCAB, BackboneContract, pad
 
@@ -76,6 +76,15 @@ def test_transformers_read_packed_sequences_side_by_side_if_they_can(
     monkeypatch.setattr(backbone, "_run", lambda e, *_: read.append(e.shape[:2]) or e)
     backbone.packed_hidden_states(embeds, documents)
     assert read == [PACKED[architecture][1]]
+
+
+def test_fused_blocks_read_packed_sequences_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their kernels, which need a GPU, are compared with the plain form in tests of their own."""
+    backbone = TestMamba2().build()
+    embeds, documents = torch.randn(1, 9, backbone.d_model), torch.tensor([[1] * 4 + [2] * 5])
+    monkeypatch.setattr(mamba, "fused_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(backbone, "_run", lambda *given: given)
+    assert backbone.packed_hidden_states(embeds, documents) == (embeds, documents, None)
 
 
 def test_more_positions_than_a_transformer_has_learnt_are_refused() -> None:
