@@ -18,7 +18,7 @@ from ablate.data.json_lines import parse_json_lines
 from ablate.data.llava_images import ImageFormat, read_image
 from ablate.data.llava_records import (
     BadRecordError,
-    image_name,
+    image_names,
     read_records,
     read_turns,
     record_id,
@@ -32,7 +32,7 @@ from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files, train_t
 PROBLEMS = "problems.jsonl"
 CONVERSION = "conversion.json"
 PER_SHARD = 1024
-VERSION = 2
+VERSION = 3
 """Of what a conversion makes of its sources: a new number for any change of it."""
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
@@ -49,8 +49,9 @@ class ConvertOptions:
             training split.
         vocab_size: of the trained tokenizer.
         validation_every: one record in this many is of the validation split.
-        bad: a record without an answer, or whose image is missing, broken or outside the folder,
-            is left out and listed in ``problems.jsonl`` (``skip``), or stops it all (``refuse``).
+        bad: a record without an answer, whose images are other than it shows in number, or with
+            an image that is missing, broken or outside the folder, is left out and listed in
+            ``problems.jsonl`` (``skip``), or stops it all (``refuse``).
         text_only: conversations without an image are kept or left out (``skip``).
         image_format: PNG and JPEG files are stored as they are, but for those that are turned or
             transparent (``original``), or decoded (``pixels``): several times as large, and much
@@ -386,10 +387,11 @@ def read_record(index: int, record: Any, chunk: Chunk) -> Record | None:
     Raises:
         BadRecordError: it cannot be used.
     """
-    turns, name, options = read_turns(record), image_name(record), chunk.options
-    image = None
-    if name is not None:
-        image = read_image(name, chunk.images, options.image_format, options.max_side)
-    elif options.text_only == "skip":
+    names, options = image_names(record), chunk.options
+    turns = read_turns(record, len(names))
+    if not names and options.text_only == "skip":
         return None
-    return Record(image, [Sample(f"{index:07d}-{record_id(record)}", None, turns)])
+    form = (options.image_format, options.max_side)
+    images = [read_image(name, chunk.images, *form) for name in names]
+    sample = Sample(f"{index:07d}-{record_id(record)}", None, turns)
+    return Record(images[0] if images else None, [sample], images[1:])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Subset
 
 from ablate.data.image_names import image_names
 from ablate.data.loading import SeededSampler, make_loader
@@ -106,7 +106,7 @@ def image_transform(
 def write_features(
     directory: Path,
     samples: Samples[Any],
-    indices: list[int],
+    images: Mapping[int, Sequence[int]],
     transform: Transform,
     encode: Callable[[Any], Tensor],
     *,
@@ -119,15 +119,16 @@ def write_features(
     Args:
         directory: an empty one.
         samples: map-style.
-        indices: of samples with an image, one for each distinct image.
+        images: index of a sample -> which of its images; each distinct image once.
         transform: image to pixels, the encoder's.
         encode: a batch of pixels to features (B, N, D).
         stored: the type to round to; None for that of the features, which keeps them exact.
         num_workers: processes that read and decode.
         progress: is told the share that is done.
     """
-    part: Any = Subset(samples, indices)  # type: ignore[arg-type]
-    sampler = SeededSampler(len(indices), 0, shuffle=False)
+    part = _Images(samples, images)
+    count = sum(map(len, images.values()))
+    sampler = SeededSampler(len(part), 0, shuffle=False)
     loader = make_loader(
         part, partial(_collate, transform), BATCH_SIZE, sampler=sampler, num_workers=num_workers
     )
@@ -139,26 +140,45 @@ def write_features(
         data = kept.contiguous().view(len(kept), -1).view(torch.uint8).numpy()
         if rows is None:
             rows = np.lib.format.open_memmap(
-                directory / ROWS, mode="w+", dtype=np.uint8, shape=(len(indices), data.shape[1])
+                directory / ROWS, mode="w+", dtype=np.uint8, shape=(count, data.shape[1])
             )
             types = {"stored": _name(kept.dtype), "dtype": _name(features.dtype)}
             table = {"shape": list(kept.shape[1:]), **types}
             (directory / TABLE).write_text(json.dumps(table))
         rows[len(keys) : len(keys) + len(data)] = data
         keys += batch
-        progress(len(keys) / len(indices))
+        progress(len(keys) / count)
     rows.flush()
     np.save(directory / KEYS, np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1))
 
 
-def _collate(transform: Transform, samples: Any) -> tuple[list[bytes], Any]:
-    return [image_key(sample.image) for sample in samples], stack_pixels(samples, transform)
+class _Images:
+    """Some images of each of some samples, map-style."""
+
+    def __init__(self, samples: Samples[Any], images: Mapping[int, Sequence[int]]) -> None:
+        self.samples = samples
+        self.images = list(images.items())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> list[Image.Image]:
+        sample, numbers = self.images[index]
+        images = self.samples[sample].images
+        return [images[number] for number in numbers]
+
+
+def _collate(
+    transform: Transform, images: Sequence[Sequence[Image.Image]]
+) -> tuple[list[bytes], Any]:
+    flat = list(chain(*images))
+    return list(map(image_key, flat)), stack_pixels(flat, transform)
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def table_of(names: list[str]) -> str:
-    """The name of the table of images with these names, in whatever order and number."""
-    return hashlib.sha256("\n".join(sorted(set(names) - {""})).encode()).hexdigest()
+def table_of(names: list[list[str]]) -> str:
+    """The name of the table of samples' images with these names, in whatever order and number."""
+    return hashlib.sha256("\n".join(sorted(set(chain(*names)))).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """What the images of a data set are called, without reading them where that can be known.
 
-Two samples whose images have the same name have the same image; a name changes with its image. A
-sample without an image has the empty name.
+Two images of the same name are the same; a name changes with its image.
 """
 
 from __future__ import annotations
@@ -22,50 +21,51 @@ from ablate.data.shards import ShardDataset
 
 
 @singledispatch
-def image_names(samples: Any) -> list[str]:
-    """The name of each sample's image; for samples of a kind unknown here, every image is read."""
-    images = (samples[index].image for index in range(len(samples)))
-    return ["" if image is None else image_key(image).hex() for image in images]
+def image_names(samples: Any) -> list[list[str]]:
+    """The names of each sample's images; for samples of a kind unknown here, all are read."""
+    images = (samples[index].images for index in range(len(samples)))
+    return [[image_key(image).hex() for image in each] for each in images]
 
 
 @image_names.register
-def _(samples: ShardDataset) -> list[str]:
+def _(samples: ShardDataset) -> list[list[str]]:
     checksum = samples.index["checksum"]
-    names = [""] * len(samples)
+    names: list[list[str]] = []
     for place, indices in enumerate(samples.images()):
-        for index in indices if samples.has_image(indices[0]) else ():
-            names[index] = f"{checksum}/{place}"
+        count = samples.image_count(indices[0])
+        own = [f"{checksum}/{place}" + (f"/{i}" if i else "") for i in range(count)]
+        names += [own] * len(indices)
     return names
 
 
 @image_names.register
-def _(samples: Conversations) -> list[str]:
+def _(samples: Conversations) -> list[list[str]]:
     names = image_names(samples.samples)
     return [names[group[0]] for group in samples.groups]
 
 
 @image_names.register
-def _(samples: ShortenedSamples) -> list[str]:
+def _(samples: ShortenedSamples) -> list[list[str]]:
     return image_names(samples.samples)
 
 
 @image_names.register
-def _(samples: WeightedSamples) -> list[str]:
+def _(samples: WeightedSamples) -> list[list[str]]:
     parts = [image_names(part) for part in samples.samples]
     places = zip(parts, samples.indices, strict=True)
     return [names[index] for names, indices in places for index in indices]
 
 
 @image_names.register
-def _(samples: Subset) -> list[str]:
+def _(samples: Subset) -> list[list[str]]:
     names = image_names(samples.dataset)
     return [names[index] for index in samples.indices]
 
 
 @image_names.register
-def _(samples: AnnotatedItems) -> list[str]:
+def _(samples: AnnotatedItems) -> list[list[str]]:
     names = {path: _file_name(path) for path in {item.image for item in samples.items}}
-    return [names[item.image] for item in samples.items]
+    return [[names[item.image]] for item in samples.items]
 
 
 def _file_name(path: Path) -> str:

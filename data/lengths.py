@@ -41,7 +41,7 @@ def no_pixels(image: Image.Image) -> Tensor:
 
 @singledispatch
 def question_reader(samples: Any) -> Reader | None:
-    """Reads a sample's first turn and whether it has an image, without reading that one.
+    """Reads a sample's first turn and how many images it has, without reading these.
 
     None for samples of a kind unknown here.
     """
@@ -51,8 +51,7 @@ def question_reader(samples: Any) -> Reader | None:
 @question_reader.register
 def _(samples: ShardDataset) -> Reader:
     def read(index: int) -> Sample:
-        image = _BLANK if samples.has_image(index) else None
-        return replace(samples.text(index), image=image)
+        return samples.text(index).showing([_BLANK] * samples.image_count(index))
 
     return read
 
@@ -128,7 +127,7 @@ def room_for(sample: Sample, collate: Collate, max_length: int) -> int:
 def _learnt(collate: Collate, sample: Sample) -> int:
     """Supervised tokens of the first answer that fit."""
     try:
-        labels = collate([replace(sample, turns=sample.turns[:1])])["labels"]
+        labels = collate([sample.first_turn()])["labels"]
     except TooLongError:
         return 0
     return int((labels != IGNORE_INDEX).sum())

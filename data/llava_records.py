@@ -2,18 +2,21 @@
 
 Each is ``{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}``, as in
 LLaVA's pretraining and fine-tuning mixes (Liu et al. 2023, arXiv 2304.08485 and 2310.03744) and in
-LVIS-Instruct-4V. ``image`` is a path inside a folder, absent for a conversation about text alone.
+LVIS-Instruct-4V. ``image`` is a path inside a folder, a list of them for several images, as in
+LLaVA-NeXT-Interleave's M4-Instruct (Li et al. 2024, arXiv 2407.07895), or absent for a conversation
+about text alone. ``<image>`` in the questions says where each image stands, in their order.
 
-Other tools' spellings of the same are read as well: ``images``, a list of one, and the like; the
-``messages`` of OpenAI's API, with ``role`` and ``content``, as ms-swift and LLaMA-Factory have
-them, too; a ``system`` text. What could only be read in part (several images, a video, tools) is
-bad.
+Other tools' spellings of the same are read as well: ``images`` and the like; the ``messages`` of
+OpenAI's API, with ``role`` and ``content``, as ms-swift and LLaMA-Factory have them, too; a
+``system`` text. What could only be read in part (a video, tools, images that ``<image>`` does not
+place) is bad.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +89,11 @@ def record_id(record: Any) -> str:
     return name.encode(errors="replace").decode()
 
 
-def image_name(record: Any) -> str | None:
-    """The path of a record's image in the image folder, or None for text alone.
+def image_names(record: Any) -> list[str]:
+    """The paths of a record's images in the image folder, in order; none for text alone.
 
     Raises:
-        BadRecordError: it names something else than one image, or shows one that it does not name.
+        BadRecordError: it names something else than images, or shows one and names none.
     """
     record = _object(record)
     for key in UNREAD_KEYS:
@@ -99,12 +102,13 @@ def image_name(record: Any) -> str | None:
     messages = _messages(record)
     lists = [_named(record.get(key)) for key in IMAGE_KEYS]
     lists.append([name for message in messages for name in _shown_in(message)])
-    names = [name for each in {tuple(names) for names in lists} for name in each]
-    if len(names) > 1:
-        raise BadRecordError(f"has {len(names)} images; a conversation is about one, or none")
+    names, *others = [each for each in lists if each] or [[]]
+    for other in others:
+        if other != names:
+            raise BadRecordError(f"names its images twice: {brief(names)} and {brief(other)}")
     if not names:
         _check_text_alone(record, messages)
-    return names[0] if names else None
+    return names
 
 
 def _named(value: Any) -> list[str]:
@@ -148,25 +152,29 @@ def _check_text_alone(record: dict[str, Any], messages: list[Any]) -> None:
             raise BadRecordError(f"is about {token.group()}, which is not read")
 
 
-def read_turns(record: Any) -> list[Turn]:
+def read_turns(record: Any, images: int | None = None) -> list[Turn]:
     """The turns of a record, without the image token.
 
     A system text goes in front of the first question. A first message that is an answer is left
     out, as LLaVA's loader does.
 
+    Args:
+        record: as it is in the file.
+        images: how many images it is about, so that turns say where these stand. The place of a
+            single image in the first question is left to the chat template. None: no turn does.
+
     Raises:
-        BadRecordError: it is no conversation of questions and answers in turn.
+        BadRecordError: it is no conversation of questions and answers in turn, or it shows another
+            number of images.
     """
     record = _object(record)
     spoken = [
-        (_role(message, position), _text_of(message, position).replace(IMAGE_TOKEN, "").strip())
+        (_role(message, position), _text_of(message, position))
         for position, message in enumerate(_messages(record))
     ]
     system = [_encodable(record["system"], "system")] if record.get("system") else []
-    first = 0
-    if spoken[0][0] == "system":
-        system.append(spoken[0][1])
-        first = 1
+    first = 1 if spoken[0][0] == "system" else 0
+    opening = [text for _, text in spoken[:first]]
     if spoken[first:] and spoken[first][0] == "gpt":
         first += 1
     for position, (role, _) in enumerate(spoken[first:], first):
@@ -174,10 +182,49 @@ def read_turns(record: Any) -> list[Turn]:
         if role != expected:
             raise BadRecordError(f"message {position} is not from {expected!r}")
     texts = [text for _, text in spoken[first:]]
-    if not texts or len(texts) % 2 or not all(texts[1::2]):
+    answers = [_without_images(text) for text in texts[1::2]]
+    if not texts or len(texts) % 2 or not all(answers):
         raise BadRecordError("has a question without an answer")
-    texts[0] = "\n".join(text for text in [*system, texts[0]] if text)
-    return [Turn(q, a) for q, a in zip(texts[::2], texts[1::2], strict=True)]
+    opening.append(texts[0])
+    placed = images is not None and _are_placed([*system, *opening], texts[1:], images)
+    opening, questions = (
+        [text.strip() if placed else _without_images(text) for text in each]
+        for each in (opening, texts[2::2])
+    )
+    beginning = "\n".join(text for text in [*system, *opening] if text)
+    questions = [beginning, *questions]
+    return [placed_turn(q, a) for q, a in zip(questions, answers, strict=True)]
+
+
+def _without_images(text: str) -> str:
+    return text.replace(IMAGE_TOKEN, "").strip()
+
+
+def _are_placed(opening: list[str], texts: list[str], images: int) -> bool:
+    """Whether questions say where the images stand, which a single one's first question does not.
+
+    Args:
+        opening: what makes the first question.
+        texts: answers and further questions in turn.
+        images: how many there are.
+
+    Raises:
+        BadRecordError: the questions show another number, or an answer shows one.
+    """
+    first = sum(text.count(IMAGE_TOKEN) for text in opening)
+    shown = [text.count(IMAGE_TOKEN) for text in texts]
+    if any(shown[::2]):
+        raise BadRecordError(f"has {IMAGE_TOKEN} in an answer; images are read in questions alone")
+    found = first + sum(shown)
+    if found != images and (found, images) != (0, 1):
+        raise BadRecordError(f"names {images} images and has {IMAGE_TOKEN} {found} times")
+    return images > 1 or any(shown)
+
+
+def placed_turn(question: str, answer: str) -> Turn:
+    """A turn whose images stand where the question has their token."""
+    parts = question.split(IMAGE_TOKEN)
+    return Turn("".join(parts), answer, tuple(accumulate(map(len, parts[:-1]))))
 
 
 def _object(record: Any) -> dict[str, Any]:

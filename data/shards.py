@@ -1,10 +1,10 @@
 """Samples in webdataset tar shards, written once and read at random.
 
 A directory holds ``shard-NNNNNN.tar`` files, in webdataset's layout (``KEY.json`` and, with an
-image, ``KEY.png``, ``KEY.jpg`` or ``KEY.ppm``; one key holds one image and all samples about it),
-beside each an ``.npy`` table of where its samples lie, and ``index.json`` with counts, sizes and
-checksums. The index is written last: a directory without it is not whole. There are no pickles in
-any of them.
+image, ``KEY.png``, ``KEY.jpg`` or ``KEY.ppm``, with further images ``KEY.0001.png`` and so on; one
+key holds these images and all samples about them), beside each an ``.npy`` table of where its
+samples lie, and ``index.json`` with counts, sizes and checksums. The index is written last: a
+directory without it is not whole. There are no pickles in any of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from ablate.data.samples import Sample, Turn
 FORMAT = 1
 INDEX = "index.json"
 # One row of a table: where the image and the JSON of a sample lie in the tar (offset and size in
-# bytes, CRC-32; an image of size 0 is none), and which sample of the JSON's list it is.
+# bytes, CRC-32; an image of size 0 is none), and which sample of the JSON's list it is. The same
+# three of each further image follow, in as many columns as the shard's samples need.
 _COLUMNS = ("image", "image_size", "image_crc", "json", "json_size", "json_crc", "position")
+_JSON = slice(3, 7)
 _PIXELS = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 
 
@@ -45,10 +47,11 @@ class ShardError(ValueError):
 
 @dataclass
 class Record:
-    """One image, as encoded bytes, and the samples about it; their own ``image`` is not written."""
+    """Images, as encoded bytes, and the samples about them, whose own images are not written."""
 
     image: bytes | None
     samples: Sequence[Sample]
+    further_images: Sequence[bytes] = ()
 
 
 @dataclass
@@ -63,19 +66,21 @@ class ShardInfo:
 
 
 def sample_to_json(sample: Sample) -> dict[str, Any]:
-    """A sample without its image, as JSON types."""
+    """A sample without its images, as JSON types."""
     return {
         "id": sample.id,
-        "turns": [[t.question, t.answer] for t in sample.turns],
+        "turns": [[t.question, t.answer, *([t.places] if t.places else [])] for t in sample.turns],
         "category": sample.category,
         "answers": sample.answers,
     }
 
 
-def sample_from_json(values: dict[str, Any], image: Image.Image | None) -> Sample:
+def sample_from_json(values: dict[str, Any], images: Sequence[Image.Image]) -> Sample:
     """The inverse of ``sample_to_json``."""
-    turns = [Turn(question, answer) for question, answer in values["turns"]]
-    return Sample(values["id"], image, turns, values["category"], list(values["answers"]))
+    turns = [Turn(said[0], said[1], *map(tuple, said[2:])) for said in values["turns"]]
+    rest = (turns, values["category"], list(values["answers"]))
+    image = images[0] if images else None
+    return Sample(values["id"], image, *rest, further_images=tuple(images[1:]))
 
 
 def _extension(image: bytes) -> str:
@@ -101,35 +106,41 @@ def write_shard(directory: Path, number: int, records: Iterable[Record]) -> Shar
     """
     tar = directory / f"shard-{number:06d}.tar"
     counts: list[int] = []
-    crcs: list[tuple[int, int]] = []
+    crcs: list[list[int]] = []
     with TarWriter(str(tar), encoder=False, mtime=0.0) as writer:
         for i, record in enumerate(records):
             text = json.dumps([sample_to_json(s) for s in record.samples], ensure_ascii=False)
             entry: dict[str, Any] = {"__key__": f"{i:08d}", "json": text.encode()}
-            if record.image is not None:
-                entry[_extension(record.image)] = record.image
+            images = [] if record.image is None else [record.image, *record.further_images]
+            for number, image in enumerate(images):
+                entry[(f"{number:04d}." if number else "") + _extension(image)] = image
             writer.write(entry)
             counts.append(len(record.samples))
-            crcs.append((zlib.crc32(record.image or b""), zlib.crc32(entry["json"])))
+            crcs.append([zlib.crc32(data) for data in (entry["json"], *images)])
     table = _table(tar, counts, crcs)
     np.save(tar.with_suffix(".npy"), table, allow_pickle=False)
     table_sha256 = _sha256(tar.with_suffix(".npy"))
     return ShardInfo(tar.name, len(table), tar.stat().st_size, _sha256(tar), table_sha256)
 
 
-def _table(tar: Path, counts: list[int], crcs: list[tuple[int, int]]) -> np.ndarray:
-    places: dict[str, dict[str, tuple[int, int]]] = {}
+def _table(tar: Path, counts: list[int], crcs: list[list[int]]) -> np.ndarray:
+    """``crcs``: of each record, that of its JSON and those of its images."""
+    places: dict[str, dict[int, tuple[int, int]]] = {}
     with tarfile.open(tar, "r:") as archive:
         for member in archive:
             key, _, extension = member.name.partition(".")
-            kind = "json" if extension == "json" else "image"
-            places.setdefault(key, {})[kind] = (member.offset_data, member.size)
-    rows = [
-        (*place.get("image", (0, 0)), image_crc, *place["json"], json_crc, position)
-        for place, count, (image_crc, json_crc) in zip(places.values(), counts, crcs, strict=True)
-        for position in range(count)
-    ]
-    return np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
+            number = -1 if extension == "json" else int(extension[:4]) if "." in extension else 0
+            places.setdefault(key, {})[number] = (member.offset_data, member.size)
+    most = max([1, *(len(place) - 1 for place in places.values())])
+    table = np.zeros((sum(counts), len(_COLUMNS) + 3 * (most - 1)), dtype=np.int64)
+    row = 0
+    for place, count, (json_crc, *image_crcs) in zip(places.values(), counts, crcs, strict=True):
+        images = [(*place[number], crc) for number, crc in enumerate(image_crcs)] or [(0, 0, 0)]
+        for position in range(count):
+            values = [*images[0], *place[-1], json_crc, position, *chain(*images[1:])]
+            table[row, : len(values)] = values
+            row += 1
+    return table
 
 
 def write_index(directory: Path, shards: Sequence[ShardInfo]) -> None:
@@ -227,7 +238,7 @@ class ShardDataset:
         self.index = read_index(directory)
         self._paths = [str(directory / s["name"]) for s in self.index["shards"]]
         tables = [self._load_table(s) for s in self.index["shards"]]
-        self._table = np.concatenate([np.empty((0, len(_COLUMNS)), np.int64), *tables])
+        self._table = np.concatenate(_equally_wide(tables))
         self._starts = [0, *accumulate(len(t) for t in tables)]
 
     def __reduce__(self) -> tuple[type[ShardDataset], tuple[Path]]:
@@ -237,42 +248,48 @@ class ShardDataset:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._sample(index, with_image=True)
+        return self._sample(index, with_images=True)
 
     def text(self, index: int) -> Sample:
-        """The sample without its image, for less work."""
-        return self._sample(index, with_image=False)
+        """The sample without its images, for less work."""
+        return self._sample(index, with_images=False)
 
-    def _sample(self, index: int, with_image: bool) -> Sample:
+    def _sample(self, index: int, with_images: bool) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in {self.directory}")
         shard = bisect_right(self._starts, index) - 1
-        *image_place, offset, size, crc, position = self._table[index].tolist()
-        with_image = with_image and image_place[1] > 0
+        offset, size, crc, position = self._table[index, _JSON].tolist()
         path = self._paths[shard]
         try:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 values = json.loads(bytes(_read(descriptor, offset, size, crc)))[position]
-                image = _image(path, descriptor, image_place) if with_image else None
+                places = self._image_places(index) if with_images else []
+                images = [_image(path, descriptor, place) for place in places]
             finally:
                 os.close(descriptor)
-            return sample_from_json(values, image)
+            return sample_from_json(values, images)
         except (OSError, ValueError) as error:
             raise ShardError(
                 f"sample {index} of shard {path} cannot be read: {error}; "
                 f"delete {self.directory} and prepare the data set again"
             ) from error
 
+    def _image_places(self, index: int) -> list[list[int]]:
+        """Offset, size and CRC-32 of each of a sample's images."""
+        row = self._table[index].tolist()
+        starts = [0, *range(len(_COLUMNS), len(row), 3)]
+        return [row[start : start + 3] for start in starts if row[start + 1]]
+
+    def image_count(self, index: int) -> int:
+        """How many images the sample has."""
+        return len(self._image_places(index))
+
     def images(self) -> list[range]:
-        """The indices of each image's samples, in order."""
+        """The indices of the samples about each image, or about the same ones, in order."""
         # A record's samples count their position in it from 0.
         starts = np.flatnonzero(self._table[:, _COLUMNS.index("position")] == 0).tolist()
         return [range(*ends) for ends in pairwise([*starts, len(self)])]
-
-    def has_image(self, index: int) -> bool:
-        """Whether the sample has an image."""
-        return bool(self._table[index, _COLUMNS.index("image_size")])
 
     def _load_table(self, shard: dict[str, Any]) -> np.ndarray:
         path = self.directory / shard["name"]
@@ -289,6 +306,13 @@ class ShardDataset:
         if hashlib.sha256(data).hexdigest() != shard["table_sha256"]:
             raise ShardError(f"the table beside shard {path} is damaged; {remedy}")
         return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def _equally_wide(tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Tables, at least one, with columns of zeros where others have more images."""
+    tables = [np.empty((0, len(_COLUMNS)), np.int64), *tables]
+    width = max(table.shape[1] for table in tables)
+    return [np.pad(table, ((0, 0), (0, width - table.shape[1]))) for table in tables]
 
 
 class _Buffer(threading.local):

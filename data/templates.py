@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from ablate.components.registry import nearest
@@ -14,7 +15,11 @@ from ablate.data.tokenizer import Piece, Tokenizer
 
 
 class ChatTemplate(ABC):
-    """How a conversation is written. The image's tokens come before all of it."""
+    """How a conversation is written.
+
+    Images stand where its turns have their places. The tokens of one without a place come before
+    all text, unless the template puts it elsewhere.
+    """
 
     starts: bool = True
     """Whether the tokenizer puts its own special tokens (beginning of sequence) around the first
@@ -29,7 +34,7 @@ class ChatTemplate(ABC):
         Args:
             turns: at least one.
             tokenizer: whose tokens go between them.
-            image: whether it is about one.
+            image: whether it is about one; if no turn has a place for it, it is the template's.
             answered: with the last answer, as in training; without it is a prompt.
 
         Raises:
@@ -49,6 +54,7 @@ class WrittenTemplate(ChatTemplate):
         together: a message is tokenised by itself (``message``), or the conversation as a whole.
         after_image: where the template puts the image right before the first question, what it
             writes between the two. A text ends at the image, and another begins behind it.
+        image_inside: the image's tokens stand there, too, and not before all text.
 
     ``{eos}`` stands for the tokenizer's end token in the first four.
     """
@@ -59,6 +65,7 @@ class WrittenTemplate(ChatTemplate):
     separator: str = ""
     together: Literal["message", "conversation"] = "message"
     after_image: str | None = None
+    image_inside: bool = False
 
     def texts(
         self, turns: Sequence[Turn], tokenizer: Tokenizer, *, image: bool, answered: bool
@@ -67,13 +74,15 @@ class WrittenTemplate(ChatTemplate):
             return Piece(text.format(eos=tokenizer.eos_token), learnt=learnt)
 
         texts: list[list[Piece]] = [[]]
+        leads = image and not any(turn.places for turn in turns)
         for index, turn in enumerate(turns):
             first, last = index == 0, index == len(turns) - 1
             before, after = self.user.split("{question}")
             texts[-1].append(written((self.start if first else self.separator) + before))
-            if first and image and self.after_image is not None:
+            if first and leads and self.after_image is not None:
+                texts[-1] += [IMAGE] * self.image_inside
                 texts.append([written(self.after_image)])
-            texts[-1] += [Piece(turn.question, typed=True), written(after)]
+            texts[-1] += [*_question(turn.question, turn.places), written(after)]
             if last and not answered:
                 break
             before, after = self.answer.split("{answer}")
@@ -115,8 +124,27 @@ class TokenizersTemplate(ChatTemplate):
                 pieces += [Piece(frame[:prompt]), Piece(frame[prompt:], learnt=True)]
             else:
                 pieces += _after_message(frame, index, tokenizer)
-            pieces.append(Piece(content, typed=True, learnt=is_answer))
+            if is_answer:
+                pieces.append(Piece(content, typed=True, learnt=True))
+            else:
+                question = turns[index // 2]
+                # Some strip what is said.
+                before = len(question.question) - len(question.question.lstrip())
+                cut = 0 if content == question.question else before
+                pieces += _question(content, [place - cut for place in question.places])
         return [pieces + _after_message(end, len(said), tokenizer)]
+
+
+IMAGE = Piece("", image=True)
+
+
+def _question(text: str, places: Sequence[int]) -> list[Piece]:
+    """The pieces of a question with images at some places, if need be at its ends."""
+    ends = [min(max(place, 0), len(text)) for place in places]
+    pieces = []
+    for start, end in pairwise([0, *ends]):
+        pieces += [Piece(text[start:end], typed=True), IMAGE]
+    return [*pieces, Piece(text[ends[-1] if ends else 0 :], typed=True)]
 
 
 def _render(said: Sequence[str], tokenizer: Tokenizer) -> str:
@@ -191,8 +219,10 @@ class CaptionTemplate(ChatTemplate):
         Raises:
             ValueError: no image, or more than one turn.
         """
-        if not image or len(turns) > 1:
-            what = f"{len(turns)} turns" if image else "no image"
+        images = sum(len(turn.places) for turn in turns) or int(image)
+        if images != 1 or len(turns) > 1:
+            what = f"{len(turns)} turns" if images == 1 else f"{images or 'no'} image"
+            what += "s" * (images > 1)
             raise ValueError(
                 f"has {what}, and prompts: drop is for an image with one answer, its caption"
             )
@@ -202,6 +232,16 @@ class CaptionTemplate(ChatTemplate):
         return [[caption, Piece(tokenizer.eos_token, learnt=True)]]
 
 
+_LLAVA = WrittenTemplate(
+    start=(
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    ),
+    user="USER: {question} ASSISTANT:",
+    answer=" {answer}",
+    together="conversation",
+    after_image="\n",
+)
 TEMPLATES: dict[str, ChatTemplate] = {
     "plain": WrittenTemplate(user="{question}\n", separator="\n"),
     # ML-Mamba and Cobra (released code): Zephyr's template, and each message tokenised by itself
@@ -211,20 +251,14 @@ TEMPLATES: dict[str, ChatTemplate] = {
         separator="\n",
     ),
     # LLaVA-1.5 (arXiv 2310.03744): the Vicuna v1 conversation, tokenised from image to image
-    # (preprocess_v1 in llava/train/train.py, tokenizer_image_token in llava/mm_utils.py).
-    "llava-1.5": WrittenTemplate(
-        start=(
-            "A chat between a curious user and an artificial intelligence assistant. "
-            "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-        ),
-        user="USER: {question} ASSISTANT:",
-        answer=" {answer}",
-        together="conversation",
-        after_image="\n",
-    ),
+    # (preprocess_v1 in llava/train/train.py, tokenizer_image_token in llava/mm_utils.py). Its
+    # owner's place for the image is that of the second; with the first the image leads, as here in
+    # all templates before there were places.
+    "llava-1.5": _LLAVA,
+    "llava-1.5-inside": replace(_LLAVA, image_inside=True),
     "tokenizer": TokenizersTemplate(),
 }
-TemplateName = Literal["plain", "ml-mamba", "llava-1.5", "tokenizer"]
+TemplateName = Literal["plain", "ml-mamba", "llava-1.5", "llava-1.5-inside", "tokenizer"]
 
 
 def get_template(name: str) -> ChatTemplate:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from itertools import accumulate, chain, pairwise
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ablate.data.batch_memory import empty
-from ablate.data.samples import Sample, Turn, image_keys, majority
+from ablate.data.packing import packed, shared_rows
+from ablate.data.placement import IMAGE_INDEX, Placement, pad, rows_of
+from ablate.data.samples import Sample, Turn, majority, once_each
 from ablate.data.templates import ChatTemplate
-from ablate.data.tokenizer import Tokenizer
+from ablate.data.tokenizer import Piece, Tokenizer
 
 IGNORE_INDEX = -100  # torch.nn.functional.cross_entropy leaves out targets of this value
 
@@ -46,15 +49,31 @@ def _encode(
     """Ids and labels of a whole conversation, or of a prompt."""
     ids: list[int] = []
     labels: list[int] = []
-    texts = template.texts(turns, tokenizer, image=image, answered=answered)
-    for number, pieces in enumerate(texts):
-        if parse_special_tokens:
-            pieces = [replace(piece, typed=False) for piece in pieces]
-        for token, place in tokenizer.encode_pieces(pieces, start=template.starts and number == 0):
-            ids.append(token)
-            learnt = place is not None and pieces[place].learnt
-            labels.append(token if learnt else IGNORE_INDEX)
+    start = template.starts
+    for text in template.texts(turns, tokenizer, image=image, answered=answered):
+        for number, pieces in enumerate(_between_images(text)):
+            if number:
+                ids.append(IMAGE_INDEX)
+                labels.append(IGNORE_INDEX)
+            if parse_special_tokens:
+                pieces = [replace(piece, typed=False) for piece in pieces]
+            for token, place in tokenizer.encode_pieces(pieces, start=start):
+                ids.append(token)
+                learnt = place is not None and pieces[place].learnt
+                labels.append(token if learnt else IGNORE_INDEX)
+            start = False
     return ids, labels
+
+
+def _between_images(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """The pieces before, between and after images."""
+    parts: list[list[Piece]] = [[]]
+    for piece in pieces:
+        if piece.image:
+            parts.append([])
+        else:
+            parts[-1].append(piece)
+    return parts
 
 
 def encode_conversation(
@@ -66,8 +85,9 @@ def encode_conversation(
     image: bool = True,
     parse_special_tokens: bool = False,
 ) -> tuple[list[int], list[int]]:
-    """A conversation as ids and labels of the same length, cut to ``max_length`` tokens.
+    """A conversation as ids and labels of the same length, cut to ``max_length`` tokens of text.
 
+    Where an image stands, the id is ``IMAGE_INDEX``; one that comes before all text is not there.
     Labels are the ids themselves on every answer and its end token, and ``IGNORE_INDEX``
     elsewhere; they are not shifted. A token is supervised where the text that it ends in is.
 
@@ -76,7 +96,7 @@ def encode_conversation(
         template: how it is written, and what of it is tokenised together.
         tokenizer: text to ids.
         max_length: tokens to keep.
-        image: whether it is about an image, which some templates write differently.
+        image: whether it is about an image. If no turn has its place, that is the template's.
         parse_special_tokens: whether the name of a special token in a question or an answer means
             that token; by default it is text.
 
@@ -92,13 +112,24 @@ def encode_conversation(
         answered=True,
         parse_special_tokens=parse_special_tokens,
     )
-    if all(label == IGNORE_INDEX for label in labels[:max_length]):
+    end = _end(ids, max_length)
+    if all(label == IGNORE_INDEX for label in labels[:end]):
         raise TooLongError(
             f"the question alone takes all of max_length = {max_length} tokens, so that nothing of "
-            f"the answer is left to learn from (the conversation has {len(ids)} tokens); "
+            f"the answer is left to learn from (the conversation has {_text_length(ids)} tokens); "
             "raise max_length or shorten the question"
         )
-    return ids[:max_length], labels[:max_length]
+    return ids[:end], labels[:end]
+
+
+def _text_length(ids: Sequence[int]) -> int:
+    return sum(token != IMAGE_INDEX for token in ids)
+
+
+def _end(ids: Sequence[int], max_length: int) -> int:
+    """Where the first ``max_length`` tokens of text end."""
+    text = [place for place, token in enumerate(ids) if token != IMAGE_INDEX]
+    return text[max_length - 1] + 1 if len(text) > max_length else len(ids)
 
 
 def encode_prompt(
@@ -109,15 +140,16 @@ def encode_prompt(
     *,
     image: bool = True,
 ) -> list[int]:
-    """The ids of a conversation up to where the last answer begins.
+    """The ids of a conversation up to where the last answer begins; see ``encode_conversation``.
 
     Raises:
         TooLongError: the prompt has more than ``max_length`` tokens.
         ValueError: the template has no way to write the conversation.
     """
     ids, _ = _encode(turns, template, tokenizer, image=image, answered=False)
-    if max_length is not None and len(ids) > max_length:
-        raise TooLongError(f"the prompt has {len(ids)} tokens, more than max_length = {max_length}")
+    length = _text_length(ids)
+    if max_length is not None and length > max_length:
+        raise TooLongError(f"the prompt has {length} tokens, more than max_length = {max_length}")
     return ids
 
 
@@ -180,13 +212,13 @@ def encode_answer(
     return ids, labels
 
 
-def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | None:
-    """The transformed images of the samples that have one, in order.
+def stack_pixels(images: Iterable[Image.Image], transform: Transform) -> Pixels | None:
+    """Transformed images, in order.
 
     Returns:
         (B', 3, H, W), or a dict of such tensors, of B' images; None if there is no image.
     """
-    images = [sample.image for sample in samples if sample.image is not None]
+    images = list(images)
     write = transform.write if isinstance(transform, WritesPixels) else None
     batch: dict[str, Tensor] = {}
     for place, image in enumerate(images):
@@ -201,21 +233,6 @@ def stack_pixels(samples: Sequence[Sample], transform: Transform) -> Pixels | No
     return batch.get("", batch) if batch else None
 
 
-def has_image(samples: Sequence[Sample]) -> Tensor:
-    """(B,) bool: which samples have an image."""
-    return torch.tensor([sample.image is not None for sample in samples])
-
-
-def pad(rows: Sequence[Sequence[int]], value: int, side: Literal["left", "right"]) -> Tensor:
-    """Rows of ids as one (B, L) tensor, L the length of the longest."""
-    length = max(len(row) for row in rows)
-    padded = torch.full((len(rows), length), value, dtype=torch.long)
-    for out, row in zip(padded, rows, strict=True):
-        start = length - len(row) if side == "left" else 0
-        out[start : start + len(row)] = torch.tensor(row, dtype=torch.long)
-    return padded
-
-
 @dataclass
 class TrainCollator:
     """Samples to a training batch.
@@ -225,15 +242,22 @@ class TrainCollator:
         transform: image to pixels, the encoder's.
         max_length: text tokens a row; longer conversations lose their end.
         parse_special_tokens: see ``encode_conversation``.
+        image_tokens: tokens of an image in the language model.
+        pack: positions of a row that conversations share, and as few rows as they need; a row is as
+            long as the longest conversation at the least. None: a row for each.
 
     Returns:
-        ``pixels`` and ``has_image`` as the functions of these names give them; ``input_ids``,
-        ``attention_mask`` and ``labels``, each (B, L), padded on the right. Labels are not shifted;
-        they are ``IGNORE_INDEX`` but on answers and their end tokens.
+        ``pixels``: the images that the rows show, in order, as ``stack_pixels`` gives them;
+        ``has_image`` (B,) bool: the rows with an image before their text; ``placed``: see
+        ``ablate.data.placement.Rows``; ``input_ids``, ``attention_mask`` and ``labels``, each
+        (B, L), padded on the right. Labels are not shifted; they are ``IGNORE_INDEX`` but on
+        answers and their end tokens. ``conversations``: how many there are. If packed, also
+        ``documents``, see ``ablate.data.packing.PackedRows``, and ``image_of`` (M,): which of the
+        ``pixels`` each image of the rows is, as equal ones are there once.
 
     Raises:
         TooLongError: a sample without room for any answer.
-        ValueError: a sample that the template has no way to write.
+        ValueError: a sample that the template has no way to write, or whose images have no places.
     """
 
     tokenizer: Tokenizer
@@ -241,15 +265,32 @@ class TrainCollator:
     transform: Transform
     max_length: int
     parse_special_tokens: bool = False
+    image_tokens: int = 1
+    pack: int | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        rows = [self._row(sample) for sample in samples]
+        ids, labels = zip(*map(self._row, samples), strict=True)
+        inside = self.pack is not None
+        placement = Placement.of(samples, ids, self.image_tokens, inside=inside)
+        spread = placement.spread(ids, ids, IMAGE_INDEX)
+        learnt = placement.spread(labels, ids, IGNORE_INDEX)
+        images, has_image, rest = placement.images, placement.has_image, {}
+        if self.pack is not None:
+            order = shared_rows(list(map(len, spread)), self.pack)
+            spread, learnt, documents = packed(spread, learnt, order, IGNORE_INDEX)
+            own, of, _ = once_each([i for row in order for c in row for i in images[c]])
+            images, has_image = [own], has_image[: len(spread)]
+            rest = {"documents": documents, "image_of": torch.tensor(of, dtype=torch.long)}
+        rows = rows_of(spread, self.tokenizer.pad_id, "right")
         return {
-            "pixels": stack_pixels(samples, self.transform),
-            "has_image": has_image(samples),
-            "input_ids": pad([ids for ids, _ in rows], self.tokenizer.pad_id, "right"),
-            "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0, "right"),
-            "labels": pad([labels for _, labels in rows], IGNORE_INDEX, "right"),
+            "pixels": stack_pixels(chain(*images), self.transform),
+            "has_image": has_image,
+            "input_ids": rows.ids,
+            "attention_mask": rows.mask,
+            "labels": pad(learnt, IGNORE_INDEX, "right"),
+            "placed": rows.placed,
+            "conversations": len(samples),
+            **rest,
         }
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int]]:
@@ -272,24 +313,25 @@ class PromptCollator:
     """Samples to a batch of prompts, padded on the left so that all rows generate from the end.
 
     Args:
-        tokenizer, template, transform: as in ``TrainCollator``.
+        tokenizer, template, transform, image_tokens: as in ``TrainCollator``.
         max_length: of a prompt, in tokens.
         choices: answers to choose between. A row then ends where their tokens first differ.
         answered: with the conversations as they would be with their right answers, too.
 
     Returns:
-        ``pixels``, as ``stack_pixels`` gives them, of each image once, and ``image_of_row`` (B,),
-        which of these a row is about, -1 without one; ``input_ids`` and ``attention_mask`` (B, L),
-        padded on the left; ``choices`` (B, len(choices)), the next token of each;
-        ``begun``, for each row the tokens of an answer that it ends with already, as all choices
-        have them; ``samples``, see ``Sample.record``. If ``answered``, ``right_ids`` and
+        ``pixels``, as ``stack_pixels`` gives them, of each image once; ``image_of_row`` (B,): which
+        of these stands before a row's text, -1 for none; ``placed``: as in ``TrainCollator``, and
+        with it ``image_of`` (M,), which of the ``pixels`` each image is; ``input_ids`` and
+        ``attention_mask`` (B, L), padded on the left; ``choices`` (B, len(choices)), the next token
+        of each; ``begun``, for each row the tokens of an answer that it ends with already, as all
+        choices have them; ``samples``, see ``Sample.record``. If ``answered``, ``right_ids`` and
         ``right_labels`` (B, L'), padded on the right: conversations with the right answer
-        (``right_answer``), and labels on it and on the token that ends it.
+        (``right_answer``), and labels on it and on the token that ends it; ``right_placed``.
 
     Raises:
         TooLongError: a prompt longer than ``max_length`` tokens.
         ValueError: choices that the tokenizer cannot tell apart, or a sample that the template has
-            no way to write.
+            no way to write, or whose images have no places.
     """
 
     tokenizer: Tokenizer
@@ -298,25 +340,40 @@ class PromptCollator:
     max_length: int | None = None
     choices: tuple[str, ...] = ()
     answered: bool = False
+    image_tokens: int = 1
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        rows, begun, choices = zip(*map(self._row, samples), strict=True)
-        keys = image_keys(samples)
-        places = {key: place for place, key in enumerate(dict.fromkeys(filter(None, keys)))}
-        first = dict(zip(reversed(keys), reversed(samples), strict=True))
+        prompts, begun, choices = zip(*map(self._row, samples), strict=True)
+        placement = Placement.of(samples, prompts, self.image_tokens)
+        spread = placement.spread(prompts, prompts, IMAGE_INDEX)
+        rows = rows_of(spread, self.tokenizer.pad_id, "left")
+        images, image_of, keys = once_each(list(chain(*placement.images)))
+        ends = list(accumulate(map(len, placement.images), initial=0))
+        leading = [
+            image_of[start] if leads else -1
+            for start, leads in zip(ends, placement.has_image.tolist(), strict=False)
+        ]
         batch = {
-            "pixels": stack_pixels([first[key] for key in places], self.transform),
-            "image_of_row": torch.tensor([-1 if key is None else places[key] for key in keys]),
-            "input_ids": pad(rows, self.tokenizer.pad_id, "left"),
-            "attention_mask": pad([[1] * len(ids) for ids in rows], 0, "left"),
+            "pixels": stack_pixels(images, self.transform),
+            "image_of_row": torch.tensor(leading),
+            "image_of": torch.tensor(image_of, dtype=torch.long),
+            "input_ids": rows.ids,
+            "attention_mask": rows.mask,
+            "placed": rows.placed,
             "begun": list(begun),
             "choices": torch.tensor(choices, dtype=torch.long),
-            "samples": [each.record(key) for each, key in zip(samples, keys, strict=True)],
+            "samples": [
+                sample.record(keys[start:end])
+                for sample, (start, end) in zip(samples, pairwise(ends), strict=True)
+            ],
         }
         if self.answered:
-            right = [self._right(sample) for sample in samples]
-            batch["right_ids"] = pad([ids for ids, _ in right], self.tokenizer.pad_id, "right")
-            batch["right_labels"] = pad([labels for _, labels in right], IGNORE_INDEX, "right")
+            ids, labels = zip(*map(self._right, samples), strict=True)
+            spread = placement.spread(ids, ids, IMAGE_INDEX)
+            right = rows_of(spread, self.tokenizer.pad_id, "right")
+            batch["right_ids"], batch["right_placed"] = right.ids, right.placed
+            learnt = placement.spread(labels, ids, IGNORE_INDEX)
+            batch["right_labels"] = pad(learnt, IGNORE_INDEX, "right")
         return batch
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:

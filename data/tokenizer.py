@@ -43,11 +43,13 @@ class Piece:
         typed: somebody's words, in which the name of a special token is text as any other; not a
             template's, which means that token.
         learnt: supervised in training.
+        image: whether an image stands here, and no text. Text ends before it, and another begins.
     """
 
     text: str
     typed: bool = False
     learnt: bool = False
+    image: bool = False
 
 
 class Tokenizer:

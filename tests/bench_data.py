@@ -22,6 +22,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,13 @@ def converted(root: Path, image_format: Any, workers: int) -> tuple[Path, str]:
 
 def loader(samples: Samples[Sample], size: int, workers: int) -> ResumableLoader:
     """Batches of images alone: texts are tokenised alike wherever they come from."""
-    collate = partial(stack_pixels, transform=ImageTransform(size, "naive", MEAN, STD))
+    collate = partial(_pixels, transform=ImageTransform(size, "naive", MEAN, STD))
     sampler = SeededSampler(len(samples), 0, shuffle=True)
     return make_loader(samples, collate, BATCH, sampler=sampler, num_workers=workers)
+
+
+def _pixels(samples: Sequence[Sample], transform: ImageTransform) -> Any:
+    return stack_pixels([image for sample in samples for image in sample.images], transform)
 
 
 def drop_pages(folder: Path) -> None:

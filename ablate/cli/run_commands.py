@@ -213,7 +213,8 @@ def chat(
         str, typer.Option(help="A saved model: its folder, or its run's id or name in MLflow.")
     ],
     image: Annotated[
-        Path | None, typer.Option(help="The image to ask about [default: text alone].")
+        list[Path] | None,
+        typer.Option(help="An image to ask about, or several [default: none]."),
     ] = None,
     question: Annotated[
         str | None, typer.Option(help="Ask this alone [default: what is typed, line by line].")
@@ -224,7 +225,7 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Sample among this much probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
 ) -> None:
-    """Ask a trained model about an image; the answer appears as it is generated."""
+    """Ask a trained model about images; the answer appears as it is generated."""
     from ablate.evaluation.chat import find_model, open_chat, read_image
     from ablate.models.generation import Sampling
 
@@ -234,8 +235,8 @@ def chat(
         raise ConfigError(COMMAND_LINE, "", str(error)) from error
     if question is not None:
         check_text(question, "--question")
-    picture = None if image is None else read_image(image)
-    conversation = open_chat(find_model(model), picture, max_new_tokens, sampling)
+    pictures = [read_image(path) for path in image or []]
+    conversation = open_chat(find_model(model), pictures, max_new_tokens, sampling)
     for words in [question] if question is not None else typed_lines():
         conversation.ask(words, lambda piece: typer.echo(piece, nl=False))
         typer.echo()

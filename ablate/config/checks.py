@@ -39,6 +39,7 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         "train.max_steps": t.max_steps,
         "train.validate_every": t.validate_every,
         "evaluate.limit": e.limit,
+        "data.pack": config.data.pack,
     }
     for key, settings in stages_of(config.encoder):
         names = ("steps", "batch_size", "lr", "threads")

@@ -97,6 +97,10 @@ class DataConfig:
     ``prompts: drop`` trains on the answer alone, right after the image: the stage that aligns
     images with captions. Evaluation and chat prompt as ever. ``parse_special_tokens``: the name of
     a special token in a question or an answer means that token; by default it is text.
+
+    ``pack``: the conversations of a batch share rows of so many positions, of text and images, and
+    none sees another; of equal images, one is encoded. The gradients are those of a row for each,
+    which is the default, but for rounding.
     """
 
     name: str = "easy-vqa"
@@ -107,6 +111,7 @@ class DataConfig:
     )
     prompts: Literal["keep", "drop"] = field(default="keep", metadata=IN_IDENTITY_IF_SET)
     parse_special_tokens: bool = field(default=False, metadata=IN_IDENTITY_IF_SET)
+    pack: int | None = field(default=None, metadata=IN_IDENTITY_IF_SET)
     num_workers: int = field(default=0, metadata=NOT_IN_IDENTITY)
 
 

@@ -1,9 +1,9 @@
-"""A conversation with a trained model about an image: the model found, its answers as they come."""
+"""A conversation with a trained model about images: the model found, its answers as they come."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from PIL import Image
 from ablate.components.checkpoints import CheckpointError
 from ablate.config.registries import data_set
 from ablate.data.images import ImageError, decode_image
+from ablate.data.llava_records import IMAGE_TOKEN, placed_turn
 from ablate.data.samples import Sample, Turn
 from ablate.data.templates import ChatTemplate
 from ablate.data.text import PromptCollator
@@ -68,12 +69,13 @@ def read_image(path: Path) -> Image.Image:
 
 @dataclass
 class Chat:
-    """Questions about one image and their answers, each turn with all turns before it.
+    """Questions about images and their answers, each turn with all turns before it.
 
     Attributes:
         model: in evaluation mode, on the device it answers on.
         tokenizer, template: how the conversation becomes ids, as in training.
-        image: what it is about; None for a conversation of text alone.
+        images: what it is about; none for a conversation of text alone. Several stand where the
+            first question has ``<image>``, or else before it, a line each.
         max_new_tokens: the longest answer.
         sampling: how tokens are chosen; every turn draws from its own stream of the seed.
         bf16: whether it runs under bf16 autocast, as it is evaluated.
@@ -83,7 +85,7 @@ class Chat:
     model: VisionLanguageModel
     tokenizer: Tokenizer
     template: ChatTemplate
-    image: Image.Image | None = None
+    images: Sequence[Image.Image] = ()
     max_new_tokens: int = 256
     sampling: Sampling = GREEDY
     bf16: bool = False
@@ -99,9 +101,15 @@ class Chat:
         Returns:
             The whole answer.
         """
-        turns = [*self.turns, Turn(question, "")]
-        collate = PromptCollator(self.tokenizer, self.template, self.model.encoder.transform)
-        batch = collate([Sample("chat", self.image, turns)])
+        asked = self._asked(question)
+        sample = Sample("chat", None, [*self.turns, asked]).showing(self.images)
+        collate = PromptCollator(
+            self.tokenizer,
+            self.template,
+            self.model.encoder.transform,
+            image_tokens=self.model.connector.num_output_tokens,
+        )
+        batch = collate([sample])
         device = next(self.model.parameters()).device
         text = TextStream(self.tokenizer, show)
         seed = derive(self.sampling.seed, f"turn/{len(self.turns)}")
@@ -110,14 +118,34 @@ class Chat:
                 to_device(batch["pixels"], device),
                 batch["input_ids"].to(device),
                 batch["attention_mask"].to(device),
+                placed=to_device(batch["placed"], device),
                 max_new_tokens=self.max_new_tokens,
                 stop_ids=[self.tokenizer.eos_id],
                 sampling=replace(self.sampling, seed=seed),
                 on_tokens=lambda ids: text.push(int(ids)),
             )
         answer = text.end()
-        self.turns.append(Turn(question, answer.strip()))
+        self.turns.append(replace(asked, answer=answer.strip()))
         return answer
+
+    def _asked(self, question: str) -> Turn:
+        """The next question, with the places of several images if it is the first.
+
+        Raises:
+            ConfigError: ``<image>`` stands in it, though not as often as there are images.
+        """
+        if self.turns or len(self.images) < 2:
+            return Turn(question, "")
+        images, shown = len(self.images), question.count(IMAGE_TOKEN)
+        if shown == 0:
+            return placed_turn(f"{IMAGE_TOKEN}\n" * images + question, "")
+        if shown != images:
+            message = (
+                f"has {IMAGE_TOKEN} {shown} times for {images} images; write it once for each, or "
+                "leave it out"
+            )
+            raise ConfigError(COMMAND_LINE, "question", message)
+        return placed_turn(question, "")
 
 
 class TextStream:
@@ -156,7 +184,7 @@ class TextStream:
 
 
 def open_chat(
-    folder: Path, image: Image.Image | None, max_new_tokens: int, sampling: Sampling
+    folder: Path, images: Sequence[Image.Image], max_new_tokens: int, sampling: Sampling
 ) -> Chat:
     """A conversation with the model in a folder, on the GPU if there is one.
 
@@ -174,7 +202,7 @@ def open_chat(
         model.to(device_here()).eval(),
         tokenizer,
         template,
-        image,
+        images,
         max_new_tokens,
         sampling,
         bf16=precision(config.train) == "bf16-mixed",

@@ -44,7 +44,14 @@ def evaluate(
     samples = Subset(samples, order)
     transform = image_transform(samples, model.encoder.transform, features)
     choices = benchmark.choices or ()
-    collate = PromptCollator(tokenizer, dataset.template, transform, choices=choices, answered=True)
+    collate = PromptCollator(
+        tokenizer,
+        dataset.template,
+        transform,
+        choices=choices,
+        answered=True,
+        image_tokens=model.connector.num_output_tokens,
+    )
     loader = make_loader(
         samples,
         collate,
@@ -63,10 +70,14 @@ def evaluate(
     return [records[place] for place in places]
 
 
-def by_image(names: list[str]) -> list[int]:
-    """Indices in order, but what is about one image comes together, where it is met first."""
-    first: dict[str, int] = {}
-    starts = [first.setdefault(name, i) if name else i for i, name in enumerate(names)]
+def by_image(names: list[list[str]]) -> list[int]:
+    """Indices in order, but what is about one image comes together, where it is met first.
+
+    Args:
+        names: of each sample's images.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    starts = [first.setdefault(tuple(own), i) if own else i for i, own in enumerate(names)]
     return sorted(range(len(names)), key=starts.__getitem__)
 
 
@@ -120,16 +131,16 @@ def read_once(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, 
 def read_anew(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any]) -> Answers:
     """``read_once`` in its plain form: image and text of each row are read as one sequence.
 
-    It takes rows without an image, too.
+    It takes rows without an image, and with images inside their text, too.
     """
     pixels, of_row = batch["pixels"], batch["image_of_row"]
     has_image = of_row >= 0
     if pixels is not None:
-        pixels = {FEATURES: model.features(pixels).index_select(0, of_row[has_image])}
-    prompts, mask = batch["input_ids"], batch["attention_mask"]
-    generation = model.generate(pixels, prompts, mask, has_image=has_image, **how)
-    labels = batch["right_labels"]
-    return generation, model.log_probabilities(pixels, batch["right_ids"], labels, has_image)
+        pixels = {FEATURES: model.features(pixels).index_select(0, batch["image_of"])}
+    prompts, mask, placed = batch["input_ids"], batch["attention_mask"], batch["placed"]
+    generation = model.generate(pixels, prompts, mask, has_image=has_image, placed=placed, **how)
+    right, labels, placed = (batch[f"right_{key}"] for key in ("ids", "labels", "placed"))
+    return generation, model.log_probabilities(pixels, right, labels, has_image, placed)
 
 
 def choice_probabilities(first_logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:

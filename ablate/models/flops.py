@@ -23,23 +23,31 @@ class Positions:
     backbone: int = 0
     tokens: int = 0
 
+    @property
+    def fill(self) -> float:
+        """The share of positions that are no padding."""
+        return self.tokens / self.backbone
+
     def add(self, model: VisionLanguageModel, batch: dict[str, Any]) -> None:
         """Count a batch of ``TrainCollator``, as ``counted`` returns it."""
         rows, text = batch["input_ids"].shape
         images = batch["images"]
-        # A row without an image has masked zeros in its place.
-        image = model.connector.num_output_tokens if images else 0
+        # A row without an image has masked zeros in its place; or text has all images' tokens.
+        among = batch.get("placed") is not None
+        image = model.connector.num_output_tokens if images and not among else 0
         self.images += images
         self.backbone += rows * (image + text)
         self.tokens += images * image + batch["text_tokens"]
 
 
 def counted(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch of ``TrainCollator`` with the numbers of its images and text tokens.
+    """A batch of ``TrainCollator`` with the numbers of its images and of its ids but for padding.
 
     To be counted before it is moved: a GPU would answer when all its work is done.
     """
-    images, tokens = int(batch["has_image"].sum()), int(batch["attention_mask"].sum())
+    pixels, tokens = batch["pixels"], int(batch["attention_mask"].sum())
+    each = [] if pixels is None else pixels
+    images = len(next(iter(each.values()))) if isinstance(each, dict) else len(each)
     return {**batch, "images": images, "text_tokens": tokens}
 
 

@@ -1,4 +1,4 @@
-"""The vision-language model: encoder -> connector -> [image tokens; text] -> backbone."""
+"""The vision-language model: encoder -> connector -> image tokens and text -> backbone."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from ablate.models.generation import GREEDY, Generation, Sampling, generate
 from ablate.models.lora import add_adapters
 from ablate.models.seeding import stream
 
+READ = ("pixels", "input_ids", "labels", "has_image", "placed", "image_of", "documents")
+"""What the loss reads of a batch of ``TrainCollator``; the last two are there if it is packed."""
+
 
 class IncompatibleError(ValueError):
     """Components that cannot be built, alone or together; ``role`` is the one that refused."""
@@ -36,7 +39,7 @@ class IncompatibleError(ValueError):
 
 
 class VisionLanguageModel(nn.Module):
-    """Image tokens first, then text; only answers are supervised.
+    """Image tokens first or where the text has places for them; only answers are supervised.
 
     Args:
         vocab_size: the tokenizer's size; the backbone may pad it, and a padding row is never
@@ -78,22 +81,36 @@ class VisionLanguageModel(nn.Module):
         return features.to(self.feature_type).to(features.dtype)
 
     def sequence(
-        self, pixels: Any, input_ids: Tensor, has_image: Tensor | None = None
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        has_image: Tensor | None = None,
+        placed: Tensor | None = None,
+        image_of: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """[image; text] of every row; a row without an image has masked zeros in its place.
 
         Args:
-            pixels: the images of the rows that have one, in order; None if none has.
+            pixels: the images of the rows, in order; None if there is none.
             input_ids: (B, L) text tokens.
             has_image: (B,) bool, which rows have an image; None: all, or none without ``pixels``.
+            placed: where rows have ids for the tokens of all images: their places among the B L
+                ids, in order. Nothing is put before the text then, and ``has_image`` is not read.
+            image_of: with ``placed``, which of the ``pixels`` each image is; None: in order.
 
         Returns:
-            Embeddings (B, N + L, d_model), N = 0 without ``pixels``, and their mask (B, N + L), or
-            None where all rows are alike.
+            Embeddings (B, N + L, d_model), N = 0 without ``pixels`` and with ``placed``, and their
+            mask (B, N + L), or None where all rows are alike.
         """
         text = self.backbone.embed(input_ids)
         if pixels is None:
             return text, None
+        if placed is not None:
+            image = self.image_tokens(pixels).to(text.dtype)
+            if image_of is not None:
+                image = image.index_select(0, image_of)
+            both = text.flatten(0, 1).index_copy(0, placed, image.flatten(0, 1))
+            return both.view_as(text), None
         # Not the other way: under autocast the tokens that are decoded are as embedded, too.
         image = self.image_tokens(pixels).to(text.dtype)
         if len(image) == len(text):
@@ -102,11 +119,11 @@ class VisionLanguageModel(nn.Module):
         n = image.shape[1]
         # Not by assignment to the rows that have one, whose number the device would be asked for.
         image_of_row = (has_image.cumsum(0) - 1).clamp(min=0)
-        placed = image.index_select(0, image_of_row)
-        placed = torch.where(has_image[:, None, None], placed, 0.0)
+        own = image.index_select(0, image_of_row)
+        own = torch.where(has_image[:, None, None], own, 0.0)
         mask = input_ids.new_ones(len(text), n + input_ids.shape[1])
         mask[~has_image, :n] = 0
-        return torch.cat([placed, text], dim=1), mask
+        return torch.cat([own, text], dim=1), mask
 
     def loss(
         self,
@@ -115,16 +132,20 @@ class VisionLanguageModel(nn.Module):
         labels: Tensor,
         has_image: Tensor | None = None,
         supervised: Tensor | None = None,
+        placed: Tensor | None = None,
+        image_of: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy over the supervised tokens of a right-padded batch.
 
         Args:
-            pixels: as in ``sequence``.
+            pixels, has_image, placed, image_of: as in ``sequence``.
             input_ids: (B, L) text tokens, padded on the right.
             labels: (B, L), ``IGNORE_INDEX`` where not supervised.
-            has_image: as in ``sequence``.
             supervised: ``supervised_tokens`` of the batch; without it a GPU is asked for them,
                 which it answers when all its work is done.
+            documents: (B, L), with ``placed`` or without images: the numbers of the conversations
+                in a row, see ``Backbone.packed_hidden_states``; None: a row is one.
 
         Returns:
             Two scalars: the loss, and the share of supervised tokens that are the most likely.
@@ -133,47 +154,56 @@ class VisionLanguageModel(nn.Module):
             CellError: no token in the batch is supervised (the mean would silently be 0 or NaN).
         """
         if supervised is None:
-            supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image))
+            supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image, placed))
         if not len(supervised):
             raise CellError("a batch holds no supervised token: every label is masked")
-        logits, targets = self._predictions(pixels, input_ids, labels, has_image, supervised)
+        sequence = (pixels, input_ids, has_image, placed, image_of)
+        logits, targets = self._predictions(sequence, labels, supervised, documents)
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return F.cross_entropy(logits, targets), accuracy
 
     @torch.inference_mode()
     def log_probabilities(
-        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor | None = None
+        self,
+        pixels: Any,
+        input_ids: Tensor,
+        labels: Tensor,
+        has_image: Tensor | None = None,
+        placed: Tensor | None = None,
     ) -> Tensor:
         """The log-probability of each row's supervised tokens, given all that comes before each.
 
         Args:
-            pixels, input_ids, labels, has_image: as in ``loss``.
+            pixels, input_ids, labels, has_image, placed: as in ``loss``.
 
         Returns:
             (B,) float32, sums of natural logarithms over a row's tokens, among the tokens that can
             be generated; 0 for a row without any.
         """
-        supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image))
-        logits, targets = self._predictions(pixels, input_ids, labels, has_image, supervised)
+        supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image, placed))
+        sequence = (pixels, input_ids, has_image, placed)
+        logits, targets = self._predictions(sequence, labels, supervised)
         return summed_log_probabilities(logits[:, : self.vocab_size], targets, supervised, labels)
 
     def _predictions(
         self,
-        pixels: Any,
-        input_ids: Tensor,
+        sequence: tuple[Any, ...],
         labels: Tensor,
-        has_image: Tensor | None,
         supervised: Tensor,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Float32 logits (S, vocab_size) of the S supervised tokens, and these tokens (S,)."""
-        embeds, mask = self.sequence(pixels, input_ids, has_image)
+        embeds, mask = self.sequence(*sequence)
         # The last position predicts nothing.
         embeds, mask = embeds[:, :-1], None if mask is None else mask[:, :-1]
         length = labels.shape[1]
         n = embeds.shape[1] + 1 - length
         # The backbone is causal, so padding on the right needs no mask. The head runs only where a
         # label is: its logits dominate memory otherwise.
-        hidden = self.backbone.hidden_states(embeds, mask).flatten(0, 1)
+        if documents is None:
+            hidden = self.backbone.hidden_states(embeds, mask).flatten(0, 1)
+        else:
+            hidden = self.backbone.packed_hidden_states(embeds, documents[:, :-1]).flatten(0, 1)
         before = supervised // length * embeds.shape[1] + n + supervised % length - 1
         logits = self.backbone.head(hidden.index_select(0, before)).float()
         return logits, labels.flatten().index_select(0, supervised)
@@ -186,6 +216,7 @@ class VisionLanguageModel(nn.Module):
         attention_mask: Tensor,
         *,
         has_image: Tensor | None = None,
+        placed: Tensor | None = None,
         max_new_tokens: int,
         stop_ids: Sequence[int],
         sampling: Sampling = GREEDY,
@@ -194,12 +225,12 @@ class VisionLanguageModel(nn.Module):
         """Continue a batch of prompts about images: see ``ablate.models.generation.generate``.
 
         Args:
-            pixels, has_image: as in ``sequence``.
+            pixels, has_image, placed: as in ``sequence``.
             input_ids: (B, L) prompts, padded on the left.
             attention_mask: (B, L), 0 on padding.
             max_new_tokens, stop_ids, sampling, on_tokens: as there.
         """
-        embeds, mask = self.prompt(pixels, input_ids, attention_mask, has_image)
+        embeds, mask = self.prompt(pixels, input_ids, attention_mask, has_image, placed)
         return generate(
             self.backbone,
             embeds,
@@ -217,22 +248,24 @@ class VisionLanguageModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         has_image: Tensor | None = None,
+        placed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Left-padded text -> left-padded [image; text]: the padding moves in front of the image.
 
         Args:
-            pixels: as in ``sequence``.
+            pixels, has_image, placed: as in ``sequence``.
             input_ids: (B, L) text tokens, padded on the left.
             attention_mask: (B, L), 0 on padding.
-            has_image: as in ``sequence``.
 
         Returns:
             Embeddings (B, N + L, d_model) and their mask (B, N + L), or None without padding.
         """
-        both, mask = self.sequence(pixels, input_ids, has_image)
+        both, mask = self.sequence(pixels, input_ids, has_image, placed)
         padding = (attention_mask == 0).sum(1, keepdim=True)
         if mask is None and not bool(padding.any()):
             return both, None
+        if placed is not None:
+            return both, attention_mask
         moved = padding_first(both, both.shape[1] - input_ids.shape[1], padding[:, 0])
         if mask is not None:  # where there is no image, its place is padding, too
             padding = padding + (mask == 0).sum(1, keepdim=True)
@@ -268,10 +301,13 @@ def supervised_tokens(labels: Tensor, has_image: Tensor) -> Tensor:
     return wanted.flatten().nonzero().squeeze(1)
 
 
-def _preceded(pixels: Any, labels: Tensor, has_image: Tensor | None) -> Tensor:
-    """``has_image`` as a tensor, see ``sequence``."""
-    if has_image is None or pixels is None:
-        return labels.new_full(labels.shape[:1], pixels is not None, dtype=torch.bool)
+def _preceded(
+    pixels: Any, labels: Tensor, has_image: Tensor | None, placed: Tensor | None
+) -> Tensor:
+    """(B,) bool: the rows with an image before their text, see ``sequence``."""
+    if has_image is None or pixels is None or placed is not None:
+        leads = pixels is not None and placed is None
+        return labels.new_full(labels.shape[:1], leads, dtype=torch.bool)
     return has_image
 
 

@@ -27,11 +27,12 @@ from ablate.data.features import BATCH_SIZE, FEATURES, table_of
 from ablate.data.image_names import image_names
 from ablate.models.saved import start_from
 from ablate.models.sizes import ModelSize
-from ablate.models.vlm import build_component, build_model
+from ablate.models.vlm import READ, build_component, build_model
 from ablate.sweeping.plan import Plan
 from ablate.training.feature_cache import (
     Request,
     applies,
+    count_images,
     distinct,
     features_key,
     sources,
@@ -146,14 +147,14 @@ def _step_seconds(config: RunConfig, cache: Path, *, encodes: bool) -> float:
     dataset = data_set(config)
     torch.set_num_threads(config.train.threads)
     model = build_model(config, dataset.tokenizer(cache).vocab_size)
-    loader, _ = training_loader(config, dataset, cache, model.encoder.transform)
+    reading = (model.encoder.transform, None, model.connector.num_output_tokens)
+    loader, _ = training_loader(config, dataset, cache, *reading)
     seconds = []
     for batch in islice(loader, 2):
         if not encodes and batch["pixels"] is not None:
             batch["pixels"] = {FEATURES: model.features(batch["pixels"])}
         start = time.perf_counter()
-        keys = ("pixels", "input_ids", "labels", "has_image")
-        model.loss(*(batch[key] for key in keys))[0].backward()
+        model.loss(**{key: batch.get(key) for key in READ})[0].backward()
         seconds.append(time.perf_counter() - start)
     return min(seconds) * config.train.accumulate
 
@@ -194,7 +195,7 @@ def _images_to_encode(request: Request, cache: Path) -> int:
             return request.images
     place = features_folder(config, encoder, cache)
     names = map(image_names, sources(config, data_set(config), cache).values())
-    tables = {place / table_of(each): len(distinct(each)) for each in names}
+    tables = {place / table_of(each): count_images(distinct(each)) for each in names}
     return sum(images for table, images in tables.items() if not table.exists())
 
 

@@ -10,6 +10,7 @@ from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.lengths import question_reader
 from ablate.errors import ConfigError, DataError, reason
+from ablate.training.fit import FILL
 from ablate.training.module import TRAINED, VALIDATED
 from ablate.training.stage0 import accuracy_names
 
@@ -32,7 +33,8 @@ def own_metrics(config: RunConfig) -> list[str]:
     """Those of training, which no data must be read for."""
     validated = VALIDATED if config.train.validate_every else ()
     counts = [f"parameters/{name}" for name in (*COMPONENT_ROLES, "total", "trainable")]
-    return [*TRAINED, *validated, *counts, *COSTS]
+    fill = [FILL] if config.data.pack else []
+    return [*TRAINED, *validated, *counts, *COSTS, *fill]
 
 
 def benchmark_of(metric: str, config: RunConfig) -> str | None:
@@ -106,7 +108,7 @@ def figures_of(benchmark: Benchmark, config: RunConfig, cache: Path) -> list[str
     read = question_reader(samples) or samples.__getitem__
     records = []
     for sample in map(read, range(len(samples))):
-        record = {**sample.record(None), "prediction": sample.answers[0], "score": 1.0}
+        record = {**sample.record([]), "prediction": sample.answers[0], "score": 1.0}
         if benchmark.choices:
             record["choice_probabilities"] = dict.fromkeys(benchmark.choices, 0.0)
         records.append(record)

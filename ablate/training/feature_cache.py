@@ -12,7 +12,7 @@ import hashlib
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,7 +105,7 @@ def make_features(
         names = image_names(samples)
         tables[place / table_of(names)] = samples, distinct(names)
     missing = {path: found for path, found in tables.items() if not path.exists() and found[1]}
-    images = sum(len(indices) for _, indices in missing.values())
+    images = sum(count_images(own) for _, own in missing.values())
     if not images:
         return
     needed = images * bytes_an_image(config, encoder)
@@ -114,19 +114,20 @@ def make_features(
     device = device_here()
     encoder.to(device).eval()
     done = 0
-    for path, (samples, indices) in missing.items():
+    for path, (samples, own) in missing.items():
+        count = count_images(own)
         write = partial(
             write_features,
             samples=samples,
-            indices=indices,
+            images=own,
             transform=encoder.transform,
             encode=_encode(config, encoder, device),
             stored=stored_type(config),
             num_workers=config.data.num_workers,
-            progress=partial(_report, reporter, done, len(indices), images),
+            progress=partial(_report, reporter, done, count, images),
         )
         prepare_once(path, write)
-        done += len(indices)
+        done += count
 
 
 def _report(reporter: Reporter, before: int, count: int, images: int, fraction: float) -> None:
@@ -147,12 +148,21 @@ def stored_type(config: RunConfig) -> torch.dtype | None:
     return torch.bfloat16 if config.encoder.feature_precision == "bfloat16" else None
 
 
-def distinct(names: list[str]) -> list[int]:
-    """The index of one sample for each image, in order of appearance."""
-    first: dict[str, int] = {}
-    for index, name in enumerate(names):
-        first.setdefault(name, index)
-    return [index for name, index in first.items() if name]
+def distinct(names: list[list[str]]) -> dict[int, list[int]]:
+    """Index of a sample -> which of its images no sample before has, in order of appearance."""
+    seen: set[str] = set()
+    found: dict[int, list[int]] = {}
+    for index, own in enumerate(names):
+        for number, name in enumerate(own):
+            if name not in seen:
+                seen.add(name)
+                found.setdefault(index, []).append(number)
+    return found
+
+
+def count_images(images: Mapping[int, Sequence[int]]) -> int:
+    """How many images ``distinct`` has found."""
+    return sum(map(len, images.values()))
 
 
 def bytes_an_image(config: RunConfig, encoder: Encoder) -> int:
@@ -212,22 +222,25 @@ def requests(
 ) -> list[Request]:
     """What the runs would store, one request per encoder and set of data."""
     found: dict[str, Request] = {}
-    counts: dict[str, tuple[int, dict[str, list[str]]]] = {}
+    counts: dict[str, tuple[int, dict[str, list[list[str]]]]] = {}
     for config in filter(applies, configs):
         data, key = _data_key(config), features_key(config)
         if data not in counts:
             counts[data] = _counts(config, dataset(config), cache)
         images, names = counts[data]
         request = found.setdefault(key, Request(key, config, images, 0))
-        request.seen += samples_seen(config.train, len(names["train"]))
-        request.seen += sum(len(n) for purpose, n in names.items() if purpose != "train")
+        for purpose, each in names.items():
+            read = samples_seen(config.train, len(each)) if purpose == "train" else len(each)
+            request.seen += read * sum(map(len, each)) // max(1, len(each))
     return list(found.values())
 
 
-def _counts(config: RunConfig, dataset: DataSet, cache: Path) -> tuple[int, dict[str, list[str]]]:
+def _counts(
+    config: RunConfig, dataset: DataSet, cache: Path
+) -> tuple[int, dict[str, list[list[str]]]]:
     found = sources(config, dataset, cache)
     names = {purpose: image_names(samples) for purpose, samples in found.items()}
-    tables = {table_of(n): len(distinct(n)) for n in names.values()}
+    tables = {table_of(n): count_images(distinct(n)) for n in names.values()}
     return sum(tables.values()), names
 
 

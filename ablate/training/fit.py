@@ -32,10 +32,14 @@ from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
 
 FOUND = "found.json"
+FILL = "data/fill"
+"""Of packed rows: the share of positions that are no padding."""
 
 
-def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -> TrainCollator:
-    """What makes the run's training and validation batches."""
+def collator(
+    config: RunConfig, dataset: DataSet, cache: Path, transform: Any, image_tokens: int = 1
+) -> TrainCollator:
+    """What makes the run's training and validation batches; see ``TrainCollator``."""
     data = config.data
     return TrainCollator(
         dataset.tokenizer(cache),
@@ -43,6 +47,7 @@ def collator(config: RunConfig, dataset: DataSet, cache: Path, transform: Any) -
         transform,
         data.max_length,
         parse_special_tokens=data.parse_special_tokens,
+        image_tokens=image_tokens,
     )
 
 
@@ -94,13 +99,17 @@ def training_loader(
     cache: Path,
     transform: Transform,
     features: Path | None = None,
+    image_tokens: int = 1,
 ) -> tuple[DataLoader, int]:
     """The seeded loader of the training split, and the optimiser steps of the whole training.
 
-    A batch is one of the ``accumulate`` parts of a step. ``features``: see ``image_transform``.
+    A batch is one of the ``accumulate`` parts of a step. ``features``: see ``image_transform``;
+    ``image_tokens``: see ``TrainCollator``.
     """
     samples: Any = training_samples(config, dataset, cache)
-    collate = collator(config, dataset, cache, image_transform(samples, transform, features))
+    reads = image_transform(samples, transform, features)
+    collate = collator(config, dataset, cache, reads, image_tokens)
+    collate = replace(collate, pack=config.data.pack)
     sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
     loader = make_loader(
         samples,
@@ -118,10 +127,12 @@ def validation_loader(
     cache: Path,
     transform: Transform,
     features: Path | None = None,
+    image_tokens: int = 1,
 ) -> DataLoader:
-    """``validation_samples`` in order; ``features``: see ``image_transform``."""
+    """``validation_samples`` in order; the rest as in ``training_loader``."""
     samples = validation_samples(config, dataset, cache)
-    collate = collator(config, dataset, cache, image_transform(samples, transform, features))
+    reads = image_transform(samples, transform, features)
+    collate = collator(config, dataset, cache, reads, image_tokens)
     sampler = SeededSampler(len(samples), 0, shuffle=False)
     return make_loader(samples, collate, config.evaluate.batch_size, sampler=sampler)
 
@@ -142,8 +153,8 @@ def fit(
     Raises:
         CellError: see ``VisionLanguageTraining.training_step``.
     """
-    transform = model.encoder.transform
-    loader, steps = training_loader(config, dataset, cache, transform, features)
+    reading = (model.encoder.transform, features, model.connector.num_output_tokens)
+    loader, steps = training_loader(config, dataset, cache, *reading)
     if config.data.too_long != "refuse":
         found = too_long(config, dataset, cache, "train")
         reporter.metrics({"data/too_long": float(len(found))})
@@ -165,12 +176,13 @@ def fit(
         **alone(),
     )
     module = VisionLanguageTraining(model, config, steps)
-    validation = validation_loader(config, dataset, cache, transform, features) if every else None
+    validation = validation_loader(config, dataset, cache, *reading) if every else None
     trainer.fit(module, loader, validation)
     reporter.metrics(
         {
             "train/flops": training_flops(model, speed.read, speed.stored),
             "train/image_tokens": float(model.connector.num_output_tokens),
+            **({FILL: speed.read.fill} if config.data.pack else {}),
             **speed.metrics(model),
         }
     )

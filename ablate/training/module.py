@@ -14,7 +14,7 @@ from ablate.components.master_weights.weight_gradient import summing_in_place
 from ablate.config.schema import COMPONENT_ROLES, Policy, PretrainConfig, RunConfig, TrainConfig
 from ablate.errors import CellError
 from ablate.models.flops import counted
-from ablate.models.vlm import VisionLanguageModel, supervised_tokens
+from ablate.models.vlm import READ, VisionLanguageModel, supervised_tokens
 from ablate.processes.messages import Reporter
 from ablate.training.schedule import learning_rate_factor
 
@@ -133,7 +133,7 @@ class VisionLanguageTraining(pl.LightningModule):
             )
         self.losses.append(loss.detach())
         if self.config.accumulate > 1:
-            loss = loss * self._share(len(batch["input_ids"]), batch_idx)
+            loss = loss * self._share(batch["conversations"], batch_idx)
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -174,18 +174,18 @@ class VisionLanguageTraining(pl.LightningModule):
         return {**counted(batch), "supervised": supervised}
 
     def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        pixels, ids, labels = batch["pixels"], batch["input_ids"], batch["labels"]
-        return self.model.loss(pixels, ids, labels, batch["has_image"], batch.get("supervised"))
+        read: dict[str, Any] = {key: batch.get(key) for key in (*READ, "supervised")}
+        return self.model.loss(**read)
 
-    def _share(self, rows: int, batch_idx: int) -> float:
-        """What makes the sum over a step's parts, each divided by ``accumulate``, the mean of rows.
+    def _share(self, conversations: int, batch_idx: int) -> float:
+        """What makes the sum over a step's parts, each divided by ``accumulate``, their mean.
 
-        1 but in the last step of an epoch, which has fewer rows.
+        Parts weigh by conversations: 1 but in the last step of an epoch, which has fewer.
         """
         parts, size = self.config.accumulate, self.config.batch_size
         before = batch_idx // parts * size
         samples = len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
-        return rows * parts / min(size, samples - before)
+        return conversations * parts / min(size, samples - before)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Mean loss and token accuracy over the validation batches."""

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from ablate.components.backbones.documents import apart
 from ablate.components.registry import Registry
 
 
@@ -73,6 +74,18 @@ class Backbone(pl.LightningModule, ABC):
     @abstractmethod
     def hidden_states(self, embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Embeddings (B, L, d_model) -> final, normalised hidden states (B, L, d_model)."""
+
+    def packed_hidden_states(self, embeds: Tensor, documents: Tensor) -> Tensor:
+        """``hidden_states`` of rows of several sequences, none of which sees another.
+
+        Each is read as by itself: positions begin anew. Here in a row of its own; a backbone that
+        can read them side by side does.
+
+        Args:
+            embeds: (B, L, d_model).
+            documents: (B, L); equal numbers side by side are one sequence.
+        """
+        return apart(self.hidden_states, embeds, documents)
 
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:

@@ -210,6 +210,13 @@ class MixerBackbone(Backbone):
     def hidden_states(self, embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return self._run(embeds, attention_mask, None)
 
+    def packed_hidden_states(self, embeds: Tensor, documents: Tensor) -> Tensor:
+        """Side by side where every block is fused, whose kernels know documents."""
+        residual = self._residual(embeds)
+        if all(fused_dtype(block, residual) is not None for block in self.backbone.blocks()):
+            return self._run(embeds, documents, None)
+        return super().packed_hidden_states(embeds, documents)
+
     def head(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
+from ablate.components.backbones.documents import positions
 from ablate.components.checkpoints import read_causal_lm
 from ablate.components.registry import nearest
 
@@ -104,6 +105,8 @@ class TransformerBackbone(Backbone):
         self._takes_positions = "position_ids" in accepted
         self._cache_argument = _cache_argument(resolved.model_type, accepted)
         self._is_llama = resolved.model_type == "llama"
+        self._most_positions = _learnt_positions(self.model)
+        self._tried: bool | None = None
 
     @property
     def d_model(self) -> int:
@@ -117,10 +120,38 @@ class TransformerBackbone(Backbone):
         return self.model.get_input_embeddings()(ids)
 
     def hidden_states(self, embeds: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        positions = None
+        counted = None
         if attention_mask is not None:
-            positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-        return self._run(embeds, attention_mask, positions, None)
+            counted = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        self._check_room(embeds, counted)
+        return self._run(embeds, attention_mask, counted, None)
+
+    def packed_hidden_states(self, embeds: Tensor, documents: Tensor) -> Tensor:
+        """Side by side where the architecture can tell them apart by positions that begin anew."""
+        if not self._separates():
+            return super().packed_hidden_states(embeds, documents)
+        counted = positions(documents)
+        self._check_room(embeds, counted)
+        return self._run(embeds, None, counted, None)
+
+    @torch.no_grad()
+    def _separates(self) -> bool:
+        """Whether a sequence sees nothing of one before it in its row, tried once.
+
+        transformers' ``create_causal_mask`` knows them by their positions, but not every
+        architecture gives it these.
+        """
+        if not self._takes_positions:
+            return False
+        if self._tried is None:
+            ids = torch.tensor([[0, 0, 2, 2], [1, 1, 2, 2]], device=self.device) % self.vocab_size
+            trained = self.training
+            self.eval()
+            counted = positions(torch.tensor([[1, 1, 2, 2]] * 2, device=self.device))
+            hidden = self._run(self.embed(ids), None, counted, None)
+            self.train(trained)
+            self._tried = torch.equal(hidden[0, 2:], hidden[1, 2:])
+        return self._tried
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden)
@@ -152,6 +183,7 @@ class TransformerBackbone(Backbone):
             state.mask = torch.cat([state.mask, chunk.to(state.mask.dtype)], dim=1)
         counted = chunk.long().cumsum(1)
         positions = (state.positions + counted - 1).clamp(min=0)
+        self._check_room(embeds, positions)
         hidden = self._run(embeds, state.mask, positions, state.cache)
         state.positions += counted[:, -1:]
         return hidden
@@ -207,6 +239,22 @@ class TransformerBackbone(Backbone):
             if key not in _NO_SETTINGS and hasattr(architecture, key)
         }
         return "transformer", {"architecture": config.model_type, "config": settings}
+
+    def _check_room(self, embeds: Tensor, positions: Tensor | None) -> None:
+        """Refuse a sequence that is longer than the positions that the model has learnt.
+
+        Raises:
+            ValueError: it is.
+        """
+        if self._most_positions is None:
+            return
+        longest = embeds.shape[1] if positions is None else int(positions.max()) + 1
+        if longest > self._most_positions:
+            raise ValueError(
+                f"transformer: {self.model.config.model_type} has learnt {self._most_positions} "
+                f"positions, and a sequence of text and images has {longest}; give it fewer or "
+                "smaller images or shorter texts, or choose an architecture with rotary positions"
+            )
 
     def _run(
         self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any
@@ -296,6 +344,17 @@ def _attention(config: Any) -> str:
             f"alone; choose {_INSTEAD.get(name, 'another')}"
         )
     return "sdpa" if model._supports_sdpa else "eager"
+
+
+def _learnt_positions(model: Any) -> int | None:
+    """How many positions a model has embeddings of; None if it computes them."""
+    words = model.get_input_embeddings()
+    tables = [
+        m for m in model.base_model.modules() if isinstance(m, nn.Embedding) and m is not words
+    ]
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    # OPT's table has two rows more, which no position is.
+    return most if any(len(table.weight) in (most, most + 2) for table in tables) else None
 
 
 def _cache_argument(name: str, accepted: Collection[str]) -> str:

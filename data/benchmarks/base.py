@@ -24,7 +24,6 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,11 +99,12 @@ class Benchmark(ABC):
         samples = self.samples(cache_dir, split)
         for index in range(len(samples)):
             sample = samples[index]
-            text = [sample.id, *map(astuple, sample.turns), sample.category, sample.answers]
+            said = [(t.question, t.answer, *([t.places] if t.places else [])) for t in sample.turns]
+            text = [sample.id, *said, sample.category, sample.answers]
             digest.update(json.dumps(text).encode())
-            if sample.image is not None:
-                digest.update(f"{sample.image.mode} {sample.image.size}".encode())
-                digest.update(sample.image.tobytes())
+            for image in sample.images:
+                digest.update(f"{image.mode} {image.size}".encode())
+                digest.update(image.tobytes())
         return digest.hexdigest()
 
     @abstractmethod

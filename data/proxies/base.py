@@ -15,7 +15,7 @@ import io
 from abc import abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import ClassVar, Literal, Protocol
@@ -168,7 +168,8 @@ class Proxy(DataSet):
 
     def _texts(self, index: int) -> list[str]:
         item, _ = self.sample_item("train", index)
-        return [text for turn in self.conversation(item, "train") for text in astuple(turn)]
+        turns = self.conversation(item, "train")
+        return [text for turn in turns for text in (turn.question, turn.answer)]
 
     def records(self, split: Split, shard: int) -> Iterator[Record]:
         """The records of one shard."""

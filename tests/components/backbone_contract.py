@@ -94,6 +94,28 @@ class BackboneContract:
             difference = (together[name] - expected).abs().max()
             assert difference < 1e-4 * expected.abs().max(), name
 
+    def test_packed_sequences_are_as_apart(self, backbone: Backbone, embeds: Tensor) -> None:
+        """Sequences side by side in rows, of one position too, and padding at the end of one."""
+        documents = torch.tensor([[1] * 8 + [2] * 12 + [3], [4] * 21, [5] * 3 + [6] * 10 + [0] * 8])
+        packed = embeds.clone().requires_grad_()
+        logits = backbone.head(backbone.packed_hidden_states(packed, documents))
+        logits[documents > 0].square().sum().backward()
+        together, grad = gradients(backbone), packed.grad
+        assert grad is not None
+        backbone.zero_grad()
+        alone = embeds.clone().requires_grad_()
+        for number in range(1, 7):
+            row = int((documents == number).any(1).nonzero())
+            where = documents[row] == number
+            expected = backbone(alone[row, where].unsqueeze(0))[0]
+            torch.testing.assert_close(logits[row, where], expected, atol=ATOL, rtol=0)
+            expected.square().sum().backward()
+        assert alone.grad is not None
+        torch.testing.assert_close(grad, alone.grad, atol=1e-4 * float(alone.grad.max()), rtol=0)
+        for name, expected in gradients(backbone).items():
+            difference = (together[name] - expected).abs().max()
+            assert difference < 1e-4 * expected.abs().max(), name
+
     @pytest.mark.parametrize("lengths", [(9, 9, 9), (9, 4, 1)])
     def test_decoding_equals_the_full_forward(
         self, backbone: Backbone, embeds: Tensor, lengths: tuple[int, ...]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ablate.components.backbones import BACKBONES, Backbone
+from ablate.components.backbones import BACKBONES, Backbone, mamba
 from ablate.components.checkpoints import CheckpointError
 from tests.components.backbone_contract import VOCAB, BackboneContract, pad
 
@@ -44,6 +44,59 @@ class TestTransformerPhi(BackboneContract):
             "num_key_value_heads": 4,
         }
         return BACKBONES.get("transformer")(vocab_size, architecture="phi", config=config)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+GLU = {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2}
+OPT = {**SMALL, "word_embed_proj_dim": 32, "ffn_dim": 64, "max_position_embeddings": 32}
+PACKED = {
+    "opt": (OPT, (2, 5)),  # learnt positions, and a mask of its own that knows of no packed rows
+    "qwen2": (GLU, (1, 9)),
+    "mistral": ({**GLU, "sliding_window": 3}, (1, 9)),
+}
+"""Settings of architectures, and the rows and columns in which they read packed sequences."""
+
+
+def transformer(architecture: str) -> Backbone:
+    torch.manual_seed(0)
+    config = PACKED[architecture][0]
+    return BACKBONES.get("transformer")(VOCAB, architecture=architecture, config=config).eval()
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+def test_transformers_read_packed_sequences_side_by_side_if_they_can(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = transformer(architecture)
+    embeds, documents = torch.randn(1, 9, backbone.d_model), torch.tensor([[1] * 4 + [2] * 5])
+    found = backbone.packed_hidden_states(embeds, documents)
+    alone = [backbone.hidden_states(embeds[:, part]) for part in (slice(4), slice(4, 9))]
+    torch.testing.assert_close(found, torch.cat(alone, dim=1), atol=2e-5, rtol=0)
+    read = []
+    monkeypatch.setattr(backbone, "_run", lambda e, *_: read.append(e.shape[:2]) or e)
+    backbone.packed_hidden_states(embeds, documents)
+    assert read == [PACKED[architecture][1]]
+
+
+def test_fused_blocks_read_packed_sequences_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their kernels, which need a GPU, are compared with the plain form in tests of their own."""
+    backbone = TestMamba2().build()
+    embeds, documents = torch.randn(1, 9, backbone.d_model), torch.tensor([[1] * 4 + [2] * 5])
+    monkeypatch.setattr(mamba, "fused_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(backbone, "_run", lambda *given: given)
+    assert backbone.packed_hidden_states(embeds, documents) == (embeds, documents, None)
+
+
+def test_more_positions_than_a_transformer_has_learnt_are_refused() -> None:
+    backbone = transformer("opt")
+    embeds = torch.randn(1, 33, backbone.d_model)
+    with pytest.raises(ValueError, match=r"opt has learnt 32 positions, .* has 33; give it fewer"):
+        backbone.hidden_states(embeds)
+    with pytest.raises(ValueError, match="has learnt 32 positions"):
+        backbone.prefill(embeds, backbone.init_state(1, 40))
+    documents = torch.tensor([[1] * 20 + [2] * 13])
+    assert backbone.packed_hidden_states(embeds, documents).shape == embeds.shape
+    TestTransformer().build().hidden_states(torch.randn(1, 33, 128))
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,14 @@ def two(picture: Image.Image) -> dict[str, torch.Tensor]:
 
 
 def one_kind(samples: Sequence[Sample]) -> dict[str, Any]:
-    return {"pixels": stack_pixels(samples, to_tensor), "kept": len(batch_memory._kept)}
+    return {
+        "pixels": stack_pixels([s.image for s in samples], to_tensor),
+        "kept": len(batch_memory._kept),
+    }
 
 
 def two_kinds(samples: Sequence[Sample]) -> Any:
-    return stack_pixels(samples, two)
+    return stack_pixels([s.image for s in samples], two)
 
 
 def loader(collate: Any, workers: int) -> ResumableLoader:

@@ -216,7 +216,10 @@ RECORDS: dict[str, tuple[Any, str]] = {
     "image is a number": (record(1, image=7), "image is not a path but 7"),
     "image is empty": (record(1, image=""), "image is not a path but ''"),
     "image is an object": (record(1, image={"bytes": "eA=="}), "image is not a path but {"),
-    "two images": (record(1, image=["sub/0.jpg", "sub/1.jpg"]), "has 2 images"),
+    "two images": (
+        record(1, image=["sub/0.jpg", "sub/1.jpg"]),
+        "names 2 images and has <image> 1 t",
+    ),
     "no images": (record(1, image=[]), "speaks of an image by <image> but names none"),
     "an image but no name": (without("image"), "speaks of an image by <image> but names none"),
     "image missing": (record(99), "image 'sub/99.jpg' cannot be read: No such file"),

@@ -11,7 +11,7 @@ import pytest
 from ablate.data.convert import Conversion, ConvertOptions
 from ablate.data.llava_records import (
     BadRecordError,
-    image_name,
+    image_names,
     read_records,
     read_turns,
     record_lines,
@@ -70,8 +70,8 @@ READ: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", READ)
 def test_spellings_of_an_image_are_read(name: str) -> None:
-    assert image_name(READ[name]) == "a.png"
-    assert read_turns(READ[name]) == [TURN]
+    assert image_names(READ[name]) == ["a.png"]
+    assert read_turns(READ[name], 1) == [TURN]
 
 
 TEXT_ALONE: dict[str, dict[str, Any]] = {
@@ -84,14 +84,66 @@ TEXT_ALONE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", TEXT_ALONE)
 def test_text_alone(name: str) -> None:
-    assert image_name(TEXT_ALONE[name]) is None
-    assert read_turns(TEXT_ALONE[name]) == [TURN]
+    assert image_names(TEXT_ALONE[name]) == []
+    assert read_turns(TEXT_ALONE[name], 0) == [TURN]
 
 
 def test_a_tag_of_html_is_text() -> None:
     """LLaVA-1.5's mix has conversations about programs."""
     asked = [{"from": "human", "value": "What does <video src='x'> do?"}, ASKED[1]]
-    assert image_name({"conversations": asked}) is None
+    assert image_names({"conversations": asked}) == []
+
+
+def asked(*questions: str) -> list[dict[str, Any]]:
+    return [m for q in questions for m in ({"from": "human", "value": q}, ASKED[1])]
+
+
+PLACED: dict[str, tuple[dict[str, Any], list[Turn]]] = {
+    "M4-Instruct": (
+        with_image(image=["a.png", "b.png"], conversations=asked("<image>\n<image>\nWhich?")),
+        [Turn("\n\nWhich?", "red", (0, 1))],
+    ),
+    "in mid-text and in turns": (
+        with_image(
+            images=["a.png", "b.png", "a.png"],
+            conversations=asked(" Is <image> like <image>?", "Why?", "And <image>"),
+        ),
+        [
+            Turn("Is  like ?", "red", (3, 9)),
+            Turn("Why?", "red"),
+            Turn("And ", "red", (4,)),
+        ],
+    ),
+    "one in a later turn": (
+        with_image(image="a.png", conversations=asked("Hi", "<image>\nWhat?")),
+        [Turn("Hi", "red"), Turn("\nWhat?", "red", (0,))],
+    ),
+    "one in the first question is the template's": (
+        with_image(image=["a.png"], conversations=asked("What is <image> this?", "Why?")),
+        [Turn("What is  this?", "red"), Turn("Why?", "red")],
+    ),
+    "after a system text": (
+        {"messages": said(("system", "Look. "), ("user", "<image><image>"), GIVEN)}
+        | {"images": ["a.png", "b.png"]},
+        [Turn("Look.\n", "red", (6, 6))],
+    ),
+    "OpenAI's parts": (
+        {
+            "messages": parts(
+                {"type": "image", "image": "a.png"},
+                {"type": "text", "text": "and"},
+                {"type": "image", "image": "b.png"},
+            )
+        },
+        [Turn("\nand\n\nWhat colour is it?", "red", (0, 5))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_images_stand_where_their_tokens_are(name: str) -> None:
+    record, turns = PLACED[name]
+    assert read_turns(record, len(image_names(record))) == turns
 
 
 def about(token: str) -> list[dict[str, Any]]:
@@ -99,9 +151,28 @@ def about(token: str) -> list[dict[str, Any]]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "two images": (with_image(images=["a.png", "b.png"]), "has 2 images"),
-    "the same image twice": (with_image(images=["a.png", "a.png"]), "has 2 images"),
-    "two keys": (with_image(image="a.png", images=["b.png"]), "has 2 images"),
+    "two images and no place": (
+        with_image(images=["a.png", "b.png"]),
+        "names 2 images and has <image> 0 times",
+    ),
+    "two images and one place": (
+        with_image(images=["a.png", "a.png"], conversations=SHOWN),
+        "names 2 images and has <image> 1 times",
+    ),
+    "one image and two places": (
+        with_image(image="a.png", conversations=[*SHOWN, *SHOWN]),
+        "names 1 images and has <image> 2 times",
+    ),
+    "an image in an answer": (
+        with_image(
+            image="a.png", conversations=[ASKED[0], {"from": "gpt", "value": "<image> red"}]
+        ),
+        "has <image> in an answer",
+    ),
+    "two keys": (
+        with_image(image="a.png", images=["b.png"]),
+        "names its images twice: ['a.png'] and ['b.png']",
+    ),
     "a video": (with_image(video="v.mp4", conversations=about("<video>")), "has 'video'"),
     "videos": (with_image(videos=["v.mp4"], image="a.png"), "has 'videos', which is not read"),
     "audio": (with_image(audios=["s.wav"]), "has 'audios'"),
@@ -124,7 +195,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_would_be_learnt_in_part_is_refused_by_name(name: str) -> None:
     record, message = REFUSED[name]
     with pytest.raises(BadRecordError) as caught:
-        image_name(record)
+        read_turns(record, len(image_names(record)))
     assert message in str(caught.value)
     assert len(str(caught.value)) < 250
 

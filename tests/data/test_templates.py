@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from ablate.data.placement import IMAGE_INDEX
 from ablate.data.samples import Sample, Turn
 from ablate.data.templates import CaptionTemplate, get_template
 from ablate.data.text import (
@@ -68,33 +70,47 @@ def plain(library: Library, turns: list[Turn], image: bool) -> Rows:
     return by_message(library, messages)
 
 
-def image_token(library: Library, text: str) -> list[int]:
-    """LLaVA's ``tokenizer_image_token``: tokenised between images, one beginning kept; 0 tokens
-    an image."""
+def image_token(library: Library, text: str, image: Sequence[int] = ()) -> list[int]:
+    """LLaVA's ``tokenizer_image_token``: tokenised between images, one beginning kept.
+
+    ``image`` is what it puts between; nothing for an image that is put elsewhere.
+    """
     first, *rest = (library.ids(chunk, start=True) for chunk in text.split("<image>"))
     begins = len(first) > 0 and first[0] == library.theirs.bos_token_id
-    return first + [token for chunk in rest for token in chunk[begins:]]
+    return first + [token for chunk in rest for token in (*image, *chunk[begins:])]
+
+
+def marked(turn: Turn) -> str:
+    """A question with LLaVA's token where it has images."""
+    ends = [0, *turn.places, len(turn.question)]
+    return "<image>".join(turn.question[start:end] for start, end in pairwise(ends))
 
 
 def vicuna(turns: list[Turn], image: bool, end: str) -> Iterator[tuple[str, str]]:
     """LLaVA's ``conv_vicuna_v1``: the text up to each answer, and up to its end."""
     text = f"{SYSTEM} "
     for index, turn in enumerate(turns):
-        text += f"USER: {'<image>' + chr(10) if image and index == 0 else ''}{turn.question} "
+        text += f"USER: {'<image>' + chr(10) if image and index == 0 else ''}{marked(turn)} "
         before = f"{text}ASSISTANT:"
         text = f"{before} {turn.answer}{end}"
         yield before, text
 
 
-def llava(library: Library, turns: list[Turn], image: bool) -> Rows:
+def llava(library: Library, turns: list[Turn], image: bool, inside: Sequence[int] = ()) -> Rows:
     """All in one, and supervised what comes on top of the text up to an answer."""
     texts = list(vicuna(turns, image, library.ours.eos_token))
-    ids = image_token(library, texts[-1][1])
+    ids = image_token(library, texts[-1][1], inside)
     labels = [IGNORE_INDEX] * len(ids)
     for before, after in texts:
-        span = slice(len(image_token(library, before)), len(image_token(library, after)))
+        ends = [len(image_token(library, text, inside)) for text in (before, after)]
+        span = slice(*ends)
         labels[span] = ids[span]
     return ids, labels
+
+
+def llava_inside(library: Library, turns: list[Turn], image: bool) -> Rows:
+    """With the image where its owner has it."""
+    return llava(library, turns, image, [IMAGE_INDEX])
 
 
 def preprocess_v1(library: Library, turns: list[Turn], image: bool) -> Rows:
@@ -120,6 +136,7 @@ OWNERS: dict[str, Callable[[Library, list[Turn], bool], Rows]] = {
     "plain": plain,
     "ml-mamba": ml_mamba,
     "llava-1.5": llava,
+    "llava-1.5-inside": llava_inside,
 }
 
 
@@ -133,6 +150,20 @@ def test_tokens_and_labels_are_the_owners(
     library = libraries[name]
     found = encode_conversation(turns, get_template(template), library.ours, 10_000, image=image)
     assert found == OWNERS[template](library, turns, image)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_several_images_stand_where_llava_has_them(
+    libraries: dict[str, Library], name: str
+) -> None:
+    """As LLaVA-NeXT-Interleave leaves ``<image>`` where a message has it."""
+    library = libraries[name]
+    first = Turn("\n\nWhat is like that?", "4, or two and 2", (0, 1, 14))
+    turns = [first, Turn("No?", "Yes"), Turn("two and ", "True", (8,))]
+    for template in ("llava-1.5", "llava-1.5-inside"):
+        found = encode_conversation(turns, get_template(template), library.ours, 10_000)
+        assert found == llava_inside(library, turns, image=False)
+        assert found[0].count(IMAGE_INDEX) == 4
 
 
 @pytest.mark.parametrize("image", [True, False])
@@ -370,7 +401,8 @@ def test_special_tokens_that_are_typed_are_text(name: str, template: str, tmp_pa
     expected = [*controls(harmless, parse=False), *meant, *meant]
     assert sorted(controls(typed, parse=True)) == sorted(expected)
     if name != "word":  # which keeps no brackets
-        shown = tokenizer.backend.decode(encode_conversation(typed, chosen, tokenizer, 10_000)[0])
+        ids, _ = encode_conversation(typed, chosen, tokenizer, 10_000, image=False)
+        shown = tokenizer.backend.decode(ids)
         assert all(shown.count(one) >= 2 for one in special)
 
 

@@ -207,11 +207,16 @@ class Both:
         return {"half": pixels[:, ::2].half(), "whole": pixels}
 
 
+def stack(samples: list[Sample], transform: Transform) -> object:
+    """``stack_pixels`` as a collator of samples."""
+    return stack_pixels([sample.image for sample in samples], transform)
+
+
 @pytest.mark.parametrize("transform", [to_tensor, Both()])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pixels_are_stacked_alike_in_workers(transform: Transform, workers: int) -> None:
     numbers = Numbers(7)
-    collate = partial(stack_pixels, transform=transform)
+    collate = partial(stack, transform=transform)
     found = list(
         make_loader(numbers, collate, 3, sampler=SeededSampler(7, 0, False), num_workers=workers)
     )

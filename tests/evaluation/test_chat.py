@@ -99,7 +99,7 @@ def test_questions_are_asked_at_the_terminal_until_an_empty_line(
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         words = ["--model", str(saved), "--image", str(picture), "--max-new-tokens", "9"]
         assert chat(*words) == 0
-        conversation = open_chat(saved, Image.open(picture), 9, GREEDY)
+        conversation = open_chat(saved, [Image.open(picture)], 9, GREEDY)
         parts: list[str] = []
         answers = [conversation.ask(f"what is {c} ?", parts.append) for c in ("red", "blue")]
         assert "".join(parts) == "".join(answers)
@@ -109,7 +109,7 @@ def test_questions_are_asked_at_the_terminal_until_an_empty_line(
 
 def test_a_turn_is_read_after_all_before_it(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the model has learnt to: the ids of the prompts are those of a training conversation."""
-    conversation = open_chat(saved, Image.effect_noise((64, 64), 90), 12, GREEDY)
+    conversation = open_chat(saved, [Image.effect_noise((64, 64), 90)], 12, GREEDY)
     read: list[torch.Tensor] = []
     prompt = conversation.model.prompt
 
@@ -130,18 +130,18 @@ def test_a_turn_is_read_after_all_before_it(saved: Path, monkeypatch: pytest.Mon
 
 def test_the_image_matters_and_may_be_left_out(saved: Path) -> None:
     images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    chats = [open_chat(saved, image, 12, GREEDY) for image in [*images, None]]
+    chats = [open_chat(saved, each, 12, GREEDY) for each in [images[:1], images[1:], []]]
     assert len({chat.ask("what is red ?", lambda piece: None) for chat in chats}) == 3
 
 
 def test_sampling_is_seeded_and_each_turn_draws_anew(saved: Path) -> None:
     def answers(seed: int, *questions: str) -> list[str]:
-        conversation = open_chat(saved, None, 12, Sampling(2.0, seed=seed))
+        conversation = open_chat(saved, [], 12, Sampling(2.0, seed=seed))
         return [conversation.ask(question, lambda piece: None) for question in questions]
 
     assert answers(1, "red ?") == answers(1, "red ?")
     assert answers(1, "red ?") != answers(2, "red ?")
-    conversation = open_chat(saved, None, 12, Sampling(1e6, seed=1))
+    conversation = open_chat(saved, [], 12, Sampling(1e6, seed=1))
     first = conversation.ask("red ?", lambda piece: None)
     assert conversation.ask("red ?", lambda piece: None) != first  # though every token is as likely
 
@@ -183,7 +183,7 @@ def test_a_typed_question_that_is_not_text_is_one_line(
 def test_a_folder_without_its_tokenizer_is_refused(saved: Path) -> None:
     (saved / TOKENIZER).unlink()
     with pytest.raises(ConfigError, match=r"--model: no tokenizer at .*tokenizer.json"):
-        open_chat(saved, None, 5, GREEDY)
+        open_chat(saved, [], 5, GREEDY)
 
 
 def test_runs_that_cannot_be_asked(house: Path) -> None:
@@ -241,7 +241,7 @@ def test_tokens_that_are_no_text_stop_no_stream() -> None:
 
 
 def test_bf16_answers_too(saved: Path) -> None:
-    conversation = open_chat(saved, Image.effect_noise((64, 64), 90), 5, GREEDY)
+    conversation = open_chat(saved, [Image.effect_noise((64, 64), 90)], 5, GREEDY)
     assert not conversation.bf16
     rounded = Chat(**{**vars(conversation), "bf16": True})
     assert rounded.ask("what is red ?", lambda piece: None)

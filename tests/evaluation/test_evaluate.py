@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ablate.config.compose import Layer, compose, expand
 from ablate.data.benchmarks import BENCHMARKS
+from ablate.data.placement import IMAGE_INDEX
 from ablate.data.samples import Turn
 from ablate.data.templates import get_template
 from ablate.data.text import IGNORE_INDEX
@@ -88,6 +89,7 @@ class Parrot:
     """A model that has conversations by heart, in tokens, and goes on with them."""
 
     encoder = SimpleNamespace(transform=to_tensor)
+    connector = SimpleNamespace(num_output_tokens=1)
 
     def __init__(self, conversations: list[list[int]], vocab_size: int) -> None:
         self.conversations = conversations
@@ -117,7 +119,7 @@ class Parrot:
         return pixels
 
     def log_probabilities(
-        self, pixels: Any, input_ids: Tensor, labels: Tensor, has_image: Tensor
+        self, pixels: Any, input_ids: Tensor, labels: Tensor, *images: Tensor | None
     ) -> Tensor:
         known = [
             ids[: int((label != IGNORE_INDEX).nonzero()[-1]) + 1].tolist() in self.conversations
@@ -164,7 +166,9 @@ def test_knowing_all_answers_scores_1_and_none_0(
             (turn,) = samples[index].turns
             answer = given[benchmark_name].get(turn.answer, turn.answer)
             turns = [Turn(turn.question, answer)]
-            conversations.append(OWNERS[template](library, turns, True)[0])
+            ids, _ = OWNERS[template](library, turns, True)
+            # An image's token is a padding token that attention sees.
+            conversations.append([library.ours.pad_id if i == IMAGE_INDEX else i for i in ids])
         model: Any = Parrot(conversations, library.ours.vocab_size)
         records = evaluate(run, model, dataset, official, benchmark, reporter)
         assert benchmark.summarise(records)["accuracy"] == score

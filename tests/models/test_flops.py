@@ -20,7 +20,8 @@ def read(made: VisionLanguageModel, has_image: list[bool]) -> Positions:
     found = Positions()
     ids, mask = torch.zeros(len(has_image), 5), torch.ones(len(has_image), 5)
     mask[0, 3:] = 0
-    batch = {"input_ids": ids, "attention_mask": mask, "has_image": torch.tensor(has_image)}
+    pixels = torch.zeros(sum(has_image), 3, 64, 64) if any(has_image) else None
+    batch = {"pixels": pixels, "input_ids": ids, "attention_mask": mask}
     found.add(made, counted(batch))
     return found
 

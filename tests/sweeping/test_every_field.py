@@ -50,6 +50,7 @@ OPTIONAL = {
     "train.max_steps": 7,
     "train.validate_every": 2,
     "evaluate.limit": 3,
+    "data.pack": 512,
     "start_from": "elsewhere",
     "stages": ["align", "finetune"],
 }
