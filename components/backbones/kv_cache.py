@@ -5,6 +5,8 @@ Imports transformers, so import it only where a cache is made.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -55,12 +57,8 @@ class PreallocatedLayer(DynamicLayer):
     def fork(self, rows: Tensor) -> PreallocatedLayer:
         """A layer of its own with these rows (B',), as often as they are given."""
         forked = PreallocatedLayer(self.max_length)
-        if self.is_initialized:
-            seen = self.get_seq_length()
-            keys, values = (kept.index_select(0, rows) for kept in (self.keys, self.values))
-            forked.lazy_initialization(keys, values)
-            if seen:
-                forked.update(keys, values)
+        if self.keys is not None and self.values is not None:
+            forked.update(self.keys.index_select(0, rows), self.values.index_select(0, rows))
         return forked
 
 
@@ -102,7 +100,8 @@ class FixedLayer(DynamicLayer):
 
 def forked_cache(cache: Cache, rows: Tensor) -> Cache:
     """A cache of ``preallocated_cache`` with these rows (B',), as often as they are given."""
-    return Cache(layers=[layer.fork(rows) for layer in cache.layers])  # type: ignore[attr-defined]
+    layers = cast(list[PreallocatedLayer], cache.layers)
+    return Cache(layers=[layer.fork(rows) for layer in layers])
 
 
 def preallocated_cache(layers: int, max_length: int) -> Cache:
