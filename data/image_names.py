@@ -13,7 +13,7 @@ from typing import Any
 from torch.utils.data import Subset
 
 from ablate.data.benchmarks.annotations import AnnotatedItems
-from ablate.data.conversations import Conversations
+from ablate.data.conversations import Conversations, Questions
 from ablate.data.images import VERSION
 from ablate.data.lengths import ShortenedSamples
 from ablate.data.mixture import WeightedSamples
@@ -42,6 +42,12 @@ def _(samples: ShardDataset) -> list[str]:
 def _(samples: Conversations) -> list[str]:
     names = image_names(samples.samples)
     return [names[group[0]] for group in samples.groups]
+
+
+@image_names.register
+def _(samples: Questions) -> list[str]:
+    names = image_names(samples.samples)
+    return [names[conversation] for conversation, _ in samples.places]
 
 
 @image_names.register
