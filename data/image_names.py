@@ -6,6 +6,7 @@ sample without an image has the empty name.
 
 from __future__ import annotations
 
+import hashlib
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,18 @@ def _(samples: Subset) -> list[str]:
 
 @image_names.register
 def _(samples: AnnotatedItems) -> list[str]:
-    names = {path: _file_name(path) for path in {item.image for item in samples.items}}
-    return [names[item.image] for item in samples.items]
+    names = {picture: _name(picture) for picture in {item.picture for item in samples.items}}
+    return [names[item.picture] for item in samples.items]
+
+
+def _name(picture: Path | bytes | None) -> str:
+    if picture is None:
+        return ""
+    return _file_name(picture) if isinstance(picture, Path) else _content_name(picture)
+
+
+def _content_name(picture: bytes) -> str:
+    return f"{hashlib.sha256(picture).hexdigest()} {VERSION}"
 
 
 def _file_name(path: Path) -> str:

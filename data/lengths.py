@@ -94,7 +94,11 @@ def _(samples: WeightedSamples) -> Reader | None:
 
 @question_reader.register
 def _(samples: AnnotatedItems) -> Reader:
-    return lambda index: samples.items[index].sample(_BLANK)
+    def read(index: int) -> Sample:
+        item = samples.items[index]
+        return item.sample(None if item.picture is None else _BLANK)
+
+    return read
 
 
 @question_reader.register

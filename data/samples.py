@@ -40,6 +40,7 @@ class Sample:
         category: the kind of question, for results broken down by it; "" for none.
         answers: all acceptable references for the last turn; the last answer by default.
         image_id: what the image is called where it has a name; see ``Sample.record``.
+        choices: the options of the last question, if it has any.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Sample:
     category: str = ""
     answers: list[str] = field(default_factory=list)
     image_id: str = ""
+    choices: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -71,6 +73,7 @@ class Sample:
             "answer": self.turns[-1].answer,
             "answers": list(self.answers),
             "category": self.category,
+            **({"choices": list(self.choices)} if self.choices else {}),
         }
 
 

@@ -276,6 +276,7 @@ class PromptCollator:
         max_length: of a prompt, in tokens.
         choices: answers to choose between. A row then ends where their tokens first differ.
         answered: with the conversations as they would be with their right answers, too.
+        options: with the conversations as they would be with each of their own ``choices``, too.
 
     Returns:
         ``pixels``, as ``stack_pixels`` gives them, of each image once, and ``image_of_row`` (B,),
@@ -284,7 +285,9 @@ class PromptCollator:
         ``begun``, for each row the tokens of an answer that it ends with already, as all choices
         have them; ``samples``, see ``Sample.record``. If ``answered``, ``right_ids`` and
         ``right_labels`` (B, L'), padded on the right: conversations with the right answer
-        (``right_answer``), and labels on it and on the token that ends it.
+        (``right_answer``), and labels on it and on the token that ends it. If ``options``, that is
+        also a list of such pairs, of the samples' first choices, their second ones and so on, where
+        a sample with fewer has its last one again.
 
     Raises:
         TooLongError: a prompt longer than ``max_length`` tokens.
@@ -298,6 +301,7 @@ class PromptCollator:
     max_length: int | None = None
     choices: tuple[str, ...] = ()
     answered: bool = False
+    options: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         rows, begun, choices = zip(*map(self._row, samples), strict=True)
@@ -314,10 +318,21 @@ class PromptCollator:
             "samples": [each.record(key) for each, key in zip(samples, keys, strict=True)],
         }
         if self.answered:
-            right = [self._right(sample) for sample in samples]
-            batch["right_ids"] = pad([ids for ids, _ in right], self.tokenizer.pad_id, "right")
-            batch["right_labels"] = pad([labels for _, labels in right], IGNORE_INDEX, "right")
+            answers = [right_answer(sample.answers, self.choices) for sample in samples]
+            batch["right_ids"], batch["right_labels"] = self._answered(samples, answers)
+        if self.options:
+            most = max(len(sample.choices) for sample in samples)
+            batch["options"] = [
+                self._answered(samples, [s.choices[min(n, len(s.choices) - 1)] for s in samples])
+                for n in range(most)
+            ]
         return batch
+
+    def _answered(self, samples: Sequence[Sample], answers: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids and labels of conversations that end with these answers."""
+        rows = [self._with(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
+        ids = pad([ids for ids, _ in rows], self.tokenizer.pad_id, "right")
+        return ids, pad([labels for _, labels in rows], IGNORE_INDEX, "right")
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:
         """The ids to go on from, those of them that are the answer's, and the choices' next."""
@@ -332,13 +347,13 @@ class PromptCollator:
             raise _of_sample(sample, error) from error
         return row, row[len(prompt) :], tokens
 
-    def _right(self, sample: Sample) -> tuple[list[int], list[int]]:
-        """The ids and labels of a conversation with its right answer."""
+    def _with(self, sample: Sample, answer: str) -> tuple[list[int], list[int]]:
+        """The ids and labels of a conversation that ends with an answer."""
         *earlier, last = sample.turns
-        right = replace(last, answer=right_answer(sample.answers, self.choices))
+        turns = [*earlier, replace(last, answer=answer)]
         image = sample.image is not None
         try:
-            return encode_answer([*earlier, right], self.template, self.tokenizer, image=image)
+            return encode_answer(turns, self.template, self.tokenizer, image=image)
         except ValueError as error:
             raise _of_sample(sample, error) from error
 

@@ -307,7 +307,7 @@ def _benchmarks(evaluate: dict[str, Any], layers: list[Layer]) -> dict[str, Any]
 
 
 def read_definition(name: str, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A benchmark's class by name, and ``args`` over those of the file that defines it, if one does.
+    """A benchmark's class, and ``args`` over those of the file that defines it, if one does.
 
     Raises:
         ConfigError: a mistake in that file.

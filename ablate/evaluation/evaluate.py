@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 from ablate.config.schema import RunConfig
 from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
+from ablate.data.benchmarks.choosing import LETTERS
 from ablate.data.features import FEATURES, image_transform
 from ablate.data.image_names import image_names
 from ablate.data.loading import SeededSampler, make_loader
@@ -44,7 +45,14 @@ def evaluate(
     samples = Subset(samples, order)
     transform = image_transform(samples, model.encoder.transform, features)
     choices = benchmark.choices or ()
-    collate = PromptCollator(tokenizer, dataset.template, transform, choices=choices, answered=True)
+    collate = PromptCollator(
+        tokenizer,
+        dataset.template,
+        transform,
+        choices=choices,
+        answered=True,
+        options=benchmark.by_likelihood,
+    )
     loader = make_loader(
         samples,
         collate,
@@ -80,7 +88,7 @@ def answer(
     """The records of one batch, as ``PromptCollator`` makes it with choices and answered."""
     asked = read_once if bool((batch["image_of_row"] >= 0).all()) else read_anew
     how = {"max_new_tokens": benchmark.max_new_tokens, "stop_ids": [tokenizer.eos_id]}
-    generation, right = asked(model, {**batch, **on_device(batch, device)}, how)
+    generation, right, *options = asked(model, {**batch, **on_device(batch, device)}, how)
     lengths = (batch["right_labels"] != IGNORE_INDEX).sum(1)
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, batch["choices"].to(device)).tolist()
@@ -93,27 +101,45 @@ def answer(
         record["log_probability"], record["tokens"] = log_probability, length
         if benchmark.choices:
             record["choice_probabilities"] = dict(zip(benchmark.choices, row, strict=True))
+    if options:
+        for record, found in zip(records, torch.stack(options, 1).tolist(), strict=True):
+            record["choice_probabilities"] = option_probabilities(found[: len(record["choices"])])
+    for record in records:
         record["score"] = benchmark.score(record["prediction"], record)
     return records
+
+
+def option_probabilities(likelihoods: list[float]) -> dict[str, float]:
+    """By letter, from the options' log-probabilities; normalised over the options."""
+    probabilities = torch.tensor(likelihoods, dtype=torch.float64).softmax(0).tolist()
+    return dict(zip(LETTERS, probabilities, strict=False))
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What of a batch the model is given."""
     tensors = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
-    return {**tensors, "pixels": to_device(batch["pixels"], device)}
+    options = [(ids.to(device), labels.to(device)) for ids, labels in batch.get("options", ())]
+    return {**tensors, "pixels": to_device(batch["pixels"], device), "options": options}
 
 
-Answers = tuple[Generation, Tensor]
-"""What the model says to each row of a batch, and the log-probability of each right answer (B,)."""
+Answers = tuple[Generation, *tuple[Tensor, ...]]
+"""What the model says to each row of a batch, and the log-probability (B,) of each right answer, of
+each row's first option, of its second and so on."""
 
 
 def read_once(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any]) -> Answers:
     """Answers to rows that all have an image, each of which is read once for all that is asked."""
-    prompts, right, of_row = batch["input_ids"], batch["right_ids"], batch["image_of_row"]
-    room = max(prompts.shape[1] + how["max_new_tokens"], right.shape[1])
+    prompts, of_row, answers = batch["input_ids"], batch["image_of_row"], answers_of(batch)
+    lengths = [ids.shape[1] for ids, _ in answers]
+    room = max(prompts.shape[1] + how["max_new_tokens"], *lengths)
     images = ImagesRead(model, batch["pixels"], room)
     generation = images.generate(of_row, prompts, batch["attention_mask"], **how)
-    return generation, images.log_probabilities(of_row, right, batch["right_labels"])
+    return generation, *(images.log_probabilities(of_row, *answer) for answer in answers)
+
+
+def answers_of(batch: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """Ids and labels of the right answers, and of the options."""
+    return [(batch["right_ids"], batch["right_labels"]), *batch["options"]]
 
 
 @torch.inference_mode()
@@ -128,8 +154,8 @@ def read_anew(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, 
         pixels = {FEATURES: model.features(pixels).index_select(0, of_row[has_image])}
     prompts, mask = batch["input_ids"], batch["attention_mask"]
     generation = model.generate(pixels, prompts, mask, has_image=has_image, **how)
-    labels = batch["right_labels"]
-    return generation, model.log_probabilities(pixels, batch["right_ids"], labels, has_image)
+    likely = (model.log_probabilities(pixels, *each, has_image) for each in answers_of(batch))
+    return generation, *likely
 
 
 def choice_probabilities(first_logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:

@@ -159,9 +159,11 @@ def _check_probabilities(
     if chances is None:
         return
     place = f"row {number}"
+    if isinstance(chances, dict):  # a table of questions with fewer options has empty places
+        chances = row["choice_probabilities"] = {k: v for k, v in chances.items() if v is not None}
     if not isinstance(chances, dict) or not all(map(_is_probability, chances.values())):
         raise ConfigError(str(file), place, f"choice_probabilities are {chances!r}")
-    if benchmark.choices is None:
+    if benchmark.choices is None and not benchmark.by_likelihood:
         message = "choice_probabilities do not score this benchmark; are they of another one?"
         raise ConfigError(str(file), place, message)
 

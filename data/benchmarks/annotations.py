@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import json
 from abc import abstractmethod
@@ -9,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from PIL import Image
 
@@ -33,9 +34,27 @@ class AnnotationError(ValueError):
     """An official file that is damaged, or another than it should be; names the file and place."""
 
 
+class Question(Protocol):
+    """One question before its image is read.
+
+    Attributes:
+        id: unique in its benchmark.
+        picture: where its image is, or that as base64; None for a question without an image.
+    """
+
+    id: str
+
+    @property
+    def picture(self) -> Path | bytes | None: ...
+
+    def sample(self, image: Image.Image | None) -> Sample:
+        """The question about its image."""
+        ...
+
+
 @dataclass
 class Item:
-    """One question before its image is read."""
+    """A question of an official file."""
 
     id: str
     image: Path
@@ -44,8 +63,11 @@ class Item:
     category: str = ""
     answers: Sequence[str] = ()
 
-    def sample(self, image: Image.Image) -> Sample:
-        """The question about its image."""
+    @property
+    def picture(self) -> Path:
+        return self.image
+
+    def sample(self, image: Image.Image | None) -> Sample:
         turn = Turn(self.question, self.answer)
         return Sample(
             self.id, image, [turn], self.category, list(self.answers), image_id=self.image.stem
@@ -142,7 +164,7 @@ class Entry:
 class AnnotatedItems:
     """Items as a map-style data set of samples; an image is read when its sample is."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[Question]) -> None:
         self.items = items
 
     def __len__(self) -> int:
@@ -156,14 +178,15 @@ class AnnotatedItems:
             AnnotationError: its image is broken.
         """
         item = self.items[index]
-        data = read_bytes(item.image)
+        picture = item.picture
+        if picture is None:
+            return item.sample(None)
         try:
-            image = decode_image(data)
-        except ImageError as error:
-            raise AnnotationError(
-                f"image {item.image} of question {item.id} is broken: {error}"
-            ) from error
-        return item.sample(image)
+            return item.sample(decode_image(encoded(picture)))
+        except (ImageError, binascii.Error) as error:
+            name = f"{picture} " if isinstance(picture, Path) else ""
+            message = f"image {name}of question {item.id} is broken: {error}"
+            raise AnnotationError(message) from error
 
 
 class OfficialBenchmark(Benchmark):
@@ -288,6 +311,11 @@ def is_held_out(image: Path) -> bool:
 
 def _evaluated(split: Split) -> EvaluationSplit:
     return "validation" if split == "validation" else "test"
+
+
+def encoded(picture: Path | bytes) -> bytes:
+    """An image's file, from its path or from base64; raises as ``read_bytes``, or binascii.Error"""
+    return read_bytes(picture) if isinstance(picture, Path) else binascii.a2b_base64(picture)
 
 
 def read_bytes(path: Path) -> bytes:

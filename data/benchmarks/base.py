@@ -8,7 +8,8 @@ artifact ``predictions/BENCHMARK.parquet``, a row per item:
   content; null without an image, but for held-out conversations: their ids;
 - ``question``, ``answer``, ``answers`` (all references, one per annotator), ``category``;
 - ``prediction``: the generated text;
-- ``choice_probabilities``: choice -> probability, where the benchmark has choices;
+- ``choices``: the options of a question that has its own, lettered from A;
+- ``choice_probabilities``: choice (or its letter) -> probability, where one is chosen by it;
 - ``score``: from 0 to 1;
 - ``log_probability``: natural logarithm of the probability of the right answer and the token that
   ends it, right after the prompt: the sum over its tokens, each given those before it. Of several
@@ -56,6 +57,11 @@ class Benchmark(ABC):
     def choices(self) -> tuple[str, ...] | None:
         """Answers whose next-token probability scores an item; None: the generated text does."""
         return None
+
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether each item's own ``choices`` are compared by how likely they are as answers."""
+        return False
 
     @property
     def chance(self) -> float | None:

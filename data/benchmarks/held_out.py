@@ -9,7 +9,7 @@ from pathlib import Path
 from ablate.data.base import DataSet, Split
 from ablate.data.benchmarks.annotations import is_held_out
 from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, EvaluationSplit, ItemRecord
-from ablate.data.benchmarks.metrics import METRICS, MetricName
+from ablate.data.benchmarks.metrics import METRICS, TextMetricName
 from ablate.data.conversations import Questions
 from ablate.data.image_names import image_names
 from ablate.data.lengths import question_reader
@@ -35,8 +35,8 @@ class HeldOut(Benchmark):
         max_new_tokens: the longest answer.
     """
 
-    def __init__(self, *, metric: MetricName = "exact", max_new_tokens: int = 64) -> None:
-        self._score = METRICS[metric]
+    def __init__(self, *, metric: TextMetricName = "exact", max_new_tokens: int = 64) -> None:
+        self._score = METRICS[metric].score
         self._max_new_tokens = max_new_tokens
         self._dataset: DataSet | None = None
 
