@@ -16,7 +16,7 @@ from ablate.components.registry import nearest
 from ablate.data.base import Split
 from ablate.data.benchmarks.annotations import AnnotatedItems, AnnotationError, Entry
 from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, EvaluationSplit, ItemRecord
-from ablate.data.benchmarks.choosing import lettered
+from ablate.data.benchmarks.choosing import by_letter, lettered
 from ablate.data.benchmarks.file_items import FileItem, Layout
 from ablate.data.benchmarks.metrics import METRICS, TOLERANCE, MetricName, number
 from ablate.data.benchmarks.rows import fields_of, find_files, read_rows
@@ -53,12 +53,13 @@ class FileBenchmark(Benchmark):
             it).
         columns: field -> the column that it stands in, if that is called otherwise; or a template
             of columns (``{image_id}.jpg``); or, of ``choices``, a list of columns. ``{file}`` is
-            the file's name without its ending, ``{key}`` what a JSON mapping calls a record.
+            the file's name without its ending, ``{number}`` the row's, from 0, ``{key}`` what a
+            JSON mapping calls a record.
         answers_as: the answer to a question with ``choices`` is the ``letter`` of one, its
             ``index`` from 0, or its ``text``.
         prompt: how a question is put: a template of ``{question}`` and ``{choices}``, a lettered
-            line each. By default the question alone; for ``letter``, with the choices and the
-            request for a letter.
+            line each. By default the question alone; for ``letter`` and ``mmbench``, with the
+            choices and the request for a letter.
         only: column -> the value that it has in the rows that are used.
         splits: ``test`` and ``validation`` -> the words that ``split`` has for them.
         separator: what parts several answers, or choices, in a cell; by default it holds one.
@@ -93,14 +94,15 @@ class FileBenchmark(Benchmark):
         self._metric = METRICS[metric]
         self._score = self._metric.score
         self._by_likelihood = metric == "likelihood"
-        self._prompt = prompt or (LETTER_PROMPT if metric == "letter" else PROMPT)
+        letter = self._score is by_letter
+        self._prompt = prompt or (LETTER_PROMPT if letter else PROMPT)
         self._only = {column: str(value) for column, value in (only or {}).items()}
         self._splits = {"test": "test", "validation": "validation"} | (splits or {})
         self._records, self._header = records, header or []
         self._max_new_tokens = max_new_tokens
         needs = self._metric.needs
         given = columns or {}
-        self._layout = Layout(given, answers_as, images_as, separator, needs, metric == "letter")
+        self._layout = Layout(given, answers_as, images_as, separator, needs, letter)
         _check("columns", given, COLUMNS)
         _check("splits", self._splits, ("test", "validation"))
         _check("prompt", fields_of(self._prompt), ("question", "choices"))

@@ -15,6 +15,7 @@ from typing import Literal
 
 from ablate.data.benchmarks.base import ItemRecord, mean_by_category
 from ablate.data.benchmarks.choosing import by_letter, by_likelihood
+from ablate.data.benchmarks.mmbench import summarise_mmbench
 from ablate.data.benchmarks.mme import says, summarise_mme
 from ablate.data.benchmarks.textvqa import textvqa_accuracy
 from ablate.data.benchmarks.vqav2 import vqav2_accuracy
@@ -184,6 +185,7 @@ MetricName = Literal[
     "textvqa",
     "letter",
     "likelihood",
+    "mmbench",
     "mme",
     "ocrbench",
 ]
@@ -197,6 +199,7 @@ METRICS: Mapping[str, Metric] = {
     "textvqa": Metric(textvqa, "people"),
     "letter": Metric(by_letter, "choices"),
     "likelihood": Metric(by_likelihood, "choices"),
+    "mmbench": Metric(by_letter, "choices", summarise_mmbench),
     "mme": Metric(mme, "yes or no", summarise_mme),
     "ocrbench": Metric(ocrbench),
 }

@@ -19,9 +19,9 @@ from ablate.data.benchmarks.annotations import (
     read_json_lines,
 )
 
-FILE, KEY = "file", "key"
-"""Further fields of a row: the name of its file, without what follows the last dot, and what the
-record is called where records are not a list but a mapping."""
+FILE, NUMBER, KEY = "file", "number", "key"
+"""Further fields of a row: the name of its file, without what follows the last dot; its number,
+from 0; what the record is called where records are not a list but a mapping."""
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt")
 
 
@@ -64,7 +64,8 @@ def read_rows(path: Path, records: str = "", header: Sequence[str] = ()) -> list
         case suffix:
             known = ", ".join(SUFFIXES)
             raise AnnotationError(f"{path}: {suffix!r} is none of the known endings: {known}")
-    return [Entry(e.place, {FILE: path.stem, **e.values}) for e in entries]
+    numbered = enumerate(entries)
+    return [Entry(e.place, {FILE: path.stem, NUMBER: n, **e.values}) for n, e in numbered]
 
 
 def _of_json(path: Path, records: str) -> Iterator[Entry]:

@@ -272,10 +272,10 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(MissingFileError, match="no file at"):
             asked(tmp_path / name)
     (tmp_path / "q.xml").write_text("<a/>")
-    with pytest.raises(AnnotationError, match="'.xml' is none of the known endings: .json"):
+    with pytest.raises(AnnotationError, match="is none of the known endings"):
         asked(tmp_path / "q.xml")
     path = write_rows(tmp_path / "q.json", [{**GOOD, "image": "gone.png"}])
-    with pytest.raises(MissingFileError, match="gone.png"):
+    with pytest.raises(MissingFileError, match=r"gone\.png"):
         asked(path)
 
 

@@ -16,6 +16,7 @@ from ablate.data.benchmarks.metrics import (
     edit_distance,
     number,
 )
+from ablate.data.benchmarks.mmbench import summarise_mmbench
 from ablate.data.benchmarks.mme import COGNITION, PERCEPTION, summarise_mme
 from ablate.data.benchmarks.textvqa import textvqa_accuracy
 from ablate.data.benchmarks.vqav2 import vqav2_accuracy
@@ -219,3 +220,23 @@ def test_mmes_broken_pairs_count_in_no_pairs_figure() -> None:
     assert figures["accuracy+/count"] == 1.0
     assert figures["score/count"] == 200.0
     assert not [name for name in figures if re.search(r"\+/color|score/color", name)]
+
+
+def mmbench_records(scores: dict[int, float], options: int = 2) -> list[dict[str, Any]]:
+    choices = ["x"] * options
+    return [
+        {"id": str(index), "category": "logic", "score": value, "choices": choices}
+        for index, value in scores.items()
+    ]
+
+
+def test_mmbenchs_questions_are_right_in_every_order_or_not_at_all() -> None:
+    asked = {1: 1.0, 1_000_001: 1.0, 2: 1.0, 1_000_002: 0.0, 3: 0.0, 1_000_003: 0.0}
+    figures = summarise_mmbench(mmbench_records(asked))
+    expected = {"accuracy": 1 / 2, "vanilla": 2 / 3, "circular": 1 / 3}
+    assert figures == pytest.approx(expected | {f"{k}/logic": v for k, v in expected.items()})
+    figures = summarise_mmbench(
+        mmbench_records({4: 1.0, 1_000_001: 0.0, 2_000_001: 1.0}, options=3)
+    )
+    assert "circular" not in figures
+    assert figures["vanilla"] == 1.0
