@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from ablate.data.benchmarks.annotations import AnnotatedItems
+from ablate.data.annotated_items import AnnotatedItems
 from ablate.data.conversations import Conversations, Questions
 from ablate.data.images import VERSION
 from ablate.data.lengths import ShortenedSamples

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ablate.data.benchmarks.annotations import AnnotatedItems
+from ablate.data.annotated_items import AnnotatedItems
 from ablate.data.conversations import Conversations, Questions, question
 from ablate.data.mixture import WeightedSamples
 from ablate.data.samples import Sample, Samples, Turn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import json
 from abc import abstractmethod
@@ -10,46 +9,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from PIL import Image
 
+from ablate.data.annotated_items import (
+    AnnotatedItems,
+    AnnotationError,
+    read_bytes,
+)
 from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark, EvaluationSplit
 from ablate.data.contents import Contents
-from ablate.data.images import VERSION, ImageError, decode_image
+from ablate.data.images import VERSION
 from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.subsets import evenly_spread, limited
 
 IMAGES_CHECKED = 16
 HELD_OUT_EVERY = 5
-
-
-class MissingFileError(FileNotFoundError):
-    """An official file of a benchmark is not where it is expected."""
-
-
-class AnnotationError(ValueError):
-    """An official file that is damaged, or another than it should be; names the file and place."""
-
-
-class Question(Protocol):
-    """One question before its image is read.
-
-    Attributes:
-        id: unique in its benchmark.
-        picture: where its image is, or that as base64; None for a question without an image.
-    """
-
-    id: str
-
-    @property
-    def picture(self) -> Path | bytes | None: ...
-
-    def sample(self, image: Image.Image | None) -> Sample:
-        """The question about its image."""
-        ...
 
 
 @dataclass
@@ -159,34 +137,6 @@ class Entry:
         if len(answers) < 2 or not all(isinstance(answer, str) for answer in answers):
             raise AnnotationError(f"{self.place}: has not the answers of several people")
         return list(answers)
-
-
-class AnnotatedItems:
-    """Items as a map-style data set of samples; an image is read when its sample is."""
-
-    def __init__(self, items: Sequence[Question]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample.
-
-        Raises:
-            MissingFileError: its image is not there.
-            AnnotationError: its image is broken.
-        """
-        item = self.items[index]
-        picture = item.picture
-        if picture is None:
-            return item.sample(None)
-        try:
-            return item.sample(decode_image(encoded(picture)))
-        except (ImageError, binascii.Error) as error:
-            name = f"{picture} " if isinstance(picture, Path) else ""
-            message = f"image {name}of question {item.id} is broken: {error}"
-            raise AnnotationError(message) from error
 
 
 class OfficialBenchmark(Benchmark):
@@ -311,28 +261,6 @@ def is_held_out(image: Path) -> bool:
 
 def _evaluated(split: Split) -> EvaluationSplit:
     return "validation" if split == "validation" else "test"
-
-
-def encoded(picture: Path | bytes) -> bytes:
-    """An image's file, from its path or from base64; raises as ``read_bytes``, or binascii.Error"""
-    return read_bytes(picture) if isinstance(picture, Path) else binascii.a2b_base64(picture)
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-        MissingFileError: it is not there; the message says where it is expected.
-        AnnotationError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise MissingFileError(
-            f"no file at {path}: download the benchmark's official {path.name!r} and put it there"
-        ) from None
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> Any:

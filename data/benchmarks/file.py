@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ablate.components.registry import nearest
+from ablate.data.annotated_items import AnnotatedItems, AnnotationError
 from ablate.data.base import Split
-from ablate.data.benchmarks.annotations import AnnotatedItems, AnnotationError, Entry
+from ablate.data.benchmarks.annotations import Entry
 from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, EvaluationSplit, ItemRecord
 from ablate.data.benchmarks.choosing import by_letter, lettered
 from ablate.data.benchmarks.file_items import FileItem, Layout

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from ablate.data.benchmarks.annotations import AnnotationError, Entry, is_held_out
+from ablate.data.annotated_items import AnnotationError
+from ablate.data.benchmarks.annotations import Entry, is_held_out
 from ablate.data.benchmarks.choosing import LETTERS
 from ablate.data.benchmarks.metrics import Needs
 from ablate.data.benchmarks.rows import fields_of

@@ -10,14 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.data.benchmarks.annotations import (
-    AnnotationError,
-    Entry,
-    MissingFileError,
-    read_bytes,
-    read_json,
-    read_json_lines,
-)
+from ablate.data.annotated_items import AnnotationError, MissingFileError, read_bytes
+from ablate.data.benchmarks.annotations import Entry, read_json, read_json_lines
 
 FILE, NUMBER, KEY = "file", "number", "key"
 """Further fields of a row: the name of its file, without what follows the last dot; its number,

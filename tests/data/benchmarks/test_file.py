@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ablate.config.compose import Layer, compose, expand
-from ablate.data.benchmarks.annotations import AnnotationError, MissingFileError
+from ablate.data.annotated_items import AnnotationError, MissingFileError
 from ablate.data.benchmarks.file import FileBenchmark
 from ablate.data.image_names import image_names
 from ablate.data.lengths import question_reader
