@@ -68,8 +68,18 @@ class AnnotatedItems:
 
 
 def encoded(picture: Path | bytes) -> bytes:
-    """An image's file, from its path or from base64; raises as ``read_bytes``, or binascii.Error"""
-    return read_bytes(picture) if isinstance(picture, Path) else binascii.a2b_base64(picture)
+    """An image's file, from its path or from base64.
+
+    Raises:
+        MissingFileError: it is not there.
+        AnnotationError: it cannot be read.
+        binascii.Error: it is no base64.
+    """
+    if isinstance(picture, bytes):
+        return binascii.a2b_base64(picture)
+    if not picture.exists():
+        raise MissingFileError(f"no image at {picture}")
+    return read_bytes(picture)
 
 
 def read_bytes(path: Path) -> bytes:

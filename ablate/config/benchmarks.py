@@ -52,9 +52,10 @@ def _entry(entry: Any, source: str) -> tuple[Any, dict[str, Any] | None]:
 
 
 def label_problem(label: str, name: str, registered: list[str]) -> str | None:
-    """Why results cannot be called so."""
-    if "/" in label or label in RESERVED:
-        return f"{label!r} cannot be a label: other results' names have a / in them or begin so"
+    """Why the results of a benchmark that is more than a name cannot be called so."""
+    if "/" in label or "." in label or label in RESERVED:
+        reserved = ", ".join(RESERVED)
+        return f"{label!r} cannot be a label: one has neither / nor . and is none of {reserved}"
     if label != name and label in registered:
         return f"{label!r} is another benchmark's name; choose another label"
     return None

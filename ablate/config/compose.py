@@ -295,7 +295,7 @@ def _benchmarks(evaluate: dict[str, Any], layers: list[Layer]) -> dict[str, Any]
         known = registry("benchmark").names()
         if ":" not in name and name not in known:
             raise ConfigError(source_of(layers, key), key, unknown(name, known))
-        if (problem := label_problem(label, name, known)) is not None:
+        if given and (problem := label_problem(label, name, known)) is not None:
             raise ConfigError(source_of(layers, key), key, problem)
         args_key = f"evaluate.{DEFINITIONS}.{label}.args"
         filled = _arguments("benchmark", name, args, layers, (key, args_key))

@@ -20,7 +20,7 @@ from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, EvaluationSplit, 
 from ablate.data.benchmarks.choosing import by_letter, lettered
 from ablate.data.benchmarks.file_items import FileItem, Layout
 from ablate.data.benchmarks.metrics import METRICS, TOLERANCE, MetricName, number
-from ablate.data.benchmarks.rows import fields_of, find_files, read_rows
+from ablate.data.benchmarks.rows import fields_of, filled, find_files, read_rows
 from ablate.data.contents import Contents
 from ablate.data.images import VERSION
 from ablate.data.samples import Sample, Samples
@@ -208,7 +208,7 @@ class FileBenchmark(Benchmark):
         return named.get(word) if word else "test"
 
     def _put(self, question: str, choices: Sequence[str]) -> str:
-        return self._prompt.format(question=question, choices=lettered(choices))
+        return filled(self._prompt, {"question": question, "choices": lettered(choices)})
 
 
 def _check(argument: str, given: Any, known: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from ablate.data.annotated_items import AnnotationError
 from ablate.data.benchmarks.annotations import Entry, is_held_out
 from ablate.data.benchmarks.choosing import LETTERS
 from ablate.data.benchmarks.metrics import Needs
-from ablate.data.benchmarks.rows import fields_of
+from ablate.data.benchmarks.rows import fields_of, filled
 from ablate.data.samples import Sample, Turn, majority
 
 LONGEST_ID = 64
@@ -124,7 +124,7 @@ class Layout:
             raise AnnotationError(f"{row.place}: has no answer")
         if self.needs == "choices" and not choices:
             raise AnnotationError(f"{row.place}: has no choices")
-        if choices:
+        if self.needs == "choices" or self.answers_as != "text":
             places = [self._place(row, answer, choices) for answer in answers]
             names = LETTERS if self.by_letter else choices
             answers = [names[place] for place in places]
@@ -174,8 +174,8 @@ class Layout:
         if not (parts := fields_of(spec)):
             return row.get(spec, object)
         found = {part: row.get(part, object) for part in parts}
-        filled = {k: "" if _is_empty(v) else _as_text(row, k, v) for k, v in found.items()}
-        return spec.format(**filled).strip()
+        texts = {k: "" if _is_empty(v) else _as_text(row, k, v) for k, v in found.items()}
+        return filled(spec, texts).strip()
 
 
 def _is_empty(value: Any) -> bool:

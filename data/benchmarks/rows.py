@@ -6,7 +6,7 @@ import csv
 import io
 import string
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,12 @@ def _of_table(path: Path, header: Sequence[str]) -> Iterator[Entry]:
                 yield Entry(place, dict(zip(names, cells, strict=True)))
     except csv.Error as error:
         raise AnnotationError(f"{path}, line {table.line_num}: {error}") from error
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """A template with the texts of its fields, whose names may be any."""
+    parts = string.Formatter().parse(template)
+    return "".join(text + ("" if name is None else values[name]) for text, name, _, _ in parts)
 
 
 def fields_of(template: str) -> list[str]:

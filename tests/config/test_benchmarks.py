@@ -119,6 +119,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "label of another": ({"pope": {"name": "held-out"}}, "'pope' is another benchmark's name"),
     "label with a slash": ({"a/b": {"name": "held-out"}}, "'a/b' cannot be a label"),
+    "label with a dot": ({"v1.0": {"name": "held-out"}}, "'v1.0' cannot be a label"),
     "label of a run's metrics": ({"train": {"name": "held-out"}}, "'train' cannot be a label"),
 }
 

@@ -76,7 +76,7 @@ def test_the_same_rows_in_any_format(ending: str, tmp_path: Path, images: Path) 
 
 
 def test_columns_templates_and_files_of_a_pattern(tmp_path: Path) -> None:
-    rows = [{"q": f"{n}?", "hint": n or None, "label": n, "name": f"{n:02d}"} for n in range(2)]
+    rows = [{"q.1": f"{n}?", "hint": n or None, "label": n, "name": f"{n:02d}"} for n in range(2)]
     for name in ("x_human", "x_other"):
         write_rows(tmp_path / f"{name}.json", [{**row, "used": name} for row in rows])
         for n in range(2):
@@ -84,7 +84,7 @@ def test_columns_templates_and_files_of_a_pattern(tmp_path: Path) -> None:
     found = asked(
         tmp_path / "x_*.json",
         columns={
-            "question": "{hint}\n{q}",
+            "question": "{hint}\n{q.1}",
             "answers": "label",
             "image": "{file}-{name}.png",
             "category": "{file}",
@@ -96,7 +96,7 @@ def test_columns_templates_and_files_of_a_pattern(tmp_path: Path) -> None:
     assert {sample.category for sample in found} == {"x_human", "x_other"}
     only = asked(
         tmp_path / "x_*.json",
-        columns={"question": "q", "answers": "label", "image": "{file}-{name}.png"},
+        columns={"question": "q.1", "answers": "label", "image": "{file}-{name}.png"},
         only={"used": "x_other", "label": 1},
     )
     assert [sample.id for sample in only] == ["x_other-000000"]
