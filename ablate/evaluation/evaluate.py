@@ -86,9 +86,8 @@ def answer(
     device: torch.device,
 ) -> list[dict[str, Any]]:
     """The records of one batch, as ``PromptCollator`` makes it with choices and answered."""
-    asked = read_once if bool((batch["image_of_row"] >= 0).all()) else read_anew
     how = {"max_new_tokens": benchmark.max_new_tokens, "stop_ids": [tokenizer.eos_id]}
-    generation, right, *options = asked(model, {**batch, **on_device(batch, device)}, how)
+    generation, right, *options = answers_to(model, batch, how, device)
     lengths = (batch["right_labels"] != IGNORE_INDEX).sum(1)
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, batch["choices"].to(device)).tolist()
@@ -113,6 +112,14 @@ def option_probabilities(likelihoods: list[float]) -> dict[str, float]:
     """By letter, from the options' log-probabilities; normalised over the options."""
     probabilities = torch.tensor(likelihoods, dtype=torch.float64).softmax(0).tolist()
     return dict(zip(LETTERS, probabilities, strict=False))
+
+
+def answers_to(
+    model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any], device: torch.device
+) -> Answers:
+    """What a model says to a batch; ``how``: see ``ablate.models.generation.generate``."""
+    asked = read_once if bool((batch["image_of_row"] >= 0).all()) else read_anew
+    return asked(model, {**batch, **on_device(batch, device)}, how)
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

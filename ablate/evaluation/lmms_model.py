@@ -14,9 +14,9 @@ from PIL import Image
 
 from ablate.data.images import shown
 from ablate.data.samples import Sample, Turn
-from ablate.data.text import PromptCollator
+from ablate.data.text import IGNORE_INDEX, PromptCollator
 from ablate.evaluation.chat import Chat
-from ablate.models.devices import to_device
+from ablate.evaluation.evaluate import answers_to
 from ablate.models.generation import GREEDY, Sampling
 
 DEFAULT_NEW_TOKENS = 128
@@ -52,7 +52,7 @@ class LmmsModel(lmms):
             given = json.loads(arguments)
             for chunk in _chunks(list(group), self.batch_size):
                 samples = [self._sample(r.args[0], *r.args[2:]) for r in chunk]
-                answers += self._answers(samples, given)
+                answers += self._asked(samples, {"max_new_tokens": DEFAULT_NEW_TOKENS} | given)[0]
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -67,11 +67,8 @@ class LmmsModel(lmms):
         found: list[tuple[float, bool]] = []
         for chunk in _chunks(requests, self.batch_size):
             samples = [self._sample(r.args[0], *r.args[2:], continuation=r.args[1]) for r in chunk]
-            losses, tokens = self._losses(samples)
-            said = self._answers(samples, {"max_new_tokens": tokens})
-            pairs = zip(said, samples, strict=True)
-            greedy = [text == sample.turns[-1].answer for text, sample in pairs]
-            found += zip(losses, greedy, strict=True)
+            for text, likely, sample in zip(*self._asked(samples, {}), samples, strict=True):
+                found.append((-likely, text == sample.turns[-1].answer))
         return found
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
@@ -99,48 +96,30 @@ class LmmsModel(lmms):
         image = shown(images[0]).image if images else None
         return Sample(f"{task} {doc_id}", image, [Turn(context, answer.strip())])
 
-    def _answers(self, samples: Sequence[Sample], given: dict[str, Any]) -> list[str]:
+    def _asked(
+        self, samples: Sequence[Sample], given: dict[str, Any]
+    ) -> tuple[list[str], list[float]]:
+        """What is written, and the log-probability of each sample's answer.
+
+        As many tokens are written as ``given`` says, or else as the longest of these answers has.
+        """
         if given.get("num_beams", 1) not in (None, 1):
             raise ValueError(f"num_beams is {given['num_beams']}: beam search is not had")
-        batch = self._collate(samples)
-        with self._autocast():
-            tokens = self.chat.model.generate(
-                to_device(batch["pixels"], self._device),
-                batch["input_ids"].to(self._device),
-                batch["attention_mask"].to(self._device),
-                has_image=batch["has_image"].to(self._device),
-                max_new_tokens=given.get("max_new_tokens") or DEFAULT_NEW_TOKENS,
-                stop_ids=[self.chat.tokenizer.eos_id],
-                sampling=_sampling(given),
-            ).tokens.tolist()
+        chat, transform = self.chat, self.chat.model.encoder.transform
+        batch = PromptCollator(chat.tokenizer, chat.template, transform, answered=True)(samples)
+        longest = int((batch["right_labels"] != IGNORE_INDEX).sum(1).max())
+        how = {
+            "max_new_tokens": given.get("max_new_tokens") or longest,
+            "stop_ids": [chat.tokenizer.eos_id],
+            "sampling": _sampling(given),
+        }
+        device = next(chat.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=chat.bf16):
+            generation, likely = answers_to(chat.model, batch, how, device)
         until = given.get("until") or []
         stops = [until] if isinstance(until, str) else until
-        return [_cut(self.chat.tokenizer.decode(row), stops).strip() for row in tokens]
-
-    def _losses(self, samples: Sequence[Sample]) -> tuple[list[float], int]:
-        """The loss of each sample's answer, and tokens of the longest with what ends it."""
-        batch = self._collate(samples)
-        labels = batch["right_labels"].to(self._device)
-        with self._autocast():
-            found = self.chat.model.log_probabilities(
-                to_device(batch["pixels"], self._device),
-                batch["right_ids"].to(self._device),
-                labels,
-                batch["has_image"].to(self._device),
-            )
-        return (-found).tolist(), int((labels >= 0).sum(1).max())
-
-    def _collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        chat = self.chat
-        transform = chat.model.encoder.transform
-        return PromptCollator(chat.tokenizer, chat.template, transform, answered=True)(samples)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.chat.model.parameters()).device
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.chat.bf16)
+        texts = (chat.tokenizer.decode(row) for row in generation.tokens.tolist())
+        return [_cut(text, stops).strip() for text in texts], likely.tolist()
 
 
 def _sampling(given: dict[str, Any]) -> Sampling:

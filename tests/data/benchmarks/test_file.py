@@ -18,7 +18,7 @@ from ablate.data.lengths import question_reader
 from ablate.data.samples import Sample
 from ablate.errors import ConfigError
 from ablate.sweeping.steps import StepKeys
-from tests.data.support import encoded
+from tests.data.support import encoded, recorded
 from tests.support import BASE
 
 ROWS = [
@@ -69,7 +69,7 @@ def test_the_same_rows_in_any_format(ending: str, tmp_path: Path, images: Path) 
     assert [sample.id for sample in found] == ["7", "8", "9"]
     assert [sample.turns[0].question for sample in found] == [row["question"] for row in ROWS]
     assert [sample.answers for sample in found] == [["2", "two"], ["red, \n or so"], ["0.5"]]
-    assert [sample.record()["image_id"] for sample in found] == ["a/1.png", "b/1.png", None]
+    assert [recorded(sample)["image_id"] for sample in found] == ["a/1.png", "b/1.png", None]
     assert found[0].image is not None
     assert found[0].image != found[1].image
     assert found[2].image is None
@@ -127,7 +127,7 @@ def test_answers_with_options(answers_as: str, answer: Any, tmp_path: Path) -> N
     assert sample.turns[0].question == (
         "what?\nA. cat\nB. dog\nAnswer with the option's letter from the given choices directly."
     )
-    record = sample.record()
+    record = recorded(sample)
     assert record["choices"] == ["cat", "dog"]
     benchmark = FileBenchmark(
         file=str(path), columns=columns, metric="letter", answers_as=answers_as
@@ -148,7 +148,7 @@ def test_images_in_base64_and_those_of_other_rows(tmp_path: Path) -> None:
     ]
     path = write_rows(tmp_path / "q.tsv", rows)
     samples = FileBenchmark(file=str(path), images_as="base64").samples(tmp_path, "test")
-    ids = {samples[i].record()["image_id"] for i in range(3)}
+    ids = {recorded(samples[i])["image_id"] for i in range(3)}
     assert len(ids) == 1
     assert None not in ids
     assert len(set(image_names(samples))) == 1

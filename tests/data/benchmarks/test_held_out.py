@@ -18,6 +18,7 @@ from ablate.data.image_names import image_names
 from ablate.data.lengths import question_reader
 from ablate.sweeping.metric_names import same_items
 from ablate.sweeping.steps import StepKeys
+from tests.data.support import recorded
 from tests.support import BASE
 
 IMAGES = 40
@@ -79,7 +80,7 @@ def test_each_question_is_an_item_after_those_before_it(folder: Path, cache: Pat
     assert (first.answers, second.answers) == (["0"], ["Yes."])
     assert second.id == first.id.replace("#1", "#2") != first.id
     assert len({samples[i].id for i in range(len(samples))}) == len(samples)
-    records = [samples[i].record() for i in range(len(samples))]
+    records = [recorded(samples[i]) for i in range(len(samples))]
     assert records[0]["image_id"] == records[1]["image_id"] == records[2]["image_id"]
     assert len({r["image_id"] for r in records}) == IMAGES + 1
     assert records[-1]["image_id"] == records[-2]["image_id"]
@@ -109,7 +110,7 @@ def test_a_study_sees_other_images_than_what_is_left_for_the_report(
     assert benchmark.holds_out
     assert not same_items(benchmark, cache)
     parts = {
-        split: [benchmark.chosen(cache, split)[i].record() for i in range(len(found))]
+        split: [recorded(benchmark.chosen(cache, split)[i]) for i in range(len(found))]
         for split in ("validation", "rest", "test")
         for found in [benchmark.chosen(cache, split)]
     }

@@ -14,7 +14,7 @@ from ablate.config.registries import benchmark_named, run_benchmark
 from ablate.config.shipped import shipped_benchmarks, shipped_files
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.samples import Sample
-from tests.data.support import encoded
+from tests.data.support import encoded, recorded
 from tests.support import BASE
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -48,7 +48,7 @@ def all_of(benchmark: Benchmark, cache: Path) -> list[Sample]:
 
 def scores(benchmark: Benchmark, samples: list[Sample], *predictions: str) -> list[float]:
     pairs = zip(predictions, samples, strict=True)
-    return [benchmark.score(text, sample.record()) for text, sample in pairs]
+    return [benchmark.score(text, recorded(sample)) for text, sample in pairs]
 
 
 def test_mmbench(tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_mmbench(tmp_path: Path) -> None:
     assert first.turns[0].question == f"Look.\nWhat is it?\nA. a cat\nB. a dog{LETTER}"
     assert (first.answers, second.answers, first.category) == (["B"], ["A"], "kind")
     assert first.image is not None
-    assert first.record()["image_id"] == second.record()["image_id"]
+    assert recorded(first)["image_id"] == recorded(second)["image_id"]
     assert scores(benchmark, samples, "B.", "it is a cat") == [1.0, 0.0]
     assert benchmark.chance == 0.5
-    records = [{**s.record(), "score": v} for s, v in zip(samples, (1.0, 0.0), strict=True)]
+    records = [{**recorded(s), "score": v} for s, v in zip(samples, (1.0, 0.0), strict=True)]
     assert {"circular": 0.0, "vanilla": 1.0, "accuracy": 0.5}.items() <= (
         benchmark.summarise(records).items()
     )
@@ -123,10 +123,10 @@ def test_mme(tmp_path: Path) -> None:
     samples = all_of(benchmark, tmp_path)
     assert [sample.category for sample in samples] == ["OCR", "OCR", "existence", "existence"]
     assert samples[0].turns[0].question.startswith("Is there a dog in OCR?")
-    assert [s.record()["image_id"] for s in samples[1:3]] == ["OCR/1.jpg", "existence/1.jpg"]
+    assert [recorded(s)["image_id"] for s in samples[1:3]] == ["OCR/1.jpg", "existence/1.jpg"]
     found = scores(benchmark, samples, "yes", "No.", "Yes", "yes")
     assert found == [1.0, 1.0, 1.0, 0.0]
-    records = [{**s.record(), "score": v} for s, v in zip(samples, found, strict=True)]
+    records = [{**recorded(s), "score": v} for s, v in zip(samples, found, strict=True)]
     figures = benchmark.summarise(records)
     assert (figures["score/OCR"], figures["score/existence"]) == (200.0, 50.0)
     assert benchmark.chance == 0.5
@@ -152,7 +152,7 @@ def test_seed_bench(tmp_path: Path) -> None:
     assert sample.turns[0].question == "How many towels?"
     assert sample.choices == list(choices.values())
     assert benchmark.by_likelihood
-    record = sample.record() | {"choice_probabilities": {"A": 0.1, "B": 0.2, "C": 0.4, "D": 0.3}}
+    record = recorded(sample) | {"choice_probabilities": {"A": 0.1, "B": 0.2, "C": 0.4, "D": 0.3}}
     assert benchmark.score("whatever", record) == 1.0
     assert benchmark.chance == 0.25
 
@@ -218,7 +218,7 @@ def test_ai2d(tmp_path: Path) -> None:
     samples = all_of(benchmark, tmp_path)
     assert [sample.id for sample in samples] == ["0.png-0", "10.png-0"]
     assert samples[1].turns[0].question == f"What is A?\nA. nose\nB. mouth{LETTER}"
-    assert samples[1].record()["image_id"] == "10.png"
+    assert recorded(samples[1])["image_id"] == "10.png"
     assert scores(benchmark, samples, "B", "mouth") == [1.0, 1.0]
 
 
