@@ -107,8 +107,11 @@ class FileBenchmark(Benchmark):
         _check("columns", given, COLUMNS)
         _check("splits", self._splits, ("test", "validation"))
         _check("prompt", fields_of(self._prompt), ("question", "choices"))
-        for column in given.values():
-            fields_of(column) if isinstance(column, str) else None
+        for name, column in given.items():
+            if isinstance(column, str):
+                fields_of(column)
+            elif name != "choices" or not isinstance(column, list):
+                raise ValueError(f"columns: {name} is the name of a column, not {column!r}")
         if metric == "number":
             self._score = partial(number, tolerance=tolerance)
         elif tolerance != TOLERANCE:

@@ -19,6 +19,7 @@ from ablate.data.samples import Sample, Turn, majority
 
 LONGEST_ID = 64
 """Characters of an image's cell that may be another row's id: a longer one is base64."""
+LONGEST_PATH = 4096
 
 
 @dataclass
@@ -113,6 +114,9 @@ class Layout:
         if cell is None or any(_is_empty(row.values[part]) for part in fields_of(spec)):
             return None, ""
         if self.images_as == "path":
+            if len(cell) > LONGEST_PATH:
+                message = f"image is no path, with {len(cell)} characters; if base64, set images_as"
+                raise AnnotationError(f"{row.place}: {message}")
             return folder / cell, cell
         if len(cell) <= LONGEST_ID:
             cell = cells.get(cell, cell)

@@ -224,6 +224,7 @@ MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no object": ([GOOD, 3], {}, r"q.json: \[1\]: is not an object but int"),
     "no list": (3, {}, r"q.json: is no list of records but int"),
     "no records": ({"data": []}, {"records": "dat"}, r"q.json: has no field 'dat'"),
+    "base64 for a path": ([{**GOOD, "image": "x" * 5000}], {}, r"\[0\]: image is no path"),
     "nothing": ([], {}, "q.json: has no question for test"),
     "equal ids": ([GOOD, GOOD], {}, "q.json: 2 questions have the id '1'"),
     "no choices": (
@@ -286,6 +287,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ({"colums": {}}, "takes no such argument; did you mean 'columns'"),
         ({"columns": {"qestion": "q"}}, "columns: there is no 'qestion'; did you mean 'question'"),
         ({"columns": {"image": "{name"}}, "'{name' is no template"),
+        ({"columns": {"image": ["a", "b"]}}, "columns: image is the name of a column, not"),
+        ({"columns": {"id": 3}}, "columns: id is the name of a column, not 3"),
         ({"prompt": "{query}"}, "prompt: there is no 'query'"),
         ({"splits": {"tset": "dev"}}, "splits: there is no 'tset'; did you mean 'test'"),
         ({"tolerance": 0.1}, "tolerance is for the metric number, not for exact"),
