@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
 
@@ -55,20 +55,22 @@ class LmmsModel(lmms):
                 answers += self._asked(samples, {"max_new_tokens": DEFAULT_NEW_TOKENS} | given)[0]
         return answers
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """(loss, whether the greedy answer is it) for requests of (context, continuation, ...).
 
+        Each pair is wrapped, as lmms-eval 0.7.3 makes a text of what is not.
         The loss is the negative log-probability of the continuation and the token that ends it,
         summed over its tokens: lmms-eval 0.7.3 takes the choice of the least.
 
         Raises:
             ValueError: several images.
         """
-        found: list[tuple[float, bool]] = []
+        found: list[GenerationResult] = []
         for chunk in _chunks(requests, self.batch_size):
             samples = [self._sample(r.args[0], *r.args[2:], continuation=r.args[1]) for r in chunk]
             for text, likely, sample in zip(*self._asked(samples, {}), samples, strict=True):
-                found.append((-likely, text == sample.turns[-1].answer))
+                pair = (-likely, text == sample.turns[-1].answer)
+                found.append(GenerationResult(pair))
         return found
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:

@@ -26,8 +26,7 @@ output_type: {kind}
 doc_to_visual: !function visual.of
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{answer}}}}"
-doc_to_choice: "{{{{choices}}}}"
-generation_kwargs: {{max_new_tokens: 8}}
+{more}
 metric_list:
   - {{metric: {metric}, aggregation: mean, higher_is_better: true}}
 """
@@ -84,11 +83,11 @@ def test_a_tasks_score_is_that_of_our_benchmark_for_the_same_items(
     pictures(house)
     (house / "visual.py").write_text(VISUAL)
     items = house / "items.jsonl"
-    for name, kind, metric in (
-        ("written", "generate_until", "exact_match"),
-        ("chosen", "multiple_choice", "acc"),
+    for name, kind, metric, more in (
+        ("written", "generate_until", "exact_match", "generation_kwargs: {max_new_tokens: 8}"),
+        ("chosen", "multiple_choice", "acc", 'doc_to_choice: "{{choices}}"'),
     ):
-        text = TASK.format(name=name, file=items, kind=kind, metric=metric)
+        text = TASK.format(name=name, file=items, kind=kind, metric=metric, more=more)
         (house / f"{name}.yaml").write_text(text)
         assert yaml.safe_load(text.replace("!function ", ""))["task"] == name
     asked: list[Any] = [
