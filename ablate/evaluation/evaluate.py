@@ -87,7 +87,7 @@ def answer(
 ) -> list[dict[str, Any]]:
     """The records of one batch, as ``PromptCollator`` makes it with choices and answered."""
     how = {"max_new_tokens": benchmark.max_new_tokens, "stop_ids": [tokenizer.eos_id]}
-    generation, right, *options = answers_to(model, batch, how, device)
+    generation, (right, *options) = answers_to(model, batch, how, device)
     lengths = (batch["right_labels"] != IGNORE_INDEX).sum(1)
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, batch["choices"].to(device)).tolist()
@@ -129,9 +129,9 @@ def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {**tensors, "pixels": to_device(batch["pixels"], device), "options": options}
 
 
-Answers = tuple[Generation, *tuple[Tensor, ...]]
-"""What the model says to each row of a batch, and the log-probability (B,) of each right answer, of
-each row's first option, of its second and so on."""
+Answers = tuple[Generation, list[Tensor]]
+"""What the model says to each row of a batch, and the log-probabilities (B,) of the right answers,
+of the rows' first options, of their second ones and so on."""
 
 
 def read_once(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any]) -> Answers:
@@ -141,7 +141,7 @@ def read_once(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, 
     room = max(prompts.shape[1] + how["max_new_tokens"], *lengths)
     images = ImagesRead(model, batch["pixels"], room)
     generation = images.generate(of_row, prompts, batch["attention_mask"], **how)
-    return generation, *(images.log_probabilities(of_row, *answer) for answer in answers)
+    return generation, [images.log_probabilities(of_row, *answer) for answer in answers]
 
 
 def answers_of(batch: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
@@ -161,8 +161,8 @@ def read_anew(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, 
         pixels = {FEATURES: model.features(pixels).index_select(0, of_row[has_image])}
     prompts, mask = batch["input_ids"], batch["attention_mask"]
     generation = model.generate(pixels, prompts, mask, has_image=has_image, **how)
-    likely = (model.log_probabilities(pixels, *each, has_image) for each in answers_of(batch))
-    return generation, *likely
+    answers = answers_of(batch)
+    return generation, [model.log_probabilities(pixels, *each, has_image) for each in answers]
 
 
 def choice_probabilities(first_logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:

@@ -88,6 +88,7 @@ class LmmsModel(lmms):
         doc_id: int,
         task: str,
         split: str,
+        *,
         continuation: str | Callable[[Any], str] = "",
     ) -> Sample:
         doc = self.task_dict[task][split][doc_id]
@@ -117,7 +118,7 @@ class LmmsModel(lmms):
         }
         device = next(chat.model.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=chat.bf16):
-            generation, likely = answers_to(chat.model, batch, how, device)
+            generation, (likely,) = answers_to(chat.model, batch, how, device)
         until = given.get("until") or []
         stops = [until] if isinstance(until, str) else until
         texts = (chat.tokenizer.decode(row) for row in generation.tokens.tolist())

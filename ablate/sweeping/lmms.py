@@ -155,8 +155,15 @@ def score(chosen: Chosen, tasks: LmmsTasks, tracker: Tracker, out: Path) -> Scor
                     _log(tracker, run, task, found, out)
                     outcome.scores.setdefault(cell.name, {})[task] = found.metrics
             except Exception as error:  # whatever a task's own code raises, or a hub out of reach
-                outcome.failed[f"{cell.name}: {name}"] = reason(error).partition("\n")[0]
+                outcome.failed[f"{cell.name}: {name}"] = _why(error)
     return outcome
+
+
+def _why(error: Exception) -> str:
+    """What a task's error says in a line; lmms-eval tries again, and says that only."""
+    attempt = getattr(error, "last_attempt", None)
+    inner = error if attempt is None else attempt.exception()
+    return reason(inner).partition("\n")[0]
 
 
 def _log(tracker: Tracker, run: Run, task: str, found: TaskScores, out: Path) -> None:

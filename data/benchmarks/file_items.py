@@ -37,8 +37,15 @@ class FileItem:
     def sample(self, image: Image.Image | None) -> Sample:
         """The question about its image."""
         turns = [Turn(self.question, majority(self.answers))]
-        named = {"image_id": self.image_id, "choices": self.choices}
-        return Sample(self.id, image, turns, self.category, self.answers, **named)
+        return Sample(
+            self.id,
+            image,
+            turns,
+            self.category,
+            self.answers,
+            image_id=self.image_id,
+            choices=self.choices,
+        )
 
     @property
     def held_out(self) -> bool:

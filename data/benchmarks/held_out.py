@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.data.base import DataSet, Split
@@ -54,7 +55,7 @@ class HeldOut(Benchmark):
         return True
 
     def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:
-        chosen = "validation" if split == "validation" else "test"
+        chosen: EvaluationSplit = "validation" if split == "validation" else "test"
         return limited(self._questions(cache_dir, chosen), limit)
 
     def rest(self, cache_dir: Path, limit: int | None = None) -> Samples[Sample]:
@@ -81,7 +82,7 @@ class HeldOut(Benchmark):
             ValueError: the data holds nothing out, or too little to choose from.
         """
         samples = self._prepared(cache_dir).split(cache_dir, "validation")
-        chosen = range(len(samples))
+        chosen: Sequence[int] = range(len(samples))
         if split != "test":
             wanted = split == "validation"
             marks = _marks(samples)

@@ -70,11 +70,11 @@ def _of_json(path: Path, records: str) -> Iterator[Entry]:
         beside |= {k: v for k, v in parent.values.items() if k != key}
     if not isinstance(found, dict | list):
         raise AnnotationError(f"{place}: is no list of records but {type(found).__name__}")
-    pairs = found.items() if isinstance(found, dict) else enumerate(found)
-    for key, value in pairs:
-        entry = Entry(f"{place}: [{key!r}]", value)
-        named = {KEY: key} if isinstance(found, dict) else {}
-        yield Entry(entry.place, {**beside, **named, **entry.values})
+
+    for name, value in found.items() if isinstance(found, dict) else enumerate(found):
+        entry = Entry(f"{place}: [{name!r}]", value)
+        called = {KEY: name} if isinstance(found, dict) else {}
+        yield Entry(entry.place, {**beside, **called, **entry.values})
 
 
 def _of_table(path: Path, header: Sequence[str]) -> Iterator[Entry]:
