@@ -15,7 +15,7 @@ from ablate.config.shipped import shipped_benchmarks, shipped_files
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.samples import Sample
 from tests.data.support import encoded, recorded
-from tests.support import BASE
+from tests.support import BASE, ablate
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -315,3 +315,12 @@ def test_what_ships_says_where_it_is_from(name: str) -> None:
     text = shipped_benchmarks()[name].read_text()
     assert text.startswith("#")
     assert "arXiv" in text.partition("name:")[0]
+
+
+def test_what_ships_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate("list", "benchmarks") == 0
+    listed = capsys.readouterr().out
+    assert "  mme: MME: eval_tool/Your_Results/*.txt, a file of image" in listed
+    assert "  held-out: " in listed
+    assert ablate("list", "benchmarks", "mme") == 0
+    assert capsys.readouterr().out.strip() == shipped_benchmarks()["mme"].read_text().strip()
