@@ -1,12 +1,16 @@
-"""Single questions about an image joined into conversations, as LLaVA-1.5 does with VQA data."""
+"""Single questions about an image joined into conversations, as LLaVA-1.5 does with VQA data.
+
+And the other way round: each question of a conversation by itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ablate.data.samples import Sample
+from ablate.data.samples import Sample, Samples
 from ablate.data.shards import ShardDataset
 
 
@@ -34,6 +38,47 @@ class Conversations:
 
     def __getitem__(self, index: int) -> Sample:
         first, *rest = (int(i) for i in self.groups[index])
-        sample = self.samples[first]
-        turns = [turn for i in rest for turn in self.samples.text(i).turns]
-        return replace(sample, turns=[*sample.turns, *turns], category="", answers=[])
+        return self.joined([self.samples[first], *(self.samples.text(i) for i in rest)])
+
+    @staticmethod
+    def joined(samples: Sequence[Sample]) -> Sample:
+        """Questions of one image as one conversation."""
+        turns = [turn for sample in samples for turn in sample.turns]
+        return replace(samples[0], turns=turns, category="", answers=[])
+
+
+class Questions:
+    """Questions of conversations, each a sample with the turns before it, map-style.
+
+    Args:
+        samples: the conversations, map-style.
+        places: (index of a conversation, number of a turn in it), for each question.
+    """
+
+    def __init__(self, samples: Samples[Sample], places: Sequence[tuple[int, int]]) -> None:
+        self.samples = samples
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Sample:
+        conversation, turn = self.places[index]
+        return question(self.samples[conversation], turn)
+
+
+def question(sample: Sample, turn: int) -> Sample:
+    """One question of a conversation, with what was asked and answered before.
+
+    Its id is the conversation's, with the number of the question (``ID#2``) if there are several.
+    Questions of a conversation without an image are held together by its id as ``image_id``.
+    """
+    asked = sample.turns[: turn + 1]
+    several, last = len(sample.turns) > 1, turn == len(sample.turns) - 1
+    return replace(
+        sample,
+        id=f"{sample.id}#{turn + 1}" if several else sample.id,
+        turns=asked,
+        answers=sample.answers if last else [asked[-1].answer],
+        image_id=sample.image_id or ("" if sample.image is not None else sample.id),
+    )

@@ -5,14 +5,15 @@ Two images of the same name are the same; a name changes with its image.
 
 from __future__ import annotations
 
+import hashlib
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Subset
 
-from ablate.data.benchmarks.annotations import AnnotatedItems
-from ablate.data.conversations import Conversations
+from ablate.data.annotated_items import AnnotatedItems
+from ablate.data.conversations import Conversations, Questions
 from ablate.data.images import VERSION
 from ablate.data.lengths import ShortenedSamples
 from ablate.data.mixture import WeightedSamples
@@ -45,6 +46,12 @@ def _(samples: Conversations) -> list[list[str]]:
 
 
 @image_names.register
+def _(samples: Questions) -> list[list[str]]:
+    names = image_names(samples.samples)
+    return [names[conversation] for conversation, _ in samples.places]
+
+
+@image_names.register
 def _(samples: ShortenedSamples) -> list[list[str]]:
     return image_names(samples.samples)
 
@@ -64,8 +71,17 @@ def _(samples: Subset) -> list[list[str]]:
 
 @image_names.register
 def _(samples: AnnotatedItems) -> list[list[str]]:
-    names = {path: _file_name(path) for path in {item.image for item in samples.items}}
-    return [[names[item.image]] for item in samples.items]
+    pictures = {item.picture for item in samples.items} - {None}
+    names = {picture: _name(picture) for picture in pictures}
+    return [[names[item.picture]] if item.picture is not None else [] for item in samples.items]
+
+
+def _name(picture: Path | bytes) -> str:
+    return _file_name(picture) if isinstance(picture, Path) else _content_name(picture)
+
+
+def _content_name(picture: bytes) -> str:
+    return f"{hashlib.sha256(picture).hexdigest()} {VERSION}"
 
 
 def _file_name(path: Path) -> str:

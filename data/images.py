@@ -64,7 +64,7 @@ def show(data: bytes) -> Shown:
         with Image.open(io.BytesIO(data)) as image:
             _check_size(image)
             image.load()
-            return _shown(image)
+            return shown(image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers of damaged files raise what comes
@@ -79,7 +79,12 @@ def _check_size(image: Image.Image) -> None:
         )
 
 
-def _shown(image: Image.Image) -> Shown:
+def shown(image: Image.Image) -> Shown:
+    """An opened image as people see it.
+
+    Raises:
+        ImageError: it is not known how bright its pixels are.
+    """
     turn = _UPRIGHT.get(_orientation(image))
     shallow = _eight_bits(image) if image.mode[0] in "IF" else image
     upright = shallow if turn is None else shallow.transpose(turn)

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ablate.data.benchmarks.annotations import AnnotatedItems
-from ablate.data.conversations import Conversations
+from ablate.data.annotated_items import AnnotatedItems
+from ablate.data.conversations import Conversations, Questions, question
 from ablate.data.mixture import WeightedSamples
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import ShardDataset
@@ -41,7 +41,7 @@ def no_pixels(image: Image.Image) -> Tensor:
 
 @singledispatch
 def question_reader(samples: Any) -> Reader | None:
-    """Reads a sample's first turn and how many images it has, without reading these.
+    """Reads a sample's turns and how many images it has, without reading these.
 
     None for samples of a kind unknown here.
     """
@@ -59,7 +59,22 @@ def _(samples: ShardDataset) -> Reader:
 @question_reader.register
 def _(samples: Conversations) -> Reader | None:
     read = question_reader(samples.samples)
-    return read and (lambda index: read(int(samples.groups[index][0])))
+
+    def joined(index: int) -> Sample:
+        return samples.joined([read(int(i)) for i in samples.groups[index]])  # type: ignore[misc]
+
+    return read and joined
+
+
+@question_reader.register
+def _(samples: Questions) -> Reader | None:
+    read = question_reader(samples.samples)
+
+    def asked(index: int) -> Sample:
+        conversation, turn = samples.places[index]
+        return question(read(conversation), turn)  # type: ignore[misc]
+
+    return read and asked
 
 
 @question_reader.register
@@ -78,7 +93,11 @@ def _(samples: WeightedSamples) -> Reader | None:
 
 @question_reader.register
 def _(samples: AnnotatedItems) -> Reader:
-    return lambda index: samples.items[index].sample(_BLANK)
+    def read(index: int) -> Sample:
+        item = samples.items[index]
+        return item.sample(None if item.picture is None else _BLANK)
+
+    return read
 
 
 @question_reader.register

@@ -51,6 +51,7 @@ class Sample:
         answers: all acceptable references for the last turn; the last answer by default.
         image_id: what the image is called where it has a name; see ``Sample.record``.
         further_images: RGB, those after the first.
+        choices: the options of the last question, if it has any.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Sample:
     answers: list[str] = field(default_factory=list)
     image_id: str = ""
     further_images: tuple[Image.Image, ...] = ()
+    choices: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -103,6 +105,7 @@ class Sample:
             "answer": self.turns[-1].answer,
             "answers": list(self.answers),
             "category": self.category,
+            **({"choices": list(self.choices)} if self.choices else {}),
         }
 
 

@@ -317,6 +317,7 @@ class PromptCollator:
         max_length: of a prompt, in tokens.
         choices: answers to choose between. A row then ends where their tokens first differ.
         answered: with the conversations as they would be with their right answers, too.
+        options: with the conversations as they would be with each of their own ``choices``, too.
 
     Returns:
         ``pixels``, as ``stack_pixels`` gives them, of each image once; ``image_of_row`` (B,): which
@@ -326,7 +327,9 @@ class PromptCollator:
         of each; ``begun``, for each row the tokens of an answer that it ends with already, as all
         choices have them; ``samples``, see ``Sample.record``. If ``answered``, ``right_ids`` and
         ``right_labels`` (B, L'), padded on the right: conversations with the right answer
-        (``right_answer``), and labels on it and on the token that ends it; ``right_placed``.
+        (``right_answer``), and labels on it and on the token that ends it; ``right_placed``. If
+        ``options``, that is also a list of such triples, of the samples' first choices, their
+        second ones and so on, where a sample with fewer has its last one again.
 
     Raises:
         TooLongError: a prompt longer than ``max_length`` tokens.
@@ -341,6 +344,7 @@ class PromptCollator:
     choices: tuple[str, ...] = ()
     answered: bool = False
     image_tokens: int = 1
+    options: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         prompts, begun, choices = zip(*map(self._row, samples), strict=True)
@@ -368,13 +372,28 @@ class PromptCollator:
             ],
         }
         if self.answered:
-            ids, labels = zip(*map(self._right, samples), strict=True)
-            spread = placement.spread(ids, ids, IMAGE_INDEX)
-            right = rows_of(spread, self.tokenizer.pad_id, "right")
-            batch["right_ids"], batch["right_placed"] = right.ids, right.placed
-            learnt = placement.spread(labels, ids, IGNORE_INDEX)
-            batch["right_labels"] = pad(learnt, IGNORE_INDEX, "right")
+            answers = [right_answer(sample.answers, self.choices) for sample in samples]
+            right = self._answered(samples, answers, placement)
+            batch |= zip(("right_ids", "right_labels", "right_placed"), right, strict=True)
+        if self.options:
+            most = max(len(sample.choices) for sample in samples)
+            batch["options"] = [
+                self._answered(
+                    samples, [s.choices[min(n, len(s.choices) - 1)] for s in samples], placement
+                )
+                for n in range(most)
+            ]
         return batch
+
+    def _answered(
+        self, samples: Sequence[Sample], answers: Sequence[str], placement: Placement
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Ids, labels and ``placed`` of conversations that end with these answers."""
+        pairs = [self._with(each, answer) for each, answer in zip(samples, answers, strict=True)]
+        ids, labels = zip(*pairs, strict=True)
+        rows = rows_of(placement.spread(ids, ids, IMAGE_INDEX), self.tokenizer.pad_id, "right")
+        learnt = placement.spread(labels, ids, IGNORE_INDEX)
+        return rows.ids, pad(learnt, IGNORE_INDEX, "right"), rows.placed
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int], list[int]]:
         """The ids to go on from, those of them that are the answer's, and the choices' next."""
@@ -389,13 +408,13 @@ class PromptCollator:
             raise _of_sample(sample, error) from error
         return row, row[len(prompt) :], tokens
 
-    def _right(self, sample: Sample) -> tuple[list[int], list[int]]:
-        """The ids and labels of a conversation with its right answer."""
+    def _with(self, sample: Sample, answer: str) -> tuple[list[int], list[int]]:
+        """The ids and labels of a conversation that ends with an answer."""
         *earlier, last = sample.turns
-        right = replace(last, answer=right_answer(sample.answers, self.choices))
+        turns = [*earlier, replace(last, answer=answer)]
         image = sample.image is not None
         try:
-            return encode_answer([*earlier, right], self.template, self.tokenizer, image=image)
+            return encode_answer(turns, self.template, self.tokenizer, image=image)
         except ValueError as error:
             raise _of_sample(sample, error) from error
 

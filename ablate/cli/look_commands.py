@@ -46,10 +46,15 @@ def list_(
 def _components(role: str, name: str | None) -> list[str]:
     from ablate.components.registry import UnknownComponentError
     from ablate.config.registries import registry
+    from ablate.config.shipped import shipped_benchmarks
 
     known = registry(role)
+    files = shipped_benchmarks() if role == "benchmark" else {}
     if name is None:
-        return [line for each in known.names() for line in _described(known, each)]
+        written = [f"  {each}: {_first_sentence(file.read_text())}" for each, file in files.items()]
+        return [*(line for each in known.names() for line in _described(known, each)), *written]
+    if name in files:
+        return [files[name].read_text()]
     try:
         cls = known.get(name)
     except (UnknownComponentError, TypeError) as error:

@@ -90,9 +90,18 @@ def evaluate(
         list[str] | None,
         typer.Option(help="A benchmark [default: those of the file or the run]; may be repeated."),
     ] = None,
+    lmms_eval: Annotated[
+        list[str] | None,
+        typer.Option(help="A task of the package lmms-eval instead, or its YAML; may be repeated."),
+    ] = None,
     jobs: Jobs = None,
 ) -> None:
     """Score trained cells on benchmarks that they have not answered yet, without training."""
+    if lmms_eval:
+        if benchmarks:
+            raise ConfigError(COMMAND_LINE, "--lmms-eval", "stands beside --benchmarks; give one")
+        evaluate_by_lmms_eval(what, overrides or [], lmms_eval)
+        return
     import json
 
     from ablate.processes.executors import warm_up
@@ -110,6 +119,26 @@ def evaluate(
         sweep = SweepRun(chosen.plan, chosen.steps, Tracker(), cache, display)
         outcome = sweep.evaluate(chosen.trained, jobs)
     end_sweep(outcome, "scored", console)
+
+
+def evaluate_by_lmms_eval(what: str, overrides: list[str], given: list[str]) -> None:
+    """Score trained cells on lmms-eval's tasks, log that to their runs, and print it."""
+    import tempfile
+
+    from ablate.sweeping.chosen import choose
+    from ablate.sweeping.lmms import LmmsTasks, score
+    from ablate.tracking.store import Tracker
+
+    console = terminal()
+    chosen = choose(what, overrides, ["evaluate.benchmarks=[]"], cache_folder())
+    tasks = LmmsTasks([name for names in given for name in names.split(",")])
+    with tempfile.TemporaryDirectory(prefix="ablate-") as out:
+        outcome = score(chosen, tasks, Tracker(), Path(out))
+    for cell, found in outcome.scores.items():
+        for task, metrics in found.items():
+            for name, value in metrics.items():
+                console.print(f"{cell}: {task}/{name} {value:.6g}", soft_wrap=True)
+    end_with(outcome.failed, console)
 
 
 def measure(what: What, overrides: Overrides = None) -> None:

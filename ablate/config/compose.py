@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,9 +20,24 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablate.components.registry import UnknownComponentError, arguments, nearest
+from ablate.config.benchmarks import (
+    DEFINITIONS,
+    KEY,
+    definition_file,
+    label_problem,
+    spelt_out,
+    unknown,
+)
 from ablate.config.checks import problems, stages_of
 from ablate.config.registries import construct, registry
-from ablate.config.schema import ROLES, SECTIONS, DataConfig, Policy, RunConfig
+from ablate.config.schema import (
+    ROLES,
+    SECTIONS,
+    BenchmarkConfig,
+    DataConfig,
+    Policy,
+    RunConfig,
+)
 from ablate.config.shape import check_shape
 from ablate.config.shipped import find_base
 from ablate.errors import COMMAND_LINE, ConfigError
@@ -98,7 +114,7 @@ def expand(values: dict[Any, Any], source: str) -> dict[str, Any]:
         for part in reversed(key.split(".")):
             value = {part: value}
         result = _joined(result, value, source)
-    return result
+    return spelt_out(result, source)
 
 
 def _joined(one: dict[str, Any], other: dict[str, Any], source: str, at: str = "") -> dict:
@@ -115,16 +131,22 @@ def _joined(one: dict[str, Any], other: dict[str, Any], source: str, at: str = "
     return result
 
 
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``. A section given another component starts from its defaults."""
+def merge(
+    below: dict[str, Any], above: dict[str, Any], named_by: Mapping[str, str] = NAMED_BY
+) -> dict[str, Any]:
+    """``above`` over ``below``. A section given another component starts from its defaults.
+
+    ``named_by``: for sections, the key that says which component they are about.
+    """
     result = copy.deepcopy(below)
     for key, value in above.items():
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
-            name = NAMED_BY.get(key)
+            name = named_by.get(key)
             renamed = name and value.get(name, old.get(name)) != old.get(name)
             kept = {k: v for k, v in old.items() if k not in OF_COMPONENT} if renamed else old
-            result[key] = merge(kept, value)
+            inside = dict.fromkeys(value, "name") if key == DEFINITIONS else NAMED_BY
+            result[key] = merge(kept, value, inside)
         else:
             result[key] = copy.deepcopy(value)
     return result
@@ -244,6 +266,7 @@ def compose(layers: list[Layer]) -> RunConfig:
         merged[role] = _component(role, merged.get(role, {}), layers)
         if merged[role].get("policy") == Policy.lora.name:
             merged[role]["lora"] = merged[role].get("lora") or {}
+    merged["evaluate"] = _benchmarks(merged.get("evaluate", {}), layers)
     config = typed(RunConfig, merged, layers)
     for key, message in problems(config):
         raise ConfigError(source_of(layers, key), key, message)
@@ -253,10 +276,49 @@ def compose(layers: list[Layer]) -> RunConfig:
         keys = f"{key}.data", f"{key}.args"
         stage.args = _arguments("data", stage.data, stage.args, layers, keys)
         _check_data(stage.data, stage.args, layers, keys[1])
-    for benchmark in config.evaluate.benchmarks:
-        _lookup("benchmark", benchmark, layers, "evaluate.benchmarks")
-        _try("benchmark", benchmark, {}, layers, "evaluate.benchmarks")
+    for label in config.evaluate.benchmarks:
+        defined = config.evaluate.definitions.get(label)
+        given = BenchmarkConfig(label) if defined is None else defined
+        where = "evaluate.benchmarks" if defined is None else f"evaluate.{DEFINITIONS}.{label}"
+        _try("benchmark", given.name, given.args, layers, where)
     return config
+
+
+def _benchmarks(evaluate: dict[str, Any], layers: list[Layer]) -> dict[str, Any]:
+    """The section with the definition of each of its benchmarks that is more than a name."""
+    definitions = evaluate.get(DEFINITIONS) or {}
+    found = {}
+    for label in evaluate.get("benchmarks") or []:
+        given = definitions.get(label, {})
+        key = f"evaluate.{DEFINITIONS}.{label}" if given else KEY
+        name, args = read_definition(given.get("name", label), given.get("args", {}))
+        known = registry("benchmark").names()
+        if ":" not in name and name not in known:
+            raise ConfigError(source_of(layers, key), key, unknown(name, known))
+        if given and (problem := label_problem(label, name, known)) is not None:
+            raise ConfigError(source_of(layers, key), key, problem)
+        args_key = f"evaluate.{DEFINITIONS}.{label}.args"
+        filled = _arguments("benchmark", name, args, layers, (key, args_key))
+        if label != name or filled != filled_arguments(
+            _lookup("benchmark", name, layers, key), "{}"
+        ):
+            found[label] = {"name": name, "args": filled}
+    return {**evaluate, DEFINITIONS: found}
+
+
+def read_definition(name: str, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A benchmark's class, and ``args`` over those of the file that defines it, if one does.
+
+    Raises:
+        ConfigError: a mistake in that file.
+    """
+    if (path := definition_file(name)) is None:
+        return name, args
+    layer = Layer(str(path), read_yaml(path))
+    check(BenchmarkConfig, layer)
+    if not layer.values.get("name"):
+        raise ConfigError(layer.source, "name", "no benchmark is named")
+    return str(layer.values["name"]), merge(layer.values.get("args") or {}, args)
 
 
 def _check_encoders(config: RunConfig, layers: list[Layer]) -> None:

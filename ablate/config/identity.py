@@ -35,7 +35,9 @@ def to_dict(config: Any, *, identity_only: bool = False) -> Any:
 
 def _in_identity(field: dataclasses.Field, value: Any) -> bool:
     if field.metadata == IN_IDENTITY_IF_SET:
-        return value != field.default
+        given_by = field.default_factory
+        default = field.default if given_by is dataclasses.MISSING else given_by()
+        return value != default
     return field.metadata != NOT_IN_IDENTITY
 
 

@@ -55,6 +55,30 @@ def data_set(config: RunConfig) -> DataSet:
     return construct("data", config.data.name, **config.data.args)
 
 
-def benchmark_named(name: str) -> Benchmark:
+def benchmark_named(name: str, **args: Any) -> Benchmark:
     """A registered benchmark (or ``package.module:Class``); raises as ``construct``."""
-    return construct("benchmark", name)
+    return construct("benchmark", name, **args)
+
+
+def run_benchmark(config: RunConfig, label: str) -> Benchmark:
+    """One of a run's benchmarks, as the run is asked it; raises as ``construct``."""
+    return _defined(config, label).for_data(data_set(config))
+
+
+def asks_own_data(config: RunConfig, label: str) -> bool:
+    """Whether a benchmark's items are of the data that the run is trained on."""
+    plain = _defined(config, label)
+    return plain.for_data(data_set(config)) is not plain
+
+
+def benchmark_key(config: RunConfig, label: str) -> str:
+    """Equal where runs are asked the same: a benchmark with its arguments, and of which data."""
+    defined = config.evaluate.definitions.get(label)
+    return str((label, defined, data_key(config) if asks_own_data(config, label) else ""))
+
+
+def _defined(config: RunConfig, label: str) -> Benchmark:
+    defined = config.evaluate.definitions.get(label)
+    return (
+        benchmark_named(label) if defined is None else benchmark_named(defined.name, **defined.args)
+    )

@@ -152,8 +152,19 @@ class TrainConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """A benchmark by registered name or ``package.module:Class``, and its arguments."""
+
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class EvaluateConfig:
     """The benchmarks a trained cell is scored on; ``limit``: a fixed subset of so many items.
+
+    A file lists each as a name or as ``label: {name, args}``, the label being what its results are
+    called and by default its name; ``definitions`` has the latter by label.
 
     ``split``: ``test`` is what is reported, always a benchmark's whole official set. Studies use
     ``validation``. Where that is a part of ``test``, ``rest`` is the other part, for what a study
@@ -161,6 +172,9 @@ class EvaluateConfig:
     """
 
     benchmarks: list[str] = field(default_factory=lambda: ["easy-vqa"])
+    definitions: dict[str, BenchmarkConfig] = field(
+        default_factory=dict, metadata=IN_IDENTITY_IF_SET
+    )
     split: Literal["validation", "test", "rest"] = "test"
     limit: int | None = None
     batch_size: int = field(default=256, metadata=NOT_IN_IDENTITY)

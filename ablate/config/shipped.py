@@ -9,14 +9,20 @@ from ablate.components.registry import nearest
 from ablate.errors import COMMAND_LINE, ConfigError
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
-BASES = "base"
+BASES, BENCHMARKS = "base", "benchmarks"
 
 
 def shipped_files() -> list[tuple[str, Path]]:
-    """Name and path of each file that can be run, such as ``proxy/connector``; bases are not."""
+    """Name and path of each file that can be run, such as ``proxy/connector``."""
     paths = sorted(FOLDER.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
     named = [(str(path.relative_to(FOLDER).with_suffix("")), path) for path in paths]
-    return [(name, path) for name, path in named if not name.startswith(f"{BASES}/")]
+    aside = (f"{BASES}/", f"{BENCHMARKS}/")
+    return [(name, path) for name, path in named if not name.startswith(aside)]
+
+
+def shipped_benchmarks() -> dict[str, Path]:
+    """Name -> file of each benchmark that a file defines."""
+    return {path.stem: path for path in sorted((FOLDER / BENCHMARKS).glob("*.yaml"))}
 
 
 def find_file(given: Path | str) -> Path:

@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 from ablate.config.schema import RunConfig
 from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
+from ablate.data.benchmarks.choosing import LETTERS
 from ablate.data.features import FEATURES, image_transform
 from ablate.data.image_names import image_names
 from ablate.data.loading import SeededSampler, make_loader
@@ -51,6 +52,7 @@ def evaluate(
         choices=choices,
         answered=True,
         image_tokens=model.connector.num_output_tokens,
+        options=benchmark.by_likelihood,
     )
     loader = make_loader(
         samples,
@@ -89,9 +91,8 @@ def answer(
     device: torch.device,
 ) -> list[dict[str, Any]]:
     """The records of one batch, as ``PromptCollator`` makes it with choices and answered."""
-    asked = read_once if bool((batch["image_of_row"] >= 0).all()) else read_anew
     how = {"max_new_tokens": benchmark.max_new_tokens, "stop_ids": [tokenizer.eos_id]}
-    generation, right = asked(model, {**batch, **on_device(batch, device)}, how)
+    generation, (right, *options) = answers_to(model, batch, how, device)
     lengths = (batch["right_labels"] != IGNORE_INDEX).sum(1)
     records = [dict(sample) for sample in batch["samples"]]
     chances = choice_probabilities(generation.first_logits, batch["choices"].to(device)).tolist()
@@ -104,27 +105,54 @@ def answer(
         record["log_probability"], record["tokens"] = log_probability, length
         if benchmark.choices:
             record["choice_probabilities"] = dict(zip(benchmark.choices, row, strict=True))
+    if options:
+        for record, found in zip(records, torch.stack(options, 1).tolist(), strict=True):
+            record["choice_probabilities"] = option_probabilities(found[: len(record["choices"])])
+    for record in records:
         record["score"] = benchmark.score(record["prediction"], record)
     return records
+
+
+def option_probabilities(likelihoods: list[float]) -> dict[str, float]:
+    """By letter, from the options' log-probabilities; normalised over the options."""
+    probabilities = torch.tensor(likelihoods, dtype=torch.float64).softmax(0).tolist()
+    return dict(zip(LETTERS, probabilities, strict=False))
+
+
+def answers_to(
+    model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any], device: torch.device
+) -> Answers:
+    """What a model says to a batch; ``how``: see ``ablate.models.generation.generate``."""
+    asked = read_once if bool((batch["image_of_row"] >= 0).all()) else read_anew
+    return asked(model, {**batch, **on_device(batch, device)}, how)
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What of a batch the model is given."""
     tensors = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
-    return {**tensors, "pixels": to_device(batch["pixels"], device)}
+    options = [to_device(option, device) for option in batch.get("options", ())]
+    return {**tensors, "pixels": to_device(batch["pixels"], device), "options": options}
 
 
-Answers = tuple[Generation, Tensor]
-"""What the model says to each row of a batch, and the log-probability of each right answer (B,)."""
+Answers = tuple[Generation, list[Tensor]]
+"""What the model says to each row of a batch, and the log-probabilities (B,) of the right answers,
+of the rows' first options, of their second ones and so on."""
 
 
 def read_once(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, Any]) -> Answers:
     """Answers to rows that all have an image, each of which is read once for all that is asked."""
-    prompts, right, of_row = batch["input_ids"], batch["right_ids"], batch["image_of_row"]
-    room = max(prompts.shape[1] + how["max_new_tokens"], right.shape[1])
+    prompts, of_row, answers = batch["input_ids"], batch["image_of_row"], answers_of(batch)
+    lengths = [ids.shape[1] for ids, _, _ in answers]
+    room = max(prompts.shape[1] + how["max_new_tokens"], *lengths)
     images = ImagesRead(model, batch["pixels"], room)
     generation = images.generate(of_row, prompts, batch["attention_mask"], **how)
-    return generation, images.log_probabilities(of_row, right, batch["right_labels"])
+    return generation, [images.log_probabilities(of_row, ids, labels) for ids, labels, _ in answers]
+
+
+def answers_of(batch: dict[str, Any]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """Ids, labels and ``placed`` of the right answers, and of the options."""
+    right = (batch["right_ids"], batch["right_labels"], batch["right_placed"])
+    return [right, *batch["options"]]
 
 
 @torch.inference_mode()
@@ -139,8 +167,10 @@ def read_anew(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, 
         pixels = {FEATURES: model.features(pixels).index_select(0, batch["image_of"])}
     prompts, mask, placed = batch["input_ids"], batch["attention_mask"], batch["placed"]
     generation = model.generate(pixels, prompts, mask, has_image=has_image, placed=placed, **how)
-    right, labels, placed = (batch[f"right_{key}"] for key in ("ids", "labels", "placed"))
-    return generation, model.log_probabilities(pixels, right, labels, has_image, placed)
+    return generation, [
+        model.log_probabilities(pixels, ids, labels, has_image, placed)
+        for ids, labels, placed in answers_of(batch)
+    ]
 
 
 def choice_probabilities(first_logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:

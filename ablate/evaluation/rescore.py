@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.components.registry import UnknownComponentError, nearest
+from ablate.components.registry import UnknownComponentError, arguments, nearest
+from ablate.config.benchmarks import definition_file
+from ablate.config.compose import read_definition
 from ablate.config.registries import benchmark_named
+from ablate.config.shipped import shipped_benchmarks
 from ablate.data.benchmarks import BENCHMARKS
 from ablate.data.benchmarks.annotations import Item, OfficialBenchmark
 from ablate.data.benchmarks.base import Benchmark, ItemRecord
@@ -85,7 +88,7 @@ def benchmark_of(file: Path, name: str | None) -> Benchmark:
     Raises:
         ConfigError: there is none, or the file is named after another one.
     """
-    known = BENCHMARKS.names()
+    known = [*BENCHMARKS.names(), *shipped_benchmarks()]
     if name is None and file.stem not in known:
         message = f"no benchmark is called {file.stem!r}: name it with --benchmark"
         raise ConfigError(str(file), "", f"{message}; {nearest(file.stem, known)}")
@@ -93,9 +96,19 @@ def benchmark_of(file: Path, name: str | None) -> Benchmark:
         message = f"the file holds predictions of {file.stem!r}, as its name says"
         raise ConfigError("score", "--benchmark", message)
     try:
-        return benchmark_named(name or file.stem)
+        return _scorer(name or file.stem)
     except (UnknownComponentError, TypeError) as error:
         raise ConfigError("score", "--benchmark", str(error)) from error
+
+
+def _scorer(name: str) -> Benchmark:
+    """A benchmark by name, or by the file that defines it; raises as ``benchmark_named``."""
+    if definition_file(name) is None:
+        return benchmark_named(name)
+    cls, args = read_definition(name, {})
+    # Where its questions are, which a shipped one lacks, is not asked: they are in the records.
+    lacking = {k: "" for k, v in arguments(BENCHMARKS.get(cls)).items() if v.default is v.empty}
+    return benchmark_named(cls, **{**lacking, **args})
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -159,9 +172,11 @@ def _check_probabilities(
     if chances is None:
         return
     place = f"row {number}"
+    if isinstance(chances, dict):  # a table of questions with fewer options has empty places
+        chances = row["choice_probabilities"] = {k: v for k, v in chances.items() if v is not None}
     if not isinstance(chances, dict) or not all(map(_is_probability, chances.values())):
         raise ConfigError(str(file), place, f"choice_probabilities are {chances!r}")
-    if benchmark.choices is None:
+    if benchmark.choices is None and not benchmark.by_likelihood:
         message = "choice_probabilities do not score this benchmark; are they of another one?"
         raise ConfigError(str(file), place, message)
 

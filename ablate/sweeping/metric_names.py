@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ablate.components.registry import nearest
-from ablate.config.registries import benchmark_named
+from ablate.config.registries import run_benchmark
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.lengths import question_reader
@@ -79,7 +79,7 @@ def check_objective(metric: str, config: RunConfig, source: str, cache: Path) ->
     name = benchmark_of(metric, config)
     try:
         if name is not None:
-            benchmark = benchmark_named(name)
+            benchmark = run_benchmark(config, name)
             figures = figures_of(benchmark, config, cache)
             reported += [f"{name}/{figure}" for figure in figures]
             if same_items(benchmark, cache):

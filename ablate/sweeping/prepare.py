@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ablate.config.registries import benchmark_named, data_set
+from ablate.config.registries import data_set, run_benchmark
 from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
 from ablate.data.base import DataSet
@@ -48,7 +48,7 @@ def prepare_benchmarks(configs: list[RunConfig], cache: Path) -> None:
         errors = {}
         for name in config.evaluate.benchmarks:
             try:
-                _ask(benchmark_named(name), dataset, config, cache)
+                _ask(run_benchmark(config, name), dataset, config, cache)
             except (ValueError, OSError) as error:
                 errors[name] = error
         if errors and len(errors) == len(config.evaluate.benchmarks):

@@ -19,7 +19,7 @@ from ablate.analysis.held import EVALUATE, MEASURE, TRAIN
 from ablate.components.checkpoints.locate import revision
 from ablate.components.source import source_hash
 from ablate.config.identity import digest, to_dict
-from ablate.config.registries import benchmark_named, data_key, data_set, registry
+from ablate.config.registries import benchmark_key, data_key, data_set, registry, run_benchmark
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.data.contents import Contents
 from ablate.errors import DataError
@@ -138,8 +138,8 @@ class StepKeys:
     def _items(self, name: str, config: RunConfig) -> str:
         # Which of the test items are ``rest`` is a rule, and the split is in the key by itself.
         split = "test" if config.evaluate.split == "rest" else config.evaluate.split
-        if (key := f"{name} {split}") not in self._benchmarks:
-            self._benchmarks[key] = benchmark_named(name).fingerprint(self._cache, split)
+        if (key := f"{benchmark_key(config, name)} {split}") not in self._benchmarks:
+            self._benchmarks[key] = run_benchmark(config, name).fingerprint(self._cache, split)
         return self._benchmarks[key]
 
     def _files(self, config: RunConfig) -> dict[str, str]:
@@ -176,7 +176,8 @@ def plan_steps(plan: Plan, cache: Path) -> dict[str, Steps]:
 
 
 def _asked(benchmark: str, config: RunConfig, trained: str, items: str) -> dict[str, Any]:
-    own = ":" in benchmark
+    defined = config.evaluate.definitions.get(benchmark)
+    cls = benchmark if defined is None else defined.name
     return {
         "version": EVALUATED,
         "trained": trained,
@@ -184,7 +185,8 @@ def _asked(benchmark: str, config: RunConfig, trained: str, items: str) -> dict[
         "split": config.evaluate.split,
         "limit": config.evaluate.limit,
         "items": items,
-        "source": source_hash(registry("benchmark").get(benchmark)) if own else None,
+        "source": source_hash(registry("benchmark").get(cls)) if ":" in cls else None,
+        **({} if defined is None else {"definition": to_dict(defined)}),
     }
 
 

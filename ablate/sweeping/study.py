@@ -19,7 +19,7 @@ from rich.table import Table
 from ablate.analysis.connect import home_expanded, refusals
 from ablate.config.compose import expand, merge
 from ablate.config.identity import digest, flatten, identity, to_dict
-from ablate.config.registries import benchmark_named
+from ablate.config.registries import run_benchmark
 from ablate.config.schema import RunConfig
 from ablate.errors import CellError, ConfigError, printable
 from ablate.models.seeding import derive
@@ -253,7 +253,7 @@ class StudyRun:
         name = printable(keys.name)  # a line break would end the comment
         heading = f"# Best of study {name}: trial {best.number}, {value}.\n"
         benchmark = benchmark_of(keys.objective, self.plan.config)
-        if benchmark is not None and benchmark_named(benchmark).holds_out:
+        if benchmark is not None and run_benchmark(self.plan.config, benchmark).holds_out:
             own["evaluate.split"] = "rest"
             heading += (
                 f"# {benchmark}'s validation items, which chose it, are a part of its test items: "

@@ -15,6 +15,7 @@ from ablate.config.compose import Layer, check, compose, expand, source_of, type
 from ablate.config.documents import RunFile, read_file
 from ablate.config.fields import field_type
 from ablate.config.identity import digest, to_dict
+from ablate.config.registries import asks_own_data
 from ablate.config.schema import RunConfig
 from ablate.errors import ConfigError, shortened
 from ablate.sweeping.metric_names import check_prefix
@@ -153,6 +154,7 @@ def _check_metrics(file: RunFile[StudyKeys], plan: StudyPlan) -> None:
     if keys.direction != better:
         message = f"must be {better} for {keys.objective}, not {keys.direction}"
         raise ConfigError(file.source, "direction", message)
+    _check_held_out(keys, config, file.source)
     if keys.pruned_by is None:
         return
     if keys.pruned_by not in VALIDATED:
@@ -162,6 +164,21 @@ def _check_metrics(file: RunFile[StudyKeys], plan: StudyPlan) -> None:
     if "pruned_by" in file.given and config.train.validate_every is None:
         message = "needs train.validate_every, which says how often it is reported"
         raise ConfigError(file.source, "pruned_by", message)
+
+
+def _check_held_out(keys: StudyKeys, config: RunConfig, source: str) -> None:
+    """Refuse to choose by validations where a benchmark reports the very samples of these."""
+    used = {"objective": keys.objective}
+    if config.train.validate_every is not None and keys.pruned_by is not None:
+        used["pruned_by"] = keys.pruned_by
+    for key, metric in used.items():
+        if metric not in VALIDATED:
+            continue
+        for name in config.evaluate.benchmarks:
+            if asks_own_data(config, name):
+                remedy = "set it to null" if key == "pruned_by" else f"take {name}/accuracy"
+                message = f"{metric} is of all the samples that {name} reports; {remedy}"
+                raise ConfigError(source, key, message)
 
 
 def _searched(nested: dict[str, Any], source: str) -> dict[str, dict[str, Any]]:

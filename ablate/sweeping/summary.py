@@ -15,8 +15,8 @@ from ablate.analysis.evidence import from_store
 from ablate.analysis.page import summary
 from ablate.analysis.page.extras import THUMBNAILS
 from ablate.analysis.results import ResultsError
-from ablate.config.registries import benchmark_named
-from ablate.config.schema import EvaluateConfig
+from ablate.config.registries import run_benchmark
+from ablate.config.schema import RunConfig
 from ablate.data.lengths import question_reader
 from ablate.sweeping.plan import Plan
 from ablate.tracking.names import storable
@@ -40,7 +40,7 @@ def keep_summary(tracker: Tracker, parent: str, title: str, plan: Plan, cache: P
     except ResultsError:
         return
     describe_run(tracker, parent, findings)
-    images = thumbnails(findings, plan.cells[0].config.evaluate, cache)
+    images = thumbnails(findings, plan.cells[0].config, cache)
     if images:
         tracker.client.log_dict(parent, images, THUMBNAILS)
 
@@ -54,9 +54,7 @@ def describe_run(tracker: Tracker, parent: str, findings: Findings) -> None:
     tracker.client.set_tag(parent, NOTE, storable(text))
 
 
-def thumbnails(
-    findings: Findings, evaluated: EvaluateConfig, cache: Path
-) -> dict[str, dict[str, str]]:
+def thumbnails(findings: Findings, config: RunConfig, cache: Path) -> dict[str, dict[str, str]]:
     """Benchmark -> item -> a small JPEG in base64, of the items that variants disagree on.
 
     What cannot be read again is left out.
@@ -67,7 +65,7 @@ def thumbnails(
     found: dict[str, dict[str, str]] = {}
     for name, items in wanted.items():
         try:
-            pictures = _pictures(name, items, evaluated, cache)
+            pictures = _pictures(name, items, config, cache)
             found[name] = {item: _jpeg(image) for item, image in pictures}
         except (ValueError, OSError, LookupError, TypeError):
             continue
@@ -75,10 +73,11 @@ def thumbnails(
 
 
 def _pictures(
-    name: str, items: set[str], evaluated: EvaluateConfig, cache: Path
+    name: str, items: set[str], config: RunConfig, cache: Path
 ) -> Iterable[tuple[str, Image.Image]]:
     """The images of a benchmark's items, found by their ids."""
-    samples = benchmark_named(name).chosen(cache, evaluated.split, evaluated.limit)
+    evaluated = config.evaluate
+    samples = run_benchmark(config, name).chosen(cache, evaluated.split, evaluated.limit)
     read = question_reader(samples) or samples.__getitem__
     for index in range(len(samples)):
         if read(index).id in items:

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 
 from ablate.analysis.held import EVALUATE, MEASURE, MEASURED, TRAIN, records_file
 from ablate.components.scans.kernels import paths_used
-from ablate.config.registries import benchmark_named, data_set
+from ablate.config.registries import data_set, run_benchmark
 from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.tokenizer import TOKENIZER
@@ -181,7 +181,7 @@ def answer_benchmarks(
     start = time.perf_counter()
     for name in benchmarks:
         try:
-            benchmark = benchmark_named(name)
+            benchmark = run_benchmark(config, name)
             answered = evaluate(config, model, dataset, cache, benchmark, reporter, features)
             keep_results(name, benchmark, answered, out, reporter)
             reporter.done(f"{EVALUATE}{name}")

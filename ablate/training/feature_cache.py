@@ -25,7 +25,7 @@ from ablate.components.encoders import Encoder
 from ablate.components.source import source_hash
 from ablate.config.checks import stages_of
 from ablate.config.identity import digest, to_dict
-from ablate.config.registries import benchmark_named
+from ablate.config.registries import run_benchmark
 from ablate.config.schema import Policy, RunConfig
 from ablate.data.base import DataSet
 from ablate.data.features import table_of, write_features
@@ -74,7 +74,7 @@ def sources(config: RunConfig, dataset: DataSet, cache: Path) -> dict[str, Sampl
         found["validation"] = validation_samples(config, dataset, cache)
     for name in config.evaluate.benchmarks:
         chosen = config.evaluate
-        found[name] = benchmark_named(name).chosen(cache, chosen.split, chosen.limit)
+        found[name] = run_benchmark(config, name).chosen(cache, chosen.split, chosen.limit)
     return found
 
 
@@ -258,4 +258,5 @@ def _data_key(config: RunConfig) -> str:
     # What is left out may have the only question about an image.
     fits = config.data.max_length if config.data.too_long == "skip" else None
     data = [config.data.name, to_dict(config.data.args), fits]
-    return digest([data, part, chosen.benchmarks, chosen.split, chosen.limit])
+    asked = [chosen.benchmarks, to_dict(chosen.definitions), chosen.split, chosen.limit]
+    return digest([data, part, *asked])

@@ -13,10 +13,15 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from ablate.data.annotated_items import (
+    AnnotatedItems,
+    AnnotationError,
+    read_bytes,
+)
 from ablate.data.base import Split
 from ablate.data.benchmarks.base import Benchmark, EvaluationSplit
 from ablate.data.contents import Contents
-from ablate.data.images import VERSION, ImageError, decode_image
+from ablate.data.images import VERSION
 from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.subsets import evenly_spread, limited
@@ -25,17 +30,9 @@ IMAGES_CHECKED = 16
 HELD_OUT_EVERY = 5
 
 
-class MissingFileError(FileNotFoundError):
-    """An official file of a benchmark is not where it is expected."""
-
-
-class AnnotationError(ValueError):
-    """An official file that is damaged, or another than it should be; names the file and place."""
-
-
 @dataclass
 class Item:
-    """One question before its image is read."""
+    """A question of an official file."""
 
     id: str
     image: Path
@@ -44,8 +41,11 @@ class Item:
     category: str = ""
     answers: Sequence[str] = ()
 
-    def sample(self, image: Image.Image) -> Sample:
-        """The question about its image."""
+    @property
+    def picture(self) -> Path:
+        return self.image
+
+    def sample(self, image: Image.Image | None) -> Sample:
         turn = Turn(self.question, self.answer)
         return Sample(
             self.id, image, [turn], self.category, list(self.answers), image_id=self.image.stem
@@ -137,33 +137,6 @@ class Entry:
         if len(answers) < 2 or not all(isinstance(answer, str) for answer in answers):
             raise AnnotationError(f"{self.place}: has not the answers of several people")
         return list(answers)
-
-
-class AnnotatedItems:
-    """Items as a map-style data set of samples; an image is read when its sample is."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample.
-
-        Raises:
-            MissingFileError: its image is not there.
-            AnnotationError: its image is broken.
-        """
-        item = self.items[index]
-        data = read_bytes(item.image)
-        try:
-            image = decode_image(data)
-        except ImageError as error:
-            raise AnnotationError(
-                f"image {item.image} of question {item.id} is broken: {error}"
-            ) from error
-        return item.sample(image)
 
 
 class OfficialBenchmark(Benchmark):
@@ -288,23 +261,6 @@ def is_held_out(image: Path) -> bool:
 
 def _evaluated(split: Split) -> EvaluationSplit:
     return "validation" if split == "validation" else "test"
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-        MissingFileError: it is not there; the message says where it is expected.
-        AnnotationError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise MissingFileError(
-            f"no file at {path}: download the benchmark's official {path.name!r} and put it there"
-        ) from None
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> Any:

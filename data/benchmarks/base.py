@@ -5,10 +5,11 @@ artifact ``predictions/BENCHMARK.parquet``, a row per item:
 
 - ``id``: of the item, unique in its benchmark;
 - ``image_id``: what the items about one image share, its official name or else a hash of its
-  content; null without an image;
+  content; null without an image, but for held-out conversations: their ids;
 - ``question``, ``answer``, ``answers`` (all references, one per annotator), ``category``;
 - ``prediction``: the generated text;
-- ``choice_probabilities``: choice -> probability, where the benchmark has choices;
+- ``choices``: the options of a question that has its own, lettered from A;
+- ``choice_probabilities``: choice (or its letter) -> probability, where one is chosen by it;
 - ``score``: from 0 to 1;
 - ``log_probability``: natural logarithm of the probability of the right answer and the token that
   ends it, right after the prompt: the sum over its tokens, each given those before it. Of several
@@ -30,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ablate.components.registry import Registry
-from ablate.data.base import Split
+from ablate.data.base import DataSet, Split
 from ablate.data.samples import Sample, Samples
 
 EvaluationSplit = Literal["validation", "test", "rest"]
@@ -45,10 +46,21 @@ class Benchmark(ABC):
     The constructor takes keyword-only arguments alone.
     """
 
+    def for_data(self, dataset: DataSet) -> Benchmark:
+        """The benchmark as a run is asked it that is trained on this data: the same for all runs,
+        but for one of the data's own items.
+        """
+        return self
+
     @property
     def choices(self) -> tuple[str, ...] | None:
         """Answers whose next-token probability scores an item; None: the generated text does."""
         return None
+
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether each item's own ``choices`` are compared by how likely they are as answers."""
+        return False
 
     @property
     def chance(self) -> float | None:

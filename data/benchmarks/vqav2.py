@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ablate.data.annotated_items import AnnotationError
 from ablate.data.benchmarks.annotations import (
-    AnnotationError,
     Entry,
     Item,
     OfficialBenchmark,

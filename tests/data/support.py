@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ablate.data.samples import Sample, Turn
+from ablate.data.samples import Sample, Turn, image_keys
 from ablate.data.shards import Record
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,11 @@ def encoded(value: int, kind: str = "png") -> bytes:
 
 def record(number: int) -> Record:
     return Record(encoded(number), [Sample(f"s-{number}", None, [Turn("how many?", str(number))])])
+
+
+def recorded(sample: Sample) -> dict[str, Any]:
+    """What results keep of a sample."""
+    return sample.record(image_keys([sample])[0])
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ablate.data.annotated_items import AnnotationError, MissingFileError
 from ablate.data.benchmarks import BENCHMARKS
-from ablate.data.benchmarks.annotations import AnnotationError, MissingFileError, OfficialBenchmark
+from ablate.data.benchmarks.annotations import OfficialBenchmark
 from ablate.data.convert import PROBLEMS, Conversion, ConvertOptions
 from ablate.data.llava_images import read_image
 from ablate.data.llava_records import BadRecordError

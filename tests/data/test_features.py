@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 import ablate.data.image_names
-from ablate.data.benchmarks.annotations import AnnotatedItems, Item
+from ablate.data.annotated_items import AnnotatedItems
+from ablate.data.benchmarks.annotations import Item
 from ablate.data.conversations import Conversations
 from ablate.data.features import (
     BATCH_SIZE,

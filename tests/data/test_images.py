@@ -15,7 +15,8 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 import ablate.data.images
-from ablate.data.benchmarks.annotations import AnnotatedItems, AnnotationError, Item
+from ablate.data.annotated_items import AnnotatedItems, AnnotationError
+from ablate.data.benchmarks.annotations import Item
 from ablate.data.images import ImageError, decode_image, show
 from ablate.data.llava_images import ImageFormat, read_image
 from ablate.data.llava_records import BadRecordError

@@ -12,6 +12,7 @@ import torch
 from ablate.config.registries import benchmark_named, data_set
 from ablate.config.schema import RunConfig
 from ablate.data.benchmarks.base import Benchmark
+from ablate.data.benchmarks.metrics import METRICS
 from ablate.data.samples import Sample, Turn
 from ablate.data.text import IGNORE_INDEX, PromptCollator, encode_answer
 from ablate.evaluation import evaluate as module
@@ -202,3 +203,40 @@ def test_a_choices_probability_is_of_the_word_that_is_chosen(cache: Path) -> Non
     assert record["answer"] == "no"
     expected, _ = plain_loop(model, sample, "No", cache, run)
     assert record["log_probability"] == pytest.approx(expected, rel=1e-4)
+
+
+class WithOptions(Several):
+    """Questions with two and three options of their own, one without an image."""
+
+    @property
+    def by_likelihood(self) -> bool:
+        return True
+
+    def samples(self, cache_dir: Path, split: Any, limit: int | None = None) -> list[Sample]:
+        two, three = ["a circle", "red"], ["dark teal blue", "yes", "a"]
+        return [
+            Sample("a", image(1), [Turn("what is it?", "red")], choices=two),
+            Sample("b", None, [Turn("what color is the shape?", "yes")], choices=three),
+        ]
+
+    def score(self, prediction: str, record: dict[str, Any]) -> float:
+        return METRICS["likelihood"].score(prediction, record)
+
+
+def test_options_are_as_likely_as_in_a_plain_loop(cache: Path, tmp_path: Path) -> None:
+    benchmark = WithOptions()
+    for size in (1, 2):
+        run = config(evaluate={"batch_size": size})
+        model, records = answered(run, cache, benchmark)
+        for record, sample in zip(records, benchmark.samples(cache, "test"), strict=True):
+            plain = [plain_loop(model, sample, c, cache, run)[0] for c in sample.choices]
+            expected = torch.tensor(plain, dtype=torch.float64).softmax(0).tolist()
+            found = record["choice_probabilities"]
+            assert list(found) == ["A", "B", "C"][: len(plain)]
+            assert list(found.values()) == pytest.approx(expected, rel=1e-3)
+            likeliest = sample.choices[plain.index(max(plain))]
+            assert record["score"] == float(likeliest == sample.turns[-1].answer)
+    keep_results("mine", benchmark, records, tmp_path, Log())
+    lines = rescore(tmp_path / "mine.parquet", "seed-bench", cache)
+    assert lines[0] == "2 predictions"
+    assert "score otherwise" not in lines[1]

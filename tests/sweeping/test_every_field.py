@@ -39,6 +39,7 @@ EXEMPT = {
     "evaluate.batch_size": "answers do not depend on it",
     "stages": "each stage is a step of its own, which the next one is keyed by",
     "evaluate.benchmarks": "each is a step of its own",
+    "evaluate.definitions": "each is in the identity of its benchmark's step",
 }
 """Path -> why a field is in the identity of no training or evaluation."""
 OPTIONAL = {

@@ -135,3 +135,28 @@ def test_pruning_is_part_of_what_a_study_is(house: Path) -> None:
     assert plan(house, train=train, pruned_by="validation/token_accuracy").definition == first
     assert plan(house, train=train, pruned_by="validation/loss").definition != first
     assert plan(house, train=train, trials=3, startup_trials=1).definition == first
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"objective": "validation/loss", "direction": "minimize", "pruned_by": None},
+            "objective: validation/loss is of all the samples that held-out reports; take held-out",
+        ),
+        (
+            {"objective": "held-out/accuracy"},
+            "pruned_by: validation/token_accuracy is of all the samples .*; set it to null",
+        ),
+        ({"objective": "held-out/accuracy", "pruned_by": None}, ""),
+    ],
+)
+def test_held_out_questions_are_not_reported_after_they_chose(
+    values: dict[str, Any], message: str, house: Path
+) -> None:
+    asked = {"evaluate.benchmarks": ["held-out"], "train.validate_every": 1, **values}
+    if message:
+        with pytest.raises(ConfigError, match=message):
+            plan(house, **asked)
+    else:
+        assert plan(house, **asked).config.evaluate.split == "validation"

@@ -14,13 +14,13 @@ from PIL import Image
 from ablate.analysis.conclusions import conclude
 from ablate.analysis.connect import tracking_uri
 from ablate.analysis.evidence import Evidence
+from ablate.config.compose import Layer, compose, expand
 from ablate.config.registries import benchmark_named
-from ablate.config.schema import EvaluateConfig
 from ablate.sweeping.summary import NOTE, NOTE_LENGTH, describe_run, thumbnails
 from ablate.tracking.store import Tracker
 from tests.analysis.planted import drawn, plant
 from tests.analysis.test_conclusions import evidence
-from tests.support import ablate, runs, write
+from tests.support import BASE, ablate, runs, write
 
 
 def test_a_sweep_describes_its_parent_run_and_its_page_is_kept_there(
@@ -68,7 +68,8 @@ def test_thumbnails_are_of_items_that_variants_disagree_on(cache: Path) -> None:
     ]
     labels = {v: {"x": v} for v in "ab"}
     found = conclude(Evidence("p", labels, pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame()))
-    made = thumbnails(found, EvaluateConfig(limit=12), cache)
+    config = compose([Layer("base", expand(BASE, "base"))])
+    made = thumbnails(found, config, cache)
     assert set(made) == {"easy-vqa"}
     assert set(made["easy-vqa"]) == set(ids[:3])
     image = Image.open(io.BytesIO(base64.b64decode(made["easy-vqa"][ids[0]])))

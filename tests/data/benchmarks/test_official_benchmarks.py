@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ablate.data.annotated_items import MissingFileError
 from ablate.data.benchmarks import BENCHMARKS
-from ablate.data.benchmarks.annotations import MissingFileError
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.benchmarks.binary import Confusion
 from ablate.data.benchmarks.gqa import gqa_accuracy, summarise_gqa

@@ -8,13 +8,9 @@ from typing import Any
 
 import pytest
 
+from ablate.data.annotated_items import AnnotationError, MissingFileError
 from ablate.data.benchmarks import BENCHMARKS
-from ablate.data.benchmarks.annotations import (
-    AnnotationError,
-    MissingFileError,
-    OfficialBenchmark,
-    is_held_out,
-)
+from ablate.data.benchmarks.annotations import OfficialBenchmark, is_held_out
 from ablate.data.lengths import question_reader
 
 IMAGES, EACH = 100, 3
