@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ablate.cores import cores_here
 from ablate.data.base import Split
+from ablate.data.held_out import held_out
 from ablate.data.json_lines import parse_json_lines
 from ablate.data.llava_images import ImageFormat, read_image
 from ablate.data.llava_records import (
@@ -21,18 +22,21 @@ from ablate.data.llava_records import (
     image_names,
     read_records,
     read_turns,
+    record_category,
     record_id,
     record_lines,
 )
 from ablate.data.prepared import prepare_once
-from ablate.data.samples import Sample
+from ablate.data.samples import Sample, Turn
 from ablate.data.shards import Record, ShardInfo, read_index, write_index, write_shard
-from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files, train_tokenizer
+from ablate.data.templates import TemplateName, get_template
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files
+from ablate.data.vocabulary import check_trainable, train_for
 
 PROBLEMS = "problems.jsonl"
 CONVERSION = "conversion.json"
 PER_SHARD = 1024
-VERSION = 3
+VERSION = 4
 """Of what a conversion makes of its sources: a new number for any change of it."""
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
@@ -48,7 +52,8 @@ class ConvertOptions:
         tokenizer: a ``tokenizer.json`` to use; without one, a byte-pair encoding is trained on the
             training split.
         vocab_size: of the trained tokenizer.
-        validation_every: one record in this many is of the validation split.
+        validation_every: one image in this many is of the validation split, with all records about
+            it; where records have a ``split`` of their own, that is followed instead.
         bad: a record without an answer, whose images are other than it shows in number, or with
             an image that is missing, broken or outside the folder, is left out and listed in
             ``problems.jsonl`` (``skip``), or stops it all (``refuse``).
@@ -57,9 +62,11 @@ class ConvertOptions:
             transparent (``original``), or decoded (``pixels``): several times as large, and much
             faster to read.
         max_side: larger images are scaled down to this many pixels on their longer side.
+        template: the chat template that a trained tokenizer is for; it shapes nothing else.
 
     Raises:
-        ValueError: ``validation_every`` below 2, or ``max_side`` below 1.
+        ValueError: ``validation_every`` below 2, ``max_side`` below 1, or a template that no
+            tokenizer can be trained for.
     """
 
     tokenizer: str = ""
@@ -69,16 +76,14 @@ class ConvertOptions:
     text_only: Literal["keep", "skip"] = "keep"
     image_format: ImageFormat = "original"
     max_side: int | None = None
+    template: TemplateName = "llava-1.5"
 
     def __post_init__(self) -> None:
         if self.validation_every < 2:
             raise ValueError(f"validation_every must be 2 or more, not {self.validation_every}")
         if self.max_side is not None and self.max_side < 1:
             raise ValueError(f"max_side must be 1 or more, not {self.max_side}")
-
-    def holds_out(self, index: int) -> bool:
-        """Whether the record of an index is of the validation split."""
-        return index % self.validation_every == self.validation_every - 1
+        check_trainable(self.template, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -168,8 +173,18 @@ class Conversion:
             stats.append((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns))
         if not self.images.is_dir():
             raise ValueError(f"no image folder at {self.images}")
-        key = json.dumps([VERSION, stats, str(self.images.resolve()), asdict(self.options)])
+        options = asdict(self.options)
+        if given is not None:
+            del options["template"]
+        key = json.dumps([VERSION, stats, str(self.images.resolve()), options])
         return hashlib.sha256(key.encode()).hexdigest()
+
+    def _about(self, key: str) -> dict[str, Any]:
+        """What a conversion tells of itself: without its ``sources`` it cannot be made again."""
+        given = self._given_tokenizer()
+        sources = [self.json_file, self.images, *([] if given is None else [given])]
+        template = {"template": self.options.template} if given is None else {}
+        return {"key": key, "sources": [str(path.absolute()) for path in sources], **template}
 
     def _given_tokenizer(self) -> Path | None:
         return Path(self.options.tokenizer).expanduser() if self.options.tokenizer else None
@@ -195,7 +210,7 @@ class Conversion:
 
         def convert(partial: Path) -> None:
             nonlocal converted
-            _start_or_resume(partial, key)
+            _start_or_resume(partial, self._about(key))
             try:
                 converted = self._convert(partial, workers, progress)
             except ValueError:
@@ -241,12 +256,16 @@ class Conversion:
         return sum(result.shard.samples for result in ordered if not result.resumed)
 
     def _chunks(self, records: Sequence[Any]) -> Iterator[Chunk]:
+        held = self._held_out(records)
         for split in SPLITS:
             wanted = split == "validation"
-            mine = [(i, r) for i, r in enumerate(records) if self.options.holds_out(i) == wanted]
+            mine = [(i, r) for i, r in enumerate(records) if held[i] == wanted]
             for number, start in enumerate(range(0, len(mine), PER_SHARD)):
                 chunk = mine[start : start + PER_SHARD]
                 yield Chunk(split, number, chunk, self.images, self.options)
+
+    def _held_out(self, records: Sequence[Any]) -> list[bool]:
+        return held_out(records, self.options.validation_every)
 
     def _located(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems in order, with their lines."""
@@ -267,19 +286,19 @@ class Conversion:
             Tokenizer.load(given).save(directory / TOKENIZER)
             return
 
-        def texts() -> Iterator[str]:
-            for index, record in enumerate(records):
-                if self.options.holds_out(index):
+        def conversations() -> Iterator[tuple[list[Turn], bool]]:
+            for record, held in zip(records, self._held_out(records), strict=True):
+                if held:
                     continue
                 try:
-                    turns = read_turns(record)
+                    names = image_names(record)
+                    yield read_turns(record, len(names)), bool(names)
                 except BadRecordError:
                     continue  # reported with the shard it would be in
-                for turn in turns:
-                    yield turn.question
-                    yield turn.answer
 
-        train_tokenizer(texts(), "bpe", self.options.vocab_size).save(directory / TOKENIZER)
+        template = get_template(self.options.template)
+        tokenizer = train_for(template, conversations(), "bpe", self.options.vocab_size)
+        tokenizer.save(directory / TOKENIZER)
 
 
 def _make_way(directory: Path, key: str) -> None:
@@ -295,13 +314,18 @@ def _make_way(directory: Path, key: str) -> None:
         )
 
 
-def _start_or_resume(partial: Path, key: str) -> None:
+def _start_or_resume(partial: Path, about: dict[str, Any]) -> None:
     """Empty the folder of a killed conversion if that was of something else."""
-    if _told(partial).get("key") == key:
+    if _told(partial).get("key") == about["key"]:
         return
     shutil.rmtree(partial)
     partial.mkdir()
-    (partial / CONVERSION).write_text(json.dumps({"key": key}))
+    (partial / CONVERSION).write_text(json.dumps(about))
+
+
+def trained_for(directory: Path) -> str:
+    """The template that a conversion's tokenizer was trained for; "" where it is not known."""
+    return str(_told(directory).get("template", ""))
 
 
 def _told(directory: Path) -> dict[str, Any]:
@@ -393,5 +417,6 @@ def read_record(index: int, record: Any, chunk: Chunk) -> Record | None:
         return None
     form = (options.image_format, options.max_side)
     images = [read_image(name, chunk.images, *form) for name in names]
-    sample = Sample(f"{index:07d}-{record_id(record)}", None, turns)
+    name = f"{index:07d}-{record_id(record)}"
+    sample = Sample(name, None, turns, record_category(record))
     return Record(images[0] if images else None, [sample], images[1:])

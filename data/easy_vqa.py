@@ -16,7 +16,8 @@ from ablate.data.prepared import ShardedDataSet, prepare_once
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.shards import Record, ShardDataset, write_shards
 from ablate.data.templates import TemplateName
-from ablate.data.tokenizer import TOKENIZER, train_tokenizer
+from ablate.data.tokenizer import TOKENIZER
+from ablate.data.vocabulary import own_folder, train_for
 
 SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
@@ -58,16 +59,16 @@ class EasyVQA(ShardedDataSet):
 
     def __init__(self, *, template: TemplateName = "plain", turns: int = 1) -> None:
         super().__init__(template=template)
+        self._folder_end = own_folder(template)
         self._turns = turns
 
     def directory(self, cache_dir: Path) -> Path:
-        return cache_dir / f"easy-vqa-{version('easy-vqa')}"
+        return cache_dir / f"easy-vqa-{version('easy-vqa')}{self._folder_end}"
 
     def prepare(self, cache_dir: Path) -> None:
         prepare_once(self.directory(cache_dir), self._convert)
 
-    @staticmethod
-    def _convert(directory: Path) -> None:
+    def _convert(self, directory: Path) -> None:
         splits: dict[Split, list[Record]] = {"train": [], "validation": []}
         for image_id, record in _records("train"):
             held_out = image_id % VALIDATION_EVERY == 0
@@ -75,13 +76,10 @@ class EasyVQA(ShardedDataSet):
         splits["test"] = [record for _, record in _records("test")]
         for split, records in splits.items():
             write_shards(directory / split, records)
-        texts = (
-            text
-            for record in splits["train"]
-            for sample in record.samples
-            for text in (sample.turns[0].question, sample.turns[0].answer)
-        )
-        train_tokenizer(texts, "word", vocab_size=1024).save(directory / TOKENIZER)
+        samples = (sample for record in splits["train"] for sample in record.samples)
+        conversations = ((sample.turns, True) for sample in samples)
+        tokenizer = train_for(self.template, conversations, "word", vocab_size=1024)
+        tokenizer.save(directory / TOKENIZER)
 
     def split(self, cache_dir: Path, split: Split) -> Samples[Sample]:
         samples = ShardDataset(self.directory(cache_dir) / split)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ablate.data.base import DATASETS
 from ablate.data.convert import PROBLEMS, SPLITS, Conversion, ConvertOptions
-from ablate.data.prepared import ShardedDataSet
+from ablate.data.prepared import ShardedDataSet, mark_used
 from ablate.data.templates import TemplateName
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,8 @@ class LLaVA(ShardedDataSet):
         images: the folder that the records' image paths start from.
         tokenizer, vocab_size, validation_every, bad, text_only, image_format, max_side: see
             ``ablate.data.convert.ConvertOptions``.
-        template: the chat template; ``tokenizer`` is the one that the tokenizer itself carries.
+        template: the chat template; ``tokenizer`` is the one that the tokenizer itself carries. A
+            tokenizer that is trained is trained on conversations as it writes them.
 
     Raises:
         ValueError: an option that ``ConvertOptions`` refuses.
@@ -57,6 +58,7 @@ class LLaVA(ShardedDataSet):
                 text_only=text_only,
                 image_format=image_format,
                 max_side=max_side,
+                template=template,
             ),
         )
 
@@ -68,6 +70,7 @@ class LLaVA(ShardedDataSet):
         """Convert in as many processes as there are CPUs; a killed conversion is gone on with."""
         directory = self.directory(cache_dir)
         if directory.exists():
+            mark_used(directory)
             return
         problems = self._conversion.run(directory).problems
         if problems:

@@ -6,6 +6,10 @@ LVIS-Instruct-4V. ``image`` is a path inside a folder, a list of them for severa
 LLaVA-NeXT-Interleave's M4-Instruct (Li et al. 2024, arXiv 2407.07895), or absent for a conversation
 about text alone. ``<image>`` in the questions says where each image stands, in their order.
 
+A record may also be one question, ``{"image", "question", "answer"}``, as a row of a table has it:
+a ``.csv`` or ``.tsv`` file with these columns. ``category`` names the kind of question, ``split``
+says where the record belongs (``ablate.data.held_out``).
+
 Other tools' spellings of the same are read as well: ``images`` and the like; the ``messages`` of
 OpenAI's API, with ``role`` and ``content``, as ms-swift and LLaMA-Factory have them, too; a
 ``system`` text. What could only be read in part (a video, tools, images that ``<image>`` does not
@@ -14,8 +18,11 @@ place) is bad.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,8 +31,18 @@ from ablate.data.json_lines import parse_json_lines
 from ablate.data.samples import Turn
 
 JSON_LINES = ".jsonl"
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 IMAGE_TOKEN = "<image>"
-IMAGE_KEYS = ("image", "images", "image_path", "image_paths", "image_file", "img", "img_path")
+IMAGE_KEYS = (
+    "image",
+    "images",
+    "image_path",
+    "image_paths",
+    "image_file",
+    "img",
+    "img_path",
+    "file_name",
+)
 CONVERSATION_KEYS = ("conversations", "messages")
 UNREAD_KEYS = ("video", "videos", "audio", "audios", "tools")
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "bot": "gpt"}
@@ -41,7 +58,9 @@ class BadRecordError(ValueError):
 
 
 def read_records(path: Path) -> list[Any]:
-    """The records of a file, as they are: a JSON list, or, in ``.jsonl``, a record per line.
+    """The records of a file, as they are: a JSON list, a record per line, or a row of a table.
+
+    A table's columns are known in lower case; an empty field is None.
 
     Raises:
         ValueError: it is no such file of at least one record.
@@ -49,10 +68,13 @@ def read_records(path: Path) -> list[Any]:
     try:
         if path.suffix == JSON_LINES:
             records = [record for _, record in parse_json_lines(_text(path).encode())]
+        elif path.suffix in DELIMITERS:
+            records = [record for _, record in _rows(path)]
         else:
             records = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        kind = path.suffix[1:].upper() if path.suffix in DELIMITERS else "JSON"
+        raise ValueError(f"{path} is not valid {kind}: {error}") from error
     if not isinstance(records, list):
         raise ValueError(f"{path} must hold a list of records, not {type(records).__name__}")
     if not records:
@@ -64,6 +86,8 @@ def record_lines(path: Path) -> list[int]:
     """The line, from 1, on which each record of a file that ``read_records`` accepts begins."""
     if path.suffix == JSON_LINES:
         return [number for number, _ in parse_json_lines(_text(path).encode())]
+    if path.suffix in DELIMITERS:
+        return [number for number, _ in _rows(path)]
     text, decoder = _text(path), json.JSONDecoder()
     lines: list[int] = []
     position = text.index("[") + 1
@@ -79,6 +103,32 @@ def record_lines(path: Path) -> list[int]:
         line += text.count("\n", start, position)
 
 
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """The rows of a table with a header, each with the line, from 1, on which it begins.
+
+    Raises:
+        ValueError: it is no table, or a row has more fields than the header.
+    """
+    lines = csv.reader(io.StringIO(_text(path), newline=""), delimiter=DELIMITERS[path.suffix])
+    try:
+        names = [name.strip().casefold() for name in next(lines, [])]
+        while True:
+            number = lines.line_num + 1
+            row = next(lines, None)
+            if row is None:
+                return
+            if len(row) > len(names):
+                raise ValueError(
+                    f"line {number} has {len(row)} fields and the header {len(names)}; quote those "
+                    "that hold the delimiter"
+                )
+            if row:
+                values = [field or None for field in row]
+                yield number, dict(zip(names, values, strict=False))
+    except csv.Error as error:
+        raise ValueError(f"line {lines.line_num}: {error}") from error
+
+
 def _text(path: Path) -> str:
     return path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark
 
@@ -87,6 +137,12 @@ def record_id(record: Any) -> str:
     """What a record calls itself; ids of LLaVA's mixes are not unique."""
     name = str(record.get("id", "")) if isinstance(record, dict) else ""
     return name.encode(errors="replace").decode()
+
+
+def record_category(record: Any) -> str:
+    """The kind of question that a record says it is; "" where it says none."""
+    category = record.get("category")
+    return _encodable(category, "category") if isinstance(category, str) else ""
 
 
 def image_names(record: Any) -> list[str]:
@@ -237,9 +293,15 @@ def _messages(record: dict[str, Any]) -> list[Any]:
     for key in CONVERSATION_KEYS:
         if isinstance(record.get(key), list) and record[key]:
             return record[key]
+    if record.keys() >= {"question", "answer"}:
+        answer = record["answer"]
+        if isinstance(answer, int | float) and not isinstance(answer, bool):
+            answer = str(answer)
+        question = {"from": "human", "value": record["question"]}
+        return [question, {"from": "gpt", "value": answer}]
     unknown = record.keys().isdisjoint(CONVERSATION_KEYS)
     others = f", only {brief(', '.join(record))}" if unknown else ""
-    raise BadRecordError(f"has no conversations{others}")
+    raise BadRecordError(f"has no conversations, and no question and answer{others}")
 
 
 def _role(message: Any, position: int) -> str:

@@ -14,10 +14,11 @@ from PIL import Image
 
 from ablate.data.base import DATASETS, DataSet, Label, LabelledImages, Split
 from ablate.data.prepared import prepare_once
-from ablate.data.samples import Sample, Samples
+from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.subsets import evenly_spread
 from ablate.data.templates import ChatTemplate, TemplateName, get_template
-from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files, train_tokenizer
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files
+from ablate.data.vocabulary import check_trainable, train_for
 
 
 class WeightedSamples:
@@ -129,6 +130,8 @@ class Mixture(DataSet):
         self._tokenizer = Path(tokenizer).expanduser() if tokenizer else None
         self._kind = kind
         self._vocab_size = vocab_size
+        check_trainable(template, tokenizer)
+        self._template_name = template
         self._template = get_template(template)
 
     def prepare(self, cache_dir: Path) -> None:
@@ -180,7 +183,7 @@ class Mixture(DataSet):
             given = json.dumps(tokenizer.backend.to_str())
             given += json.dumps(tokenizer.config) if tokenizer.config else ""
         fingerprints = sorted(part.fingerprint(cache_dir) for part in self._parts.values())
-        key = json.dumps([fingerprints, given, self._kind, self._vocab_size])
+        key = json.dumps([fingerprints, given, self._kind, self._vocab_size, *self._written()])
         return cache_dir / f"mixture-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
     def _write_tokenizer(self, cache_dir: Path, directory: Path) -> None:
@@ -188,12 +191,20 @@ class Mixture(DataSet):
             Tokenizer.load(self._tokenizer).save(directory / TOKENIZER)
             return
 
-        def texts() -> Iterator[str]:
+        def conversations() -> Iterator[tuple[list[Turn], bool]]:
             for part in self._parts.values():
                 samples = part.split(cache_dir, "train")
                 for index in range(len(samples)):
-                    for turn in samples[index].turns:
-                        yield turn.question
-                        yield turn.answer
+                    sample = samples[index]
+                    yield sample.turns, sample.image is not None
 
-        train_tokenizer(texts(), self._kind, self._vocab_size).save(directory / TOKENIZER)
+        trained = train_for(self._template, conversations(), self._kind, self._vocab_size)
+        trained.save(directory / TOKENIZER)
+
+    def _written(self) -> list[str]:
+        """What of the template the trained tokenizer depends on.
+
+        Words alone make the same of `plain`, which has none of its own, as of the bare texts.
+        """
+        bare = self._kind == "word" and self._template_name == "plain"
+        return [] if bare or self._tokenizer is not None else [self._template_name]

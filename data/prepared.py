@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Callable
@@ -30,6 +32,7 @@ def prepare_once(directory: Path, convert: Callable[[Path], None], *, resume: bo
         resume: keep what a killed conversion left, for a ``convert`` that goes on from there.
     """
     if directory.exists():
+        mark_used(directory)
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
@@ -46,6 +49,12 @@ def prepare_once(directory: Path, convert: Callable[[Path], None], *, resume: bo
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         partial.rename(directory)
+
+
+def mark_used(directory: Path) -> None:
+    """Note that prepared data are asked for now, see ``ablate.data.caches``."""
+    with contextlib.suppress(OSError):  # a folder of someone else's
+        os.utime(directory)
 
 
 class ShardedDataSet(DataSet):

@@ -38,6 +38,8 @@ INDEX = "index.json"
 # three of each further image follow, in as many columns as the shard's samples need.
 _COLUMNS = ("image", "image_size", "image_crc", "json", "json_size", "json_crc", "position")
 _JSON = slice(3, 7)
+_HEADER = 2**16
+"""Bytes of an image that nearly always tell its size."""
 _PIXELS = re.compile(rb"P6\n(\d+) (\d+)\n255\n")
 
 
@@ -270,10 +272,7 @@ class ShardDataset:
                 os.close(descriptor)
             return sample_from_json(values, images)
         except (OSError, ValueError) as error:
-            raise ShardError(
-                f"sample {index} of shard {path} cannot be read: {error}; "
-                f"delete {self.directory} and prepare the data set again"
-            ) from error
+            raise self._unreadable(index, error) from error
 
     def _image_places(self, index: int) -> list[list[int]]:
         """Offset, size and CRC-32 of each of a sample's images."""
@@ -295,6 +294,26 @@ class ShardDataset:
         """Equal for samples whose images have the same bytes, and seldom for others; or empty."""
         places = map(self._image_places, range(len(self)))
         return [" ".join(f"{size} {crc}" for _, size, crc in own) for own in places]
+
+    def image_sizes(self, index: int) -> list[tuple[int, int]]:
+        """Width and height of each image of a sample, from their files' headers.
+
+        Raises:
+            ShardError: one cannot be read.
+        """
+        path = Path(self._paths[bisect_right(self._starts, index) - 1])
+        try:
+            with path.open("rb") as file:
+                return [_size(file.fileno(), place) for place in self._image_places(index)]
+        except (OSError, ValueError) as error:
+            raise self._unreadable(index, error) from error
+
+    def _unreadable(self, index: int, reason: object) -> ShardError:
+        path = self._paths[bisect_right(self._starts, index) - 1]
+        return ShardError(
+            f"sample {index} of shard {path} cannot be read: {reason}; "
+            f"delete {self.directory} and prepare the data set again"
+        )
 
     def _load_table(self, shard: dict[str, Any]) -> np.ndarray:
         path = self.directory / shard["name"]
@@ -359,6 +378,34 @@ def _image(path: str, descriptor: int, place: list[int]) -> Image.Image:
     if _last.image is None or _last.place != wanted:
         _last.image, _last.place = decode_stored(_read(descriptor, *place)), wanted
     return _last.image
+
+
+def _size(descriptor: int, place: list[int]) -> tuple[int, int]:
+    """Width and height of the image at a place in a shard.
+
+    Raises:
+        ValueError: its bytes do not tell them.
+    """
+    offset, size, crc = place
+    head = os.pread(descriptor, min(size, _HEADER), offset)
+    found = _measured(head)
+    if found is None and len(head) < size:
+        found = _measured(bytes(_read(descriptor, offset, size, crc)))
+    if found is None:
+        raise ValueError("its image has no size")
+    return found
+
+
+def _measured(head: bytes) -> tuple[int, int] | None:
+    """Width and height by what an image's bytes begin with; None if that is not enough."""
+    pixels = _PIXELS.match(head)
+    if pixels:
+        return int(pixels[1]), int(pixels[2])
+    try:
+        with Image.open(io.BytesIO(head)) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def encode_pixels(image: Image.Image) -> bytes:

@@ -116,13 +116,14 @@ def encode_conversation(
     if all(label == IGNORE_INDEX for label in labels[:end]):
         raise TooLongError(
             f"the question alone takes all of max_length = {max_length} tokens, so that nothing of "
-            f"the answer is left to learn from (the conversation has {_text_length(ids)} tokens); "
+            f"the answer is left to learn from (the conversation has {text_length(ids)} tokens); "
             "raise max_length or shorten the question"
         )
     return ids[:end], labels[:end]
 
 
-def _text_length(ids: Sequence[int]) -> int:
+def text_length(ids: Sequence[int]) -> int:
+    """How many ids are of text; the others say where images stand."""
     return sum(token != IMAGE_INDEX for token in ids)
 
 
@@ -147,7 +148,7 @@ def encode_prompt(
         ValueError: the template has no way to write the conversation.
     """
     ids, _ = _encode(turns, template, tokenizer, image=image, answered=False)
-    length = _text_length(ids)
+    length = text_length(ids)
     if max_length is not None and length > max_length:
         raise TooLongError(f"the prompt has {length} tokens, more than max_length = {max_length}")
     return ids
@@ -269,7 +270,7 @@ class TrainCollator:
     pack: int | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        ids, labels = zip(*map(self._row, samples), strict=True)
+        ids, labels = zip(*map(self.row, samples), strict=True)
         inside = self.pack is not None
         placement = Placement.of(samples, ids, self.image_tokens, inside=inside)
         spread = placement.spread(ids, ids, IMAGE_INDEX)
@@ -293,8 +294,8 @@ class TrainCollator:
             **rest,
         }
 
-    def _row(self, sample: Sample) -> tuple[list[int], list[int]]:
-        """A sample's ids and labels."""
+    def row(self, sample: Sample) -> tuple[list[int], list[int]]:
+        """A sample's ids and labels; see ``encode_conversation``."""
         try:
             return encode_conversation(
                 sample.turns,

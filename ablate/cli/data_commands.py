@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ablate.errors import ConfigError, DataError
+from ablate.errors import COMMAND_LINE, ConfigError, DataError
 
 if TYPE_CHECKING:
     from ablate.data.benchmarks.annotations import OfficialBenchmark
-    from ablate.data.convert import Conversion, Summary
+    from ablate.data.convert import Summary
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 PROBLEMS_SHOWN = 10
+Template = Literal["plain", "ml-mamba", "llava-1.5", "llava-1.5-inside", "tokenizer"]
+"""Those of ``ablate.data.templates``, which takes seconds to import."""
 
 
 @app.command()
@@ -44,8 +48,11 @@ def convert(
     ] = None,
     vocab_size: Annotated[int, typer.Option(min=1, help="Of the trained tokenizer.")] = 16384,
     validation_every: Annotated[
-        int, typer.Option(min=2, help="One record in this many is held out for validation.")
+        int, typer.Option(min=2, help="One image in this many is held out for validation.")
     ] = 100,
+    template: Annotated[
+        Template, typer.Option(help="The chat template that the tokenizer is trained for.")
+    ] = "llava-1.5",
 ) -> None:
     """Turn LLaVA-format conversations and their images into a folder of shards to train from.
 
@@ -53,37 +60,40 @@ def convert(
     """
     from ablate.data.convert import Conversion, ConvertOptions
 
-    options = ConvertOptions(
-        tokenizer="" if tokenizer is None else str(tokenizer),
-        vocab_size=vocab_size,
-        validation_every=validation_every,
-        bad=on_error,
-        text_only=text_only,
-        image_format=image_format,
-        max_side=max_side,
-    )
     start = time.perf_counter()
     target = out.expanduser().resolve()
     try:
-        summary = _with_bar(
-            Conversion(json_file.expanduser(), images.expanduser(), options), target, workers
+        options = ConvertOptions(
+            tokenizer="" if tokenizer is None else str(tokenizer),
+            vocab_size=vocab_size,
+            validation_every=validation_every,
+            bad=on_error,
+            text_only=text_only,
+            image_format=image_format,
+            max_side=max_side,
+            template=template,
         )
+        conversion = Conversion(json_file.expanduser(), images.expanduser(), options)
+        with conversion_bar() as progress:
+            summary = conversion.run(target, workers, progress)
+        lines = describe(summary, out, time.perf_counter() - start)
+        lines += describe_text(target, template)
     except (ValueError, OSError) as error:
         raise DataError("data convert", "", str(error)) from error
-    for line in describe(summary, out, time.perf_counter() - start):
+    for line in lines:
         typer.echo(line)
 
 
-def _with_bar(conversion: Conversion, target: Path, workers: int | None) -> Summary:
+@contextmanager
+def conversion_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr of how many records are converted, of how many."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("records", total=None)
-        return conversion.run(
-            target, workers, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def describe(summary: Summary, out: Path, seconds: float) -> list[str]:
@@ -104,6 +114,28 @@ def describe(summary: Summary, out: Path, seconds: float) -> list[str]:
     if summary.problems:
         lines.append(f"left out: {len(summary.problems)} bad records, see {out / PROBLEMS}")
         lines += [f"  {problem}" for problem in summary.problems[:PROBLEMS_SHOWN]]
+    return lines
+
+
+def describe_text(folder: Path, template: Template) -> list[str]:
+    """The lengths of converted training conversations as a template writes them, and their images.
+
+    What the tokenizer does to the template's words is told where that is bad.
+    """
+    from ablate.data.converted import Shards
+    from ablate.data.lengths import no_pixels
+    from ablate.data.survey import survey
+    from ablate.data.text import TrainCollator
+    from ablate.data.vocabulary import template_words
+
+    data = Shards(folder=str(folder), template=template)
+    tokenizer, samples = data.tokenizer(folder), data.split(folder, "train")
+    lines = [f"as {template} writes them, train: no conversation"]
+    if len(samples):
+        found = survey(samples, TrainCollator(tokenizer, data.template, no_pixels, 1))
+        lines = [f"as {template} writes them, train: {found.lines()[0]}", *found.lines()[1:]]
+    if problem := template_words(data.template, tokenizer).problem():
+        lines.append(f"warning: the tokenizer {problem}; give another --template or --tokenizer")
     return lines
 
 
@@ -180,3 +212,53 @@ def _show_shards(folder: Path) -> bool:
             )
         whole &= not found
     return whole
+
+
+@app.command()
+def look(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|FOLDER|RUN",
+            help="Records, converted data, a sweep file or a run's id or name.",
+        ),
+    ],
+    number: Annotated[
+        int, typer.Option("-n", min=1, help="Samples, evenly spread over the training split.")
+    ] = 8,
+    html: Annotated[
+        Path | None, typer.Option(help="Write them with their images to this file instead.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Where a file's image paths start from [default: beside it]")
+    ] = None,
+    template: Annotated[
+        Template | None,
+        typer.Option(
+            help="Of records and folders: how they are written [default: as they were converted "
+            "for, or llava-1.5]."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int, typer.Option(min=1, help="Of records and folders: text tokens of a sample.")
+    ] = 256,
+) -> None:
+    """Show samples as a model gets them: what of the text is given, learnt, and cut off."""
+    from ablate.cli.common import cache_folder, terminal
+    from ablate.cli.show_looks import show_looks
+    from ablate.data.look import page
+    from ablate.sweeping.looking import Written, looked_at
+
+    folder = None if images is None else images.expanduser()
+    about, samples = looked_at(what, Written(template, max_length, folder), number, cache_folder())
+    try:
+        looks = list(samples)
+        if html is not None:
+            html.expanduser().write_text(page(what, about, looks), "utf-8", "backslashreplace")
+            typer.echo(f"{html} ({html.expanduser().stat().st_size / 1000:,.0f} kB)")
+            return
+    except OSError as error:
+        raise ConfigError(COMMAND_LINE, "--html", f"{html}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError("data look", what, str(error)) from error
+    show_looks(terminal(), about, looks)

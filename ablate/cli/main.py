@@ -5,30 +5,56 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from ablate.cli import data_commands
 from ablate.cli.conclude_commands import power, report, score, verify
+from ablate.cli.doctor_command import doctor
+from ablate.cli.init_command import init
 from ablate.cli.look_commands import diff, list_, show
 from ablate.cli.run_commands import bench, chat, evaluate, measure, study, sweep
 from ablate.errors import CellError, ConfigError
 
 SHOWN = "backslashreplace"
+DISTRIBUTION = "ablate-vlm"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # of what is installed, in no time
+
+        typer.echo(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+        raise typer.Exit
+
 
 app = typer.Typer(
-    help="Ablation experiments for multimodal language models that a reader can believe.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help appears at once
 )
+
+
+@app.callback()
+def ablate(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Ablation experiments for multimodal language models that a reader can believe."""
+
+
 RUN = (sweep, study, bench, evaluate, measure, chat)
 for command in (*RUN, report, verify, power, score, show, diff):
     app.command()(command)
 app.command("list")(list_)
-app.add_typer(data_commands.app, name="data", help="Convert training data; check what is there.")
+app.command()(doctor)
+app.command()(init)
+app.add_typer(
+    data_commands.app, name="data", help="Convert training data; look at them; check what is there."
+)
 
 
 def main(arguments: list[str] | None = None) -> Any:

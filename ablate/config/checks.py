@@ -28,7 +28,6 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         "train.threads": t.threads,
         "train.log_every": t.log_every,
         "train.validate_samples": t.validate_samples,
-        "data.max_length": config.data.max_length,
         "evaluate.batch_size": e.batch_size,
         "measure.batch_size": m.batch_size,
         "measure.prompt_tokens": m.prompt_tokens,
@@ -36,6 +35,7 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         "measure.repeats": m.repeats,
     }
     optional = {
+        "data.max_length": None if config.data.max_length == "auto" else config.data.max_length,
         "train.max_steps": t.max_steps,
         "train.validate_every": t.validate_every,
         "evaluate.limit": e.limit,

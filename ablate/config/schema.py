@@ -88,7 +88,8 @@ class EncoderConfig(ComponentConfig):
 
 @dataclass
 class DataConfig:
-    """The training data. ``max_length``: text tokens a sample, longer ones are cut.
+    """The training data. ``max_length``: text tokens a sample, longer ones are cut; with ``auto``,
+    one in a thousand of the training conversations is.
 
     ``too_long``: what becomes of a conversation whose first question leaves no room for any answer:
     the run is refused, the conversation is left out (``skip``), or the question loses its end
@@ -105,7 +106,7 @@ class DataConfig:
 
     name: str = "easy-vqa"
     args: dict[str, Any] = field(default_factory=dict)
-    max_length: int = 256
+    max_length: int | Literal["auto"] = 256
     too_long: Literal["refuse", "skip", "truncate"] = field(
         default="refuse", metadata=IN_IDENTITY_IF_SET
     )

@@ -122,7 +122,7 @@ class MambaSsmPeer(Peer):
         if weight.device.type != "cuda":
             raise NoPeerError(f"mamba-ssm needs a CUDA device, and this is a {weight.device.type}")
         if importlib.util.find_spec("mamba_ssm") is None:
-            raise NoPeerError("mamba-ssm is not installed; pip install 'ablate[cuda]'")
+            raise NoPeerError("mamba-ssm is not installed; pip install 'ablate-vlm[cuda]'")
         from mamba_ssm.models.config_mamba import MambaConfig
         from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from ablate.analysis.held import HeldSteps
 from ablate.config.registries import data_set
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
-from ablate.errors import DataError
+from ablate.data.lengths import question_reader
+from ablate.errors import ConfigError, DataError
 from ablate.models.sizes import ModelSize
 from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once, without_memory
 from ablate.sweeping.plan import Plan
@@ -20,6 +21,7 @@ from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
 from ablate.sweeping.run import default_jobs, is_scored
 from ablate.sweeping.steps import plan_steps
 from ablate.training.feature_cache import LIMIT, Request, bytes_an_image, limit, requests
+from ablate.training.lengths import max_length, surveyed
 from ablate.units import GIB
 
 
@@ -46,6 +48,7 @@ def print_dry_run(console: Console, plan: Plan, held: HeldSteps, cache: Path) ->
         console.print(note)
     else:
         sizes = model_sizes(plan, vocabularies)
+        print_lengths(console, plan, cache)
         finished = {name for name, each in steps.items() if is_scored(each, held)}
         todo = [c.config for c in plan.cells if c.name not in finished]
         stored = print_features(console, todo, cache)
@@ -53,6 +56,29 @@ def print_dry_run(console: Console, plan: Plan, held: HeldSteps, cache: Path) ->
         once = prepared_once(todo, stored, cache)
     print_memory(console, plan, sizes)
     print_plan(console, plan, sizes, finished, seconds, once)
+
+
+def print_lengths(console: Console, plan: Plan, cache: Path) -> None:
+    """What each training set's conversations take in tokens, and how large its images are.
+
+    Of samples of a kind that cannot be read without decoding their images, nothing is told.
+
+    Raises:
+        ConfigError: a conversation that its template has no way to write.
+    """
+    for cell in {str(cell.config.data): cell for cell in plan.cells}.values():
+        dataset = data_set(cell.config)
+        if question_reader(dataset.split(cache, "train")) is None:
+            continue
+        try:
+            limit = max_length(cell.config, dataset, cache)
+            first, *others = surveyed(cell.config, dataset, cache).lines(limit)
+        except ValueError as error:
+            where = f"{plan.source} (cell {cell.combination})"
+            raise ConfigError(where, "data", str(error)) from error
+        console.print(f"data {cell.config.data.name}, train: {first}", soft_wrap=True)
+        for line in others:
+            console.print(f"  {line}", soft_wrap=True)
 
 
 def print_features(console: Console, configs: list[RunConfig], cache: Path) -> list[Request]:

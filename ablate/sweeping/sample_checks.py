@@ -11,8 +11,10 @@ from ablate.config.schema import RunConfig
 from ablate.data.base import DataSet, Split
 from ablate.data.lengths import NO_ROOM, question_reader
 from ablate.data.tokenizer import Tokenizer
+from ablate.data.vocabulary import template_words
 from ablate.errors import ConfigError, DataError
 from ablate.training.fit import too_long, training_samples, validation_samples
+from ablate.training.lengths import max_length
 from ablate.training.schedule import total_steps
 
 logger = logging.getLogger(__name__)
@@ -36,9 +38,14 @@ def prepare_data(where: str, config: RunConfig, cache: Path) -> Tokenizer:
         raise ConfigError(where, "data.args", str(error)) from error
     try:
         dataset.prepare(cache)
-        return dataset.tokenizer(cache)
+        tokenizer = dataset.tokenizer(cache)
+        problem = template_words(dataset.template, tokenizer).problem()
     except (ValueError, OSError) as error:
         raise DataError(where, "data", str(error)) from error
+    if problem:
+        remedy = "data.args.template or data.args.tokenizer may be another's"
+        logger.warning("%s: data: the tokenizer %s; %s", where, problem, remedy)
+    return tokenizer
 
 
 def check_samples(where: str, config: RunConfig, cache: Path) -> None:
@@ -91,13 +98,13 @@ def _check_lengths(
     where: str, config: RunConfig, dataset: DataSet, cache: Path, split: Split
 ) -> None:
     samples = dataset.split(cache, split)
-    choice, most = config.data.too_long, config.data.max_length
-    read = question_reader(samples)
+    choice, read = config.data.too_long, question_reader(samples)
     if choice == "refuse" and read is None:
         return  # not cheap, as every image would be read; found when it is drawn
     found = too_long(config, dataset, cache, split)
     if not found:
         return
+    most = max_length(config, dataset, cache)
     first = (read or samples.__getitem__)(min(found)).id
     what = (
         f"{len(found)} of {len(samples)} {split} conversations have a first question that takes "

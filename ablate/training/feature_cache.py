@@ -30,7 +30,7 @@ from ablate.config.schema import Policy, RunConfig
 from ablate.data.base import DataSet
 from ablate.data.features import table_of, write_features
 from ablate.data.image_names import image_names
-from ablate.data.prepared import prepare_once
+from ablate.data.prepared import mark_used, prepare_once
 from ablate.data.samples import Samples
 from ablate.errors import CellError, ConfigError
 from ablate.models.devices import autocast, device_here, precision, to_device
@@ -105,6 +105,8 @@ def make_features(
         names = image_names(samples)
         tables[place / table_of(names)] = samples, distinct(names)
     missing = {path: found for path, found in tables.items() if not path.exists() and found[1]}
+    for path in tables.keys() - missing.keys():
+        mark_used(path)
     images = sum(count_images(own) for _, own in missing.values())
     if not images:
         return

@@ -20,13 +20,13 @@ from ablate.data.loading import SeededSampler, make_loader
 from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited, without
-from ablate.data.templates import CaptionTemplate
-from ablate.data.text import TrainCollator, Transform
+from ablate.data.text import Transform
 from ablate.models.devices import precision
 from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
+from ablate.training.lengths import collator
 from ablate.training.module import Report, VisionLanguageTraining, alone
 from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
@@ -34,21 +34,6 @@ from ablate.training.speed import Speed
 FOUND = "found.json"
 FILL = "data/fill"
 """Of packed rows: the share of positions that are no padding."""
-
-
-def collator(
-    config: RunConfig, dataset: DataSet, cache: Path, transform: Any, image_tokens: int = 1
-) -> TrainCollator:
-    """What makes the run's training and validation batches; see ``TrainCollator``."""
-    data = config.data
-    return TrainCollator(
-        dataset.tokenizer(cache),
-        CaptionTemplate() if data.prompts == "drop" else dataset.template,
-        transform,
-        data.max_length,
-        parse_special_tokens=data.parse_special_tokens,
-        image_tokens=image_tokens,
-    )
 
 
 def training_samples(config: RunConfig, dataset: DataSet, cache: Path) -> Samples[Sample]:
@@ -86,7 +71,7 @@ def too_long(config: RunConfig, dataset: DataSet, cache: Path, split: Split) -> 
         samples = dataset.split(cache, split)
         read = question_reader(samples) or samples.__getitem__
         collate = collator(config, dataset, cache, no_pixels)
-        found = long_questions(len(samples), read, collate, config.data.max_length)
+        found = long_questions(len(samples), read, collate, collate.max_length)
         (partial / FOUND).write_text(json.dumps(list(found.items())))
 
     prepare_once(directory, find)

@@ -33,7 +33,7 @@ from ablate.config.registries import registry
 from ablate.config.schema import EncoderConfig, PretrainConfig
 from ablate.data.base import UNKNOWN, Label, LabelledImages
 from ablate.data.loading import SeededSampler, make_loader
-from ablate.data.prepared import prepare_once
+from ablate.data.prepared import mark_used, prepare_once
 from ablate.errors import CellError
 from ablate.models.devices import device_here, to_device
 from ablate.models.seeding import derive, stream
@@ -101,6 +101,7 @@ def load_pretrained(encoder: Encoder, config: EncoderConfig, cache: Path) -> dic
     metrics: dict[str, float] = {}
     for number, stage in enumerate(stages(config)):
         path = folder(stage, cache)
+        mark_used(path)
         parts[number].load_state_dict(load_file(path / WEIGHTS))
         scores: dict[str, float] = json.loads((path / SCORES).read_text())
         metrics |= {_accuracy_name(config, number, name): score for name, score in scores.items()}

@@ -239,6 +239,14 @@ def _usable(kernel: Kernel, x: Tensor, unfit: str) -> _Kernels | None:
     return None
 
 
+def why_missing() -> str:
+    """Why mamba-ssm's and causal-conv1d's kernels cannot be imported; "" if they can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = _load()
+    return found if isinstance(found, str) else ""
+
+
 # Imported where a CUDA tensor is first met, since mamba-ssm takes seconds.
 @functools.cache
 def _load() -> _Kernels | str:
@@ -251,7 +259,7 @@ def _load() -> _Kernels | str:
     except ImportError as error:
         missing = (
             f"mamba-ssm and causal-conv1d cannot be imported ({error}); install them by "
-            "`pip install 'ablate[cuda]'`"
+            "`pip install 'ablate-vlm[cuda]'`"
         )
         warnings.warn(f"Mamba runs by its slower portable path: {missing}", stacklevel=2)
         return missing

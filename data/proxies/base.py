@@ -30,7 +30,8 @@ from ablate.data.proxies.scene import LEVELS, Level
 from ablate.data.samples import Sample, Turn
 from ablate.data.shards import Record, ShardDataset, ShardInfo, read_index, write_index, write_shard
 from ablate.data.templates import ChatTemplate, TemplateName, get_template
-from ablate.data.tokenizer import TOKENIZER, Tokenizer, train_tokenizer
+from ablate.data.tokenizer import TOKENIZER, Tokenizer
+from ablate.data.vocabulary import own_folder, train_for
 
 VERSION = 4  # of what is rendered: a new number for any change of it
 EVAL_SAMPLES: dict[Split, int] = {"validation": 1000, "test": 3000}
@@ -89,6 +90,7 @@ class Proxy(DataSet):
         self._difficulty = difficulty
         self._turns = turns
         self._seed = seed
+        self._folder_end = own_folder(template)
         self._template = get_template(template)
 
     @abstractmethod
@@ -126,6 +128,7 @@ class Proxy(DataSet):
         name = f"{self.name}-v{VERSION}-{split}"
         if split == "train":
             name += f"-{self._train_samples}-{self._difficulty}-{self._turns}-{self._seed}"
+            name += self._folder_end
         return cache_dir / name
 
     def prepare(self, cache_dir: Path) -> None:
@@ -154,7 +157,11 @@ class Proxy(DataSet):
 
     def fingerprint(self, cache_dir: Path) -> str:
         indices = [read_index(self.split_directory(cache_dir, split)) for split in SPLITS]
-        return hashlib.sha256("".join(i["checksum"] for i in indices).encode()).hexdigest()
+        checksums = [index["checksum"] for index in indices]
+        if self._folder_end:
+            file = self.split_directory(cache_dir, "train") / TOKENIZER
+            checksums.append(hashlib.sha256(file.read_bytes()).hexdigest())
+        return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
     def _convert(self, directory: Path, split: Split) -> None:
         shards = range(-(-self.count(split) // PER_SHARD))
@@ -163,13 +170,13 @@ class Proxy(DataSet):
             infos = [task.result() for task in tasks]
         write_index(directory, infos)
         if split == "train":
-            texts = (text for i in range(self.count(split)) for text in self._texts(i))
-            train_tokenizer(texts, "word", vocab_size=1024).save(directory / TOKENIZER)
+            conversations = ((self._turns_of(i), True) for i in range(self.count(split)))
+            tokenizer = train_for(self._template, conversations, "word", vocab_size=1024)
+            tokenizer.save(directory / TOKENIZER)
 
-    def _texts(self, index: int) -> list[str]:
+    def _turns_of(self, index: int) -> list[Turn]:
         item, _ = self.sample_item("train", index)
-        turns = self.conversation(item, "train")
-        return [text for turn in turns for text in (turn.question, turn.answer)]
+        return self.conversation(item, "train")
 
     def records(self, split: Split, shard: int) -> Iterator[Record]:
         """The records of one shard."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import ablate.data.convert
+from ablate.cli.data_commands import Template
 from ablate.cli.main import main
 from ablate.data import DATASETS
+from ablate.data.templates import TEMPLATES
 from tests.data.benchmarks.test_official_benchmarks import gqa
 from tests.data.support import encoded
 from tests.data.test_llava import record, source
@@ -42,12 +45,17 @@ def test_convert_then_check(
     options = ["--out", out, "--vocab-size", 300, "--validation-every", 6, "--workers", 2]
     assert run("convert", *mix, *options) == 0
     first, *problems = capsys.readouterr().out.splitlines()
+    problems, texts = problems[:3], problems[3:]
     assert first.startswith(f"{out}: 10 samples (9 train, 1 validation) in 4 shards, ")
     assert problems == [
         f"left out: 2 bad records, see {out / 'problems.jsonl'}",
         "  line 7: record 5 ('r99') image 'sub/99.jpg' cannot be read: No such file or directory",
-        "  line 10: record 8 ('r8') has no conversations",
+        "  line 10: record 8 ('r8') has no conversations, and no question and answer",
     ]
+    assert texts[0].startswith("as llava-1.5 writes them, train: 9 conversations, tokens of text: ")
+    assert texts[1] == "images: 8 of 8 x 8"
+    # 300 tokens are too few for the template's words.
+    assert texts[2].startswith("warning: the tokenizer splits the chat template's 34 words into ")
     samples = DATASETS.get("shards")(folder=str(out)).split(tmp_path, "train")
     assert [samples[i].image is None for i in range(4)] == [False, False, False, True]
 
@@ -56,6 +64,7 @@ def test_convert_then_check(
     assert capsys.readouterr().out.splitlines()[1:] == [
         "10 of them were converted before",
         *problems,
+        *texts,
     ]
     assert written == [(p, p.stat().st_mtime_ns) for p in sorted(out.rglob("*.*"))]
 
@@ -126,3 +135,7 @@ def test_check_of_benchmarks(
     assert "gqb: neither an official benchmark nor a folder; did you mean 'gqa'" in (
         capsys.readouterr().err
     )
+
+
+def test_templates_are_those_that_there_are() -> None:
+    assert get_args(Template) == tuple(TEMPLATES)

@@ -231,10 +231,10 @@ def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_packages_a_cuda_device_is_portable_and_says_so() -> None:
     with FakeTensorMode():
         x = torch.empty(2, 3, 8, device="cuda")
-        with pytest.warns(UserWarning, match=re.escape("pip install 'ablate[cuda]'")):
+        with pytest.warns(UserWarning, match=re.escape("pip install 'ablate-vlm[cuda]'")):
             assert kernels._chosen("auto", x) is None
         assert kernels._chosen("portable", x) is None
-        with pytest.raises(kernels.KernelError, match=re.escape("pip install 'ablate[cuda]'")):
+        with pytest.raises(kernels.KernelError, match=re.escape("pip install 'ablate-vlm[cuda]'")):
             kernels._chosen("cuda", x)
         with pytest.raises(kernels.KernelError, match="no float64"):
             kernels._chosen("cuda", x.double())
