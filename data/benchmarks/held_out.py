@@ -12,8 +12,6 @@ from ablate.data.benchmarks.annotations import is_held_out
 from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, EvaluationSplit, ItemRecord
 from ablate.data.benchmarks.metrics import METRICS, TextMetricName
 from ablate.data.conversations import Questions
-from ablate.data.image_names import image_names
-from ablate.data.lengths import question_reader
 from ablate.data.mixture import WeightedSamples
 from ablate.data.samples import Sample, Samples
 from ablate.data.shards import ShardDataset
@@ -87,6 +85,8 @@ class HeldOut(Benchmark):
             wanted = split == "validation"
             marks = _marks(samples)
             chosen = [i for i in chosen if is_held_out(Path(marks[i])) == wanted]
+        from ablate.data.lengths import question_reader  # which imports all benchmarks
+
         read = question_reader(samples) or samples.__getitem__
         places = [(i, turn) for i in chosen for turn in range(len(read(i).turns))]
         if not places and len(samples):
@@ -101,6 +101,9 @@ class HeldOut(Benchmark):
 
 def _marks(samples: Samples[Sample]) -> list[str]:
     """What conversations about one image share, without reading images where that can be."""
+    from ablate.data.image_names import image_names
+    from ablate.data.lengths import question_reader
+
     if isinstance(samples, WeightedSamples):
         parts = [_marks(part) for part in samples.samples]
         return [parts[p][i] for p, i in map(samples.place, range(len(samples)))]
