@@ -36,14 +36,14 @@ def conversation(number: int, asked: list[tuple[str, str]], image: str | None) -
 
 
 def write_data(folder: Path, answer: str = "Yes.") -> Path:
-    """Conversations about 40 images, two about each, and one without an image; half held out."""
+    """Two conversations about each of 80 images, and two without one; half are held out."""
     records = [
-        conversation(n, [("what number?", str(n // 4)), ("is it?", answer)], f"{n // 4}.png")
+        conversation(n, [("what number?", str(n // 2)), ("is it?", answer)], f"{n // 2}.png")
         for n in range(4 * IMAGES)
     ]
     records += [conversation(900, [("hello?", "hi"), ("bye?", "bye")], None)] * 2
     folder.mkdir(exist_ok=True)
-    for n in range(IMAGES):
+    for n in range(2 * IMAGES):
         Image.new("RGB", (8, 8), (n, 0, 0)).save(folder / f"{n}.png")
     (folder / "data.json").write_text(json.dumps(records))
     return folder
@@ -76,8 +76,8 @@ def test_each_question_is_an_item_after_those_before_it(folder: Path, cache: Pat
     first, second = samples[0], samples[1]
     assert [t.question for t in first.turns] == ["what number?"]
     assert [t.question for t in second.turns] == ["what number?", "is it?"]
-    assert [t.answer for t in second.turns] == ["0", "Yes."]
-    assert (first.answers, second.answers) == (["0"], ["Yes."])
+    assert [t.answer for t in second.turns] == ["1", "Yes."]
+    assert (first.answers, second.answers) == (["1"], ["Yes."])
     assert second.id == first.id.replace("#1", "#2") != first.id
     assert len({samples[i].id for i in range(len(samples))}) == len(samples)
     records = [recorded(samples[i]) for i in range(len(samples))]
@@ -172,12 +172,12 @@ def test_data_that_holds_nothing_out_are_told(folder: Path, cache: Path) -> None
     few = held_out(folder, **{"data.args.validation_every": 1000})
     with pytest.raises(ValueError, match="holds out no sample"):
         few.samples(cache, "test")
-    one = held_out(folder, **{"data.args.validation_every": 100})
-    assert len(one.samples(cache, "test")) == 2
+    one = held_out(folder, **{"data.args.validation_every": 50})
+    assert len(one.samples(cache, "test")) == 4
     refused = []
     for split in ("validation", "rest"):
         try:
-            assert len(one.chosen(cache, split)) == 2
+            assert len(one.chosen(cache, split)) == 4
         except ValueError as error:
             refused.append(str(error))
     assert refused == ["the data holds out too few images to choose some for studies"]
