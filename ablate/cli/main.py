@@ -13,7 +13,7 @@ from ablate.cli import data_commands
 from ablate.cli.conclude_commands import power, report, score, verify
 from ablate.cli.doctor_command import doctor
 from ablate.cli.init_command import init
-from ablate.cli.look_commands import diff, list_, show
+from ablate.cli.look_commands import diff, list_, show, status
 from ablate.cli.run_commands import bench, chat, evaluate, measure, study, sweep
 from ablate.errors import CellError, ConfigError
 
@@ -47,7 +47,7 @@ def ablate(
 
 
 RUN = (sweep, study, bench, evaluate, measure, chat)
-for command in (*RUN, report, verify, power, score, show, diff):
+for command in (*RUN, report, verify, power, score, status, show, diff):
     app.command()(command)
 app.command("list")(list_)
 app.command()(doctor)
