@@ -147,6 +147,11 @@ def conclude(evidence: Evidence, base: str | None = None, margin: float | None =
     """
     chosen = base_variant(evidence, base)
     notes = list(evidence.notes)
+    if evidence.one_at_a_time:
+        notes.append(
+            "each axis was varied by itself: how far its effect depends on the values of the "
+            "others is not known"
+        )
     planned = evidence.plan.get("margin", MARGIN)
     if margin is not None and margin != planned:
         notes.append(f"the margin of {points(margin)} was given to the report, not by the sweep")
@@ -360,7 +365,12 @@ def _chance(evidence: Evidence, benchmark: str) -> float | None:
 
 
 def _effects(evidence: Evidence, judge: Judge) -> list[Effect]:
-    """Of the variants that see the image; none unless two axes or more are a full product."""
+    """Of the variants that see the image; none unless two axes or more are a full product.
+
+    A sweep that varies one axis at a time has comparisons with its base, and no other effects.
+    """
+    if evidence.one_at_a_time:
+        return []
     seeing = [v for v in judge.scores.variants if v not in judge.apart]
     if not seeing or len(evidence.labels[seeing[0]]) < 2:
         return []

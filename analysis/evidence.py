@@ -22,6 +22,8 @@ from ablate.analysis.results import (
 
 BLIND = "blind"
 """The encoder that sees nothing; among predictions made elsewhere, the name of such a variant."""
+ONE_AT_A_TIME = "one-at-a-time"
+"""The mode of a sweep that varies each axis by itself from one base."""
 CLAIM_TAG = "ablate.claim."
 """Begins the parent run's tag that says when a claim was made (ms); its digest is the rest."""
 ROW_KEYS = {"item": ("item", "id"), "score": ("score",)}
@@ -49,7 +51,7 @@ class Evidence:
         speeds: see ``frames.speeds``; likewise.
         apart: the variants that never enter the pooled error: blind ones.
         plan: what the sweep file says of how it is judged: ``baseline`` (axis -> label),
-            ``margin``, ``compare``, ``claims``.
+            ``margin``, ``compare``, ``claims``, ``mode``.
         notes: what a reader must know.
         written: claim of the sweep file -> whether it was made before the runs.
     """
@@ -68,6 +70,12 @@ class Evidence:
     def variants(self) -> list[str]:
         """All of them, in the order of the sweep file."""
         return list(self.labels)
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether each of several axes was varied by itself, from one base."""
+        axes = next(iter(self.labels.values()), {})
+        return self.plan.get("mode") == ONE_AT_A_TIME and len(axes) > 1
 
     @property
     def benchmarks(self) -> list[str]:

@@ -71,8 +71,8 @@ def report_tables(findings: Findings) -> list[Titled]:
 
 def scores_table(findings: Findings) -> pd.DataFrame:
     """A row per variant, after one of what guesses would score."""
-    labels = findings.evidence.labels
-    axes = list(next(iter(labels.values()))) or ["variant"]
+    labels = shown_labels(findings)
+    axes = list(next(iter(labels.values())))
     rows: list[dict[str, Any]] = []
     if any(c.chance is not None for c in findings.conclusions):
         chance = {
@@ -80,7 +80,7 @@ def scores_table(findings: Findings) -> pd.DataFrame:
         }
         rows.append({axes[0]: "(chance)", **chance})
     for variant, own in labels.items():
-        row: dict[str, Any] = dict(own) or {"variant": variant}
+        row: dict[str, Any] = dict(own)
         seeds = {c.means[variant].seeds for c in findings.conclusions if variant in c.means}
         row["seeds"] = Number(max(seeds, default=0))
         for each in findings.conclusions:
@@ -95,6 +95,25 @@ def scores_table(findings: Findings) -> pd.DataFrame:
                 row[title] = Number(costs[metric] * scale, decimals)
         rows.append(row)
     return _ordered(rows, [*axes, "seeds", *(c.title for c in findings.conclusions)])
+
+
+def shown_labels(findings: Findings) -> dict[str, dict[str, str]]:
+    """Variant -> what tells it from others, column -> text.
+
+    Where one axis was varied at a time, its name, and the labels that differ from the
+    base's.
+    """
+    evidence = findings.evidence
+    if not evidence.one_at_a_time:
+        return {variant: own or {"variant": variant} for variant, own in evidence.labels.items()}
+    base = evidence.labels[findings.base]
+    return {
+        variant: {
+            "combination": variant,
+            **{a: "" if variant != findings.base and base[a] == v else v for a, v in own.items()},
+        }
+        for variant, own in evidence.labels.items()
+    }
 
 
 def _ordered(rows: list[dict[str, Any]], first: list[str]) -> pd.DataFrame:

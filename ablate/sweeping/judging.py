@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ablate.analysis.claims import has_sides
@@ -13,43 +13,30 @@ from ablate.analysis.results import ResultsError
 from ablate.components.registry import nearest
 from ablate.config.identity import flatten
 from ablate.errors import ConfigError
+from ablate.sweeping.axes import check_label
 from ablate.tracking.store import Tracker
 
 
-def baseline_labels(
-    baseline: Mapping[str, Any],
-    axes: Mapping[str, list[str]],
-    combinations: Sequence[Mapping[str, str]],
-    source: str,
+def base_labels(
+    baseline: Mapping[str, Any], axes: Mapping[str, Iterable[str]], source: str
 ) -> dict[str, str]:
     """The labels of the combination that the others are compared with.
 
     Args:
         baseline: axis -> label; an axis that is left out has its first value.
         axes: axis -> labels, in order.
-        combinations: those that are run.
         source: the sweep's file.
 
     Returns:
-        Axis -> label of every axis; empty if the file gives none.
+        Axis -> label of every axis.
 
     Raises:
-        ConfigError: no such axis, label or combination.
+        ConfigError: no such axis or label.
     """
     given = flatten(dict(baseline))
-    if not given:
-        return {}
     for axis, label in given.items():
-        if axis not in axes:
-            message = f"no axis {axis!r}; {nearest(axis, list(axes))}"
-            raise ConfigError(source, "baseline", message)
-        if str(label) not in axes[axis]:
-            message = f"axis {axis!r} has no value {label!r}; {nearest(str(label), axes[axis])}"
-            raise ConfigError(source, "baseline", message)
-    labels = {axis: str(given.get(axis, held[0])) for axis, held in axes.items()}
-    if labels not in combinations:
-        raise ConfigError(source, "baseline", f"{labels} is excluded; name one that is run")
-    return labels
+        check_label(axis, label, axes, "baseline", source)
+    return {axis: str(given.get(axis, next(iter(labels)))) for axis, labels in axes.items()}
 
 
 def check_claims(
