@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.analysis.claims import has_sides
-from ablate.analysis.evidence import CLAIM_TAG
+from ablate.analysis.evidence import BLIND, CLAIM_TAG
 from ablate.analysis.papers import claim_digest, published, read_claim
 from ablate.analysis.results import ResultsError
 from ablate.components.registry import nearest
+from ablate.config.compose import Layer
 from ablate.config.identity import flatten
 from ablate.errors import ConfigError
 from ablate.sweeping.axes import check_label
@@ -18,13 +19,14 @@ from ablate.tracking.store import Tracker
 
 
 def base_labels(
-    baseline: Mapping[str, Any], axes: Mapping[str, Iterable[str]], source: str
+    baseline: Mapping[str, Any], axes: Mapping[str, Mapping[str, Layer]], source: str
 ) -> dict[str, str]:
     """The labels of the combination that the others are compared with.
 
     Args:
-        baseline: axis -> label; an axis that is left out has its first value.
-        axes: axis -> labels, in order.
+        baseline: axis -> label; an axis that is left out has its first value, of encoders the first
+            that sees the image.
+        axes: axis -> label -> diff, in order.
         source: the sweep's file.
 
     Returns:
@@ -36,7 +38,13 @@ def base_labels(
     given = flatten(dict(baseline))
     for axis, label in given.items():
         check_label(axis, label, axes, "baseline", source)
-    return {axis: str(given.get(axis, next(iter(labels)))) for axis, labels in axes.items()}
+    return {axis: str(given.get(axis, _first_seeing(diffs))) for axis, diffs in axes.items()}
+
+
+def _first_seeing(diffs: Mapping[str, Layer]) -> str:
+    encoders = {label: diff.values.get("encoder") for label, diff in diffs.items()}
+    blind = {k for k, e in encoders.items() if isinstance(e, dict) and e.get("name") == BLIND}
+    return next(iter([*(label for label in diffs if label not in blind), *diffs]))
 
 
 def check_claims(

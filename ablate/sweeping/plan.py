@@ -36,7 +36,7 @@ class SweepKeys:
     ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
     ``mode``: which combinations of them are run: all ("product"), or the base and each value by
     itself, the other axes as in the base ("one-at-a-time"). The base is ``baseline``, or the first
-    value of each axis.
+    value of each axis (of encoders, the first that sees the image).
     ``seeds``: a cell for each; if none are given, the run's own ``seed``.
     ``exclude``: combinations left out, each a mapping axis -> label.
     ``baseline``: axis -> label of the combination that the others are compared with; by default

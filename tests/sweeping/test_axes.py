@@ -43,6 +43,13 @@ def test_the_base_may_be_another_than_the_first_values(house: Path) -> None:
     assert plan.cells[0].labels == {"connector": "mlp", "train.lr": "0.001"}
 
 
+def test_the_base_sees_the_image(house: Path) -> None:
+    encoders = [{"none": {"name": "blind", "args": {"grid": [2, 2], "embed_dim": 8}}}, "convnet"]
+    plan = plan_sweep(sweep(house, axes={"encoder": encoders, **AXES}, seeds=[0]))
+    assert plan.cells[0].labels["encoder"] == "convnet"
+    assert plan.cells[1].combination == "none"
+
+
 def test_one_component_is_left_out_at_a_time(house: Path) -> None:
     """Whatever the base has and a variant is without is a diff of that variant."""
     without = [
