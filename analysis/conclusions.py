@@ -35,6 +35,8 @@ from ablate.analysis.statistics.power import design, smallest_difference
 from ablate.analysis.statistics.ranks import ranks
 from ablate.analysis.statistics.ratios import Ratio, ratios
 from ablate.analysis.statistics.scores import Scores, ScoresError
+from ablate.analysis.statistics.two_stage import smallest_difference as smallest_of_two_stages
+from ablate.analysis.two_stages import judge_of, two_stages_of
 
 PROBABILITY = "P(right answer)"
 """What the continuous score is called: the probability of the right answer."""
@@ -248,7 +250,7 @@ def _conclude(
     margin: float | None,
 ) -> Conclusion:
     apart = tuple(v for v in evidence.apart if v in scores.variants)
-    judge = Judge(scores, margin, apart)
+    judge = judge_of(scores, margin, apart, two_stages_of(evidence.plan))
     notes = [f"{benchmark} {measure}: {note}" for note in scores.notes]
     notes += _gaps(evidence, benchmark, measure, scores)
     comparisons: list[Comparison] = []
@@ -259,7 +261,7 @@ def _conclude(
     official = _official(evidence, benchmark, scores) if measure == HEADLINE else []
     several = len(scores.variants) > 1
     chance = _chance(evidence, benchmark) if measure != PROBABILITY else None
-    smallest = _smallest(judge)
+    smallest = _smallest(judge, base)
     weak = cannot_rank(judge, smallest, chance)
     return Conclusion(
         benchmark,
@@ -375,14 +377,21 @@ def _effects(evidence: Evidence, judge: Judge) -> list[Effect]:
     if not seeing or len(evidence.labels[seeing[0]]) < 2:
         return []
     try:
-        return effects(Judge(judge.scores.only(seeing), judge.margin), evidence.labels)
+        stages = two_stages_of(evidence.plan)
+        own = judge_of(judge.scores.only(seeing), judge.margin, (), stages)
+        return effects(own, evidence.labels)
     except ScoresError:
         return []
 
 
-def _smallest(judge: Judge) -> float | None:
-    """As simulated; of ``MOST_SIMULATED`` variants where there are more, for the time it takes."""
+def _smallest(judge: Judge, base: str) -> float | None:
+    """As simulated; of ``MOST_SIMULATED`` variants where there are more, for the time it takes.
+
+    Of two stages it is by the formula that the number of seeds was decided by.
+    """
     try:
+        if judge.first_stage is not None:
+            return smallest_of_two_stages(judge, base)
         made = design(judge)
     except ScoresError:
         return None

@@ -16,7 +16,10 @@ from ablate.errors import COMMAND_LINE, ConfigError, shortened
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.analysis.two_stages import TwoStages
+    from ablate.sweeping.plan import Plan
     from ablate.sweeping.run import Outcome
+    from ablate.sweeping.second_stage import AutomaticSeeds
 
 
 What = Annotated[str, typer.Argument(help="A sweep file, or a run's id or name in MLflow.")]
@@ -37,29 +40,96 @@ def sweep(
         bool,
         typer.Option("--strict", help="Refuse finished cells made with other versions or devices."),
     ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="auto: as many as find --effect, by the planned seeds' variance."),
+    ] = None,
+    effect: Annotated[
+        float | None, typer.Option(help="The difference to find: 0.02 is 2 points.")
+    ] = None,
+    max_seeds: Annotated[int | None, typer.Option(help="Seeds that auto may run in all.")] = None,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
-    from ablate.sweeping.plan import plan_sweep
+    from ablate.sweeping.plan import SweepFile
 
-    plan = plan_sweep(find_file(file), overrides)
+    sweep_file = SweepFile(find_file(file), overrides or [])
+    plan = sweep_file.plan()
+    automatic = automatic_seeds(seeds, effect, max_seeds)
+    if automatic is not None:
+        automatic.check(plan)
+    from ablate.sweeping.run import check_patterns, held_steps
+    from ablate.tracking.store import Tracker
+
+    console, tracker = terminal(), Tracker()
+    check_patterns(plan, rerun or [])
+    if dry_run:
+        from ablate.sweeping.dry_run import print_dry_run
+
+        print_dry_run(console, plan.whole, held_steps(tracker), cache_folder())
+        return
+    tracker.experiment(plan.name)  # refused now, if at all
+    outcome = run_plan(plan, console, jobs, rerun or [], strict)
+    if automatic is not None and not outcome.failed:
+        from ablate.sweeping.second_stage import decide_seeds, seeds_to_run
+
+        stages = decide_seeds(plan, outcome.title, tracker.uri, automatic)
+        say_stages(stages, console)
+        more = sweep_file.plan(seeds_to_run(stages, []), **stages.written())
+        outcome = run_plan(more, console, jobs, [], strict)
+    end_sweep(outcome, "run", console)
+
+
+def automatic_seeds(
+    seeds: str | None, effect: float | None, most: int | None
+) -> AutomaticSeeds | None:
+    """What ``--seeds auto`` asks for, with its two options.
+
+    Raises:
+        ConfigError: the three do not go together.
+    """
+    if seeds not in (None, "auto"):
+        message = f"is auto, not {seeds!r}; seeds are given as seeds=[0,1,2]"
+        raise ConfigError(COMMAND_LINE, "--seeds", message)
+    options = {"--effect": effect, "--max-seeds": most}
+    for name, value in options.items():
+        if seeds is None and value is not None:
+            raise ConfigError(COMMAND_LINE, name, "goes with --seeds auto")
+    if seeds is None:
+        return None
+    if effect is None or not 0 < effect < 1:
+        message = "is given with --seeds auto, between 0 and 1: 0.02 for two points"
+        raise ConfigError(COMMAND_LINE, "--effect", message)
+    if most is None:
+        message = "is given with --seeds auto: how many may be run in all"
+        raise ConfigError(COMMAND_LINE, "--max-seeds", message)
+    from ablate.sweeping.second_stage import AutomaticSeeds
+
+    return AutomaticSeeds(effect, most)
+
+
+def say_stages(stages: TwoStages, console: Console) -> None:
+    """Tell what the planned seeds have decided."""
+    from ablate.analysis.sentences import decided, shortfalls
+
+    for line in [decided(stages), *shortfalls(stages)]:
+        console.print(line, soft_wrap=True)
+
+
+def run_plan(
+    plan: Plan, console: Console, jobs: int | None, rerun: list[str], strict: bool
+) -> Outcome:
+    """Run what a plan has not done yet; see ``sweep``."""
     from ablate.processes.executors import warm_up
     from ablate.sweeping.made_with import made_otherwise
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
-    from ablate.sweeping.run import SweepRun, again, check_patterns, held_steps, is_scored
+    from ablate.sweeping.run import SweepRun, again, held_steps, is_scored
     from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
-    console, tracker, cache = terminal(), Tracker(), cache_folder()
-    check_patterns(plan, rerun or [])
+    tracker, cache = Tracker(), cache_folder()
     held = held_steps(tracker)
-    if dry_run:
-        from ablate.sweeping.dry_run import print_dry_run
-
-        print_dry_run(console, plan.whole, held, cache)
-        return
-    tracker.experiment(plan.name)  # refused now, if at all
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
     vocabularies = vocabulary_sizes(plan.whole, cache)
     steps = plan_steps(plan, cache)
@@ -71,16 +141,13 @@ def sweep(
         if strict:
             raise ConfigError(COMMAND_LINE, "--strict", f"{message}; --rerun does them again")
         console.print(f"note: {message}", soft_wrap=True)
-    new = sum(
-        again(cell, rerun or []) or not is_scored(steps[cell.name], held) for cell in plan.cells
-    )
+    new = sum(again(cell, rerun) or not is_scored(steps[cell.name], held) for cell in plan.cells)
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
     if new:
         warm_up(*FORKED)
         model_sizes(plan.whole, vocabularies)
     with Display(console) as display:
-        outcome = SweepRun(plan, steps, tracker, cache, display, rerun or []).run(jobs)
-    end_sweep(outcome, "run", console)
+        return SweepRun(plan, steps, tracker, cache, display, rerun).run(jobs)
 
 
 def evaluate(

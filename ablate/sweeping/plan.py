@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -199,14 +199,20 @@ class SweepFile:
             raise ConfigError(self.source, "baseline", f"{base} is excluded; name one that is run")
         self._judged = {"baseline": base if self.keys.baseline or self._base else {}}
 
-    def plan(self) -> Plan:
+    def plan(self, seeds: Sequence[int] | None = None, **judged: Any) -> Plan:
         """The sweep that the file describes.
+
+        Args:
+            seeds: instead of the file's.
+            judged: what else its results are judged by.
 
         Raises:
             ConfigError: any other mistake in the file or its bases.
         """
         shared: dict[tuple[str, ...], Cell] = {}
-        cells = [cell for labels in self.combinations for cell in self._cells(labels, shared)]
+        cells = [
+            cell for labels in self.combinations for cell in self._cells(labels, seeds, shared)
+        ]
         distinct(cells, self.source)
         return Plan(
             self.keys.name,
@@ -214,19 +220,24 @@ class SweepFile:
             {axis: list(values) for axis, values in self.axes.items()},
             cells,
             self.keys.compare,
-            self._judged | _judged(self.keys, cells, self.source),
+            self._judged | _judged(self.keys, cells, self.source) | judged,
             source_name(self._path),
             plan_overrides(self._items),
         )
 
-    def _cells(self, labels: dict[str, str], shared: dict[tuple[str, ...], Cell]) -> list[Cell]:
+    def _cells(
+        self,
+        labels: dict[str, str],
+        seeds: Sequence[int] | None,
+        shared: dict[tuple[str, ...], Cell],
+    ) -> list[Cell]:
         """A combination's cells, one per seed; ``shared``: earlier stages that are there."""
         diffs = [self.axes[axis][label] for axis, label in labels.items()]
         layers = [*self._file.layers, *diffs, *self._file.top]
         config = compose(layers)
         stages = stage_configs(layers, config, self.source) or {"": config}
-        seeds = [config.seed] if self._seeds is None else self._seeds
-        return [self._chain(stages, seed, labels, shared) for seed in seeds]
+        own = [config.seed] if self._seeds is None else self._seeds
+        return [self._chain(stages, seed, labels, shared) for seed in seeds or own]
 
     def _chain(
         self,
