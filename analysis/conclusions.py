@@ -119,6 +119,7 @@ class Findings:
         speeds: ratios to the base, on each machine.
         costs: variant -> what of ``COSTS`` is known, means over its seeds.
         notes: what a reader must know.
+        tuned: the same of each variant at its own best values.
     """
 
     evidence: Evidence
@@ -128,6 +129,7 @@ class Findings:
     speeds: list[SpeedRatio]
     costs: dict[str, dict[str, float]]
     notes: tuple[str, ...] = field(default=())
+    tuned: Findings | None = None
 
     @property
     def error_rate(self) -> float:
@@ -179,7 +181,16 @@ def conclude(evidence: Evidence, base: str | None = None, margin: float | None =
         _speeds(evidence.speeds, chosen),
         _costs(evidence.cells),
         (*notes, *_older(evidence)),
+        _tuned(evidence, base, margin),
     )
+
+
+def _tuned(evidence: Evidence, base: str | None, margin: float | None) -> Findings | None:
+    """What is concluded of the variants at their own best values, if anything can be."""
+    try:
+        return None if evidence.tuned is None else conclude(evidence.tuned, base, margin)
+    except ResultsError:
+        return None
 
 
 def base_variant(evidence: Evidence, asked: str | None = None) -> str:

@@ -19,6 +19,7 @@ from ablate.analysis.results import (
     open_store,
     parents,
 )
+from ablate.analysis.tuned import tuned_title
 
 BLIND = "blind"
 """The encoder that sees nothing; among predictions made elsewhere, the name of such a variant."""
@@ -54,6 +55,7 @@ class Evidence:
             ``margin``, ``compare``, ``claims``, ``mode``.
         notes: what a reader must know.
         written: claim of the sweep file -> whether it was made before the runs.
+        tuned: the same variants, each at its own best values, where the sweep file has ``tune``.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Evidence:
     plan: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     written: dict[str, str] = field(default_factory=dict)
+    tuned: Evidence | None = None
 
     @property
     def variants(self) -> list[str]:
@@ -109,7 +112,17 @@ def from_store(uri: str, name: str) -> Evidence:
         results.plan,
         tuple(results.notes),
         _written(uri, results),
+        _tuned(uri, results.plan),
     )
+
+
+def _tuned(uri: str, plan: dict[str, Any]) -> Evidence | None:
+    """The comparison at each variant's own best, if a sweep has one with a finished cell."""
+    title = tuned_title(uri, plan)
+    try:
+        return None if title is None else from_store(uri, title)
+    except ResultsError:
+        return None
 
 
 def _written(uri: str, results: SweepResults) -> dict[str, str]:

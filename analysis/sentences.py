@@ -15,6 +15,7 @@ from ablate.analysis.conclusions import (
 )
 from ablate.analysis.statistics.comparisons import Comparison
 from ablate.analysis.statistics.power import POWER
+from ablate.analysis.tuned import choice_of
 from ablate.analysis.two_stages import TwoStages, two_stages_of
 
 SAME = 0.005
@@ -35,7 +36,20 @@ def sentences(findings: Findings) -> list[str]:
         for each in findings.conclusions
         for c in each.comparisons
     ]
-    return said + [speed(e) for e in findings.speeds if e.ratio.verdict in ("higher", "lower")]
+    said += [speed(e) for e in findings.speeds if e.ratio.verdict in ("higher", "lower")]
+    return said + [
+        f"{own_best(each)}: {line}" for each in _tuned(findings) for line in sentences(each)
+    ]
+
+
+def own_best(tuned: Findings) -> str:
+    """Where the variants of a tuned comparison are compared."""
+    choice = choice_of(tuned.evidence.plan)
+    return f"With {' and '.join(choice.paths if choice else ())} at each one's own best"
+
+
+def _tuned(findings: Findings) -> list[Findings]:
+    return [] if findings.tuned is None else [findings.tuned]
 
 
 def in_two_stages(findings: Findings) -> list[str]:
@@ -164,7 +178,8 @@ def verdict_of_the_whole(findings: Findings) -> list[str]:
         best = f"; the best may be {_any_of(each.best)}" if each.best else ""
         if parts:
             said.append(f"{each.title}: {'; '.join(parts)}{best}.")
-    return said
+    more = [(own_best(each), verdict_of_the_whole(each)) for each in _tuned(findings)]
+    return said + [f"{where}: {line}" for where, lines in more for line in lines]
 
 
 def _any_of(names: tuple[str, ...]) -> str:
@@ -199,4 +214,5 @@ def limits(findings: Findings) -> list[str]:
             "over all of them, the chance of any difference that is not there is at most "
             f"{100 * findings.error_rate:.0f} %"
         )
-    return list(dict.fromkeys(said))
+    more = [f"{each.evidence.name}: {line}" for each in _tuned(findings) for line in limits(each)]
+    return list(dict.fromkeys(said + more))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ablate.cli.common import FORKED, File, Jobs, Overrides, cache_folder, terminal
+from ablate.cli.sweep_parts import Parts, automatic_seeds
 from ablate.errors import COMMAND_LINE, ConfigError, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablate.analysis.two_stages import TwoStages
     from ablate.sweeping.plan import Plan
     from ablate.sweeping.run import Outcome
-    from ablate.sweeping.second_stage import AutomaticSeeds
 
 
 What = Annotated[str, typer.Argument(help="A sweep file, or a run's id or name in MLflow.")]
@@ -59,65 +59,32 @@ def sweep(
     if automatic is not None:
         automatic.check(plan)
     from ablate.sweeping.run import check_patterns, held_steps
+    from ablate.sweeping.tuning import Tuning
     from ablate.tracking.store import Tracker
 
-    console, tracker = terminal(), Tracker()
-    check_patterns(plan, rerun or [])
+    console, tracker, cache = terminal(), Tracker(), cache_folder()
+    tuning = Tuning(sweep_file, plan) if sweep_file.keys.tune else None
+    plans = [plan] if tuning is None else [plan, tuning.plan]
+    check_patterns([cell.name for each in plans for cell in each.cells], rerun or [])
     if dry_run:
         from ablate.sweeping.dry_run import print_dry_run
 
-        print_dry_run(console, plan.whole, held_steps(tracker), cache_folder())
+        for each in plans:
+            print_dry_run(console, each.whole, held_steps(tracker), cache)
         return
+    if tuning is not None:
+        tuning.check(cache)
     tracker.experiment(plan.name)  # refused now, if at all
-    outcome = run_plan(plan, console, jobs, rerun or [], strict)
-    if automatic is not None and not outcome.failed:
-        from ablate.sweeping.second_stage import decide_seeds, seeds_to_run
-
-        stages = decide_seeds(plan, outcome.title, tracker.uri, automatic)
-        say_stages(stages, console)
-        more = sweep_file.plan(seeds_to_run(stages, []), **stages.written())
-        outcome = run_plan(more, console, jobs, [], strict)
-    end_sweep(outcome, "run", console)
-
-
-def automatic_seeds(
-    seeds: str | None, effect: float | None, most: int | None
-) -> AutomaticSeeds | None:
-    """What ``--seeds auto`` asks for, with its two options.
-
-    Raises:
-        ConfigError: the three do not go together.
-    """
-    if seeds not in (None, "auto"):
-        message = f"is auto, not {seeds!r}; seeds are given as seeds=[0,1,2]"
-        raise ConfigError(COMMAND_LINE, "--seeds", message)
-    options = {"--effect": effect, "--max-seeds": most}
-    for name, value in options.items():
-        if seeds is None and value is not None:
-            raise ConfigError(COMMAND_LINE, name, "goes with --seeds auto")
-    if seeds is None:
-        return None
-    if effect is None or not 0 < effect < 1:
-        message = "is given with --seeds auto, between 0 and 1: 0.02 for two points"
-        raise ConfigError(COMMAND_LINE, "--effect", message)
-    if most is None:
-        message = "is given with --seeds auto: how many may be run in all"
-        raise ConfigError(COMMAND_LINE, "--max-seeds", message)
-    from ablate.sweeping.second_stage import AutomaticSeeds
-
-    return AutomaticSeeds(effect, most)
-
-
-def say_stages(stages: TwoStages, console: Console) -> None:
-    """Tell what the planned seeds have decided."""
-    from ablate.analysis.sentences import decided, shortfalls
-
-    for line in [decided(stages), *shortfalls(stages)]:
-        console.print(line, soft_wrap=True)
+    run = partial(run_plan, console=console, jobs=jobs, strict=strict)
+    failed: dict[str, str] = {}
+    for outcome in Parts(sweep_file, automatic, tuning, run, tracker.uri, console).run_all(rerun):
+        tell_end(outcome, "run", console)
+        failed |= {f"{outcome.title}: {name}": why for name, why in outcome.failed.items()}
+    end_with(failed, console)
 
 
 def run_plan(
-    plan: Plan, console: Console, jobs: int | None, rerun: list[str], strict: bool
+    plan: Plan, rerun: list[str], console: Console, jobs: int | None, strict: bool
 ) -> Outcome:
     """Run what a plan has not done yet; see ``sweep``."""
     from ablate.processes.executors import warm_up
@@ -256,6 +223,12 @@ def bench(
 
 def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
     """Tell how a sweep ended, and end with the exit code for that; ``done``: what cells were."""
+    tell_end(outcome, done, console)
+    end_with(outcome.failed, console)
+
+
+def tell_end(outcome: Outcome, done: str, console: Console) -> None:
+    """Tell how a sweep ended."""
     from ablate.tracking.store import tracking_uri
 
     console.print(
@@ -264,7 +237,6 @@ def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
         f"table: ablate report {shlex.quote(outcome.title)}",
         soft_wrap=True,
     )
-    end_with(outcome.failed, console)
 
 
 def end_with(failed: dict[str, str], console: Console) -> None:

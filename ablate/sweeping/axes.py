@@ -20,17 +20,18 @@ VARIANT = "variant"
 Mode = Literal["product", "one-at-a-time"]
 
 
-def axis_values(given: dict[str, Any], source: str) -> dict[str, dict[str, Layer]]:
+def axis_values(given: dict[str, Any], key: str, source: str) -> dict[str, dict[str, Layer]]:
     """Each axis's values: label -> diff from the root of the config.
 
     Args:
         given: axis -> list of values, each plain or ``label: {diff}``.
+        key: of the file, where they stand.
         source: the sweep's file.
 
     Raises:
         ConfigError: an axis is no config path, or a value is not as described.
     """
-    return {axis: _values(axis, values, source) for axis, values in flatten(given).items()}
+    return {axis: _values(axis, values, key, source) for axis, values in flatten(given).items()}
 
 
 def combinations(
@@ -61,12 +62,12 @@ def name_of(labels: Mapping[str, str], base: Mapping[str, str] | None = None) ->
         base: the base's labels, where one of several axes is varied at a time: then what differs
             from them is the name (``msc-basic``, ``train.lr=0.01``); else all labels are.
     """
-    if base is None or len(labels) < 2:
+    if base is None or len(base) < 2:
         return "-".join(map(printable, labels.values())) or "base"
-    changed = [(axis, printable(label)) for axis, label in labels.items() if label != base[axis]]
+    changed = {axis: label for axis, label in labels.items() if base.get(axis) != label}
     named = [
-        label if axis in (*ROLES, VARIANT) else f"{printable(axis)}={label}"
-        for axis, label in changed
+        printable(label) if axis in (*ROLES, VARIANT) else printable(f"{axis}={label}")
+        for axis, label in changed.items()
     ]
     return "-".join(named) or "base"
 
@@ -106,8 +107,8 @@ def look(label: str) -> str:
     return " ".join(unicodedata.normalize("NFC", printable(label)).split())
 
 
-def _values(axis: str, values: Any, source: str) -> dict[str, Layer]:
-    key = f"axes.{axis}"
+def _values(axis: str, values: Any, above: str, source: str) -> dict[str, Layer]:
+    key = f"{above}.{axis}"
     if axis.split(".")[0] not in (*SECTIONS, VARIANT):
         raise ConfigError(source, key, f"is no config path; {nearest(axis, [*SECTIONS, VARIANT])}")
     if not isinstance(values, list):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ablate.analysis.evidence import ONE_AT_A_TIME
-from ablate.config.checks import LARGEST_SEED
-from ablate.config.compose import compose
-from ablate.config.documents import RunFile, read_file
-from ablate.config.identity import affects_results, identity, seedless_identity
+from ablate.config.compose import Layer, compose
+from ablate.config.documents import read_file
+from ablate.config.identity import affects_results, flatten, identity, seedless_identity
 from ablate.config.schema import RunConfig
 from ablate.config.shipped import source_name
 from ablate.errors import ConfigError, printable
 from ablate.sweeping.axes import (
-    Mode,
     axis_values,
     combinations,
     exclusions,
@@ -27,36 +26,7 @@ from ablate.sweeping.axes import (
 )
 from ablate.sweeping.judging import base_labels, check_claims, check_margin, check_published
 from ablate.sweeping.stages import stage_configs
-
-
-@dataclass
-class SweepKeys:
-    """What a sweep file holds besides the sections of a run.
-
-    ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
-    ``mode``: which combinations of them are run: all ("product"), or the base and each value by
-    itself, the other axes as in the base ("one-at-a-time"). The base is ``baseline``, or the first
-    value of each axis (of encoders, the first that sees the image).
-    ``seeds``: a cell for each; if none are given, the run's own ``seed``.
-    ``exclude``: combinations left out, each a mapping axis -> label.
-    ``baseline``: axis -> label of the combination that the others are compared with; by default
-    the first that sees the image, which has the first value of each axis.
-    ``margin``: two combinations whose scores differ by less are equal, 0.01 for one point; null:
-    none are.
-    ``claims``: name -> ``{better: LABEL, than: [LABEL, ...]}`` (or ``equal``, ``no_worse``), what
-    is expected before the results are there.
-    ``compare``: the published table to print beside the results.
-    """
-
-    name: str = ""
-    axes: dict[str, Any] = field(default_factory=dict)
-    mode: Mode = "product"
-    seeds: list[int] = field(default_factory=list)
-    exclude: list[dict[str, Any]] = field(default_factory=list)
-    baseline: dict[str, Any] = field(default_factory=dict)
-    margin: float | None = 0.01
-    claims: dict[str, Any] = field(default_factory=dict)
-    compare: str | None = None
+from ablate.sweeping.sweep_keys import SweepKeys, seeds_of
 
 
 @dataclass(frozen=True)
@@ -161,6 +131,10 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     return SweepFile(path, items or []).plan()
 
 
+Variant = tuple[dict[str, str], Sequence[Layer]]
+"""Labels, and layers that lie above all that a sweep file says."""
+
+
 class SweepFile:
     """A sweep file with ``key=value`` overrides, which plans are made of.
 
@@ -173,6 +147,8 @@ class SweepFile:
         source: the file, for messages.
         axes: config path -> label -> diff, in the file's order.
         combinations: the labels of those that are run, in order.
+        base: the base's labels, where one axis is varied at a time.
+        judged: what the file says of how results are judged, and of what kind the sweep is.
 
     Raises:
         ConfigError: a mistake in the file's own keys, the overrides or the names of its bases.
@@ -181,12 +157,12 @@ class SweepFile:
     def __init__(self, path: Path, items: list[str]) -> None:
         self._path = path
         self._items = items
-        self._file = read_file(path, items, SweepKeys, ("name", "seeds", "mode"))
-        self.keys, self.source = self._file.keys, self._file.source
-        self._seeds = _seeds(self._file)
-        self.axes = axis_values(self.keys.axes, self.source)
+        self.file = read_file(path, items, SweepKeys, ("name", "seeds", "mode"))
+        self.keys, self.source = self.file.keys, self.file.source
+        self._seeds = seeds_of(self.file)
+        self.axes = axis_values(self.keys.axes, "axes", self.source)
         base = base_labels(self.keys.baseline, self.axes, self.source)
-        self._base = base if self.keys.mode == ONE_AT_A_TIME else None
+        self.base = base if self.keys.mode == ONE_AT_A_TIME else None
         excluded = exclusions(self.keys.exclude, self.axes, self.source)
         self.combinations = [
             labels
@@ -195,32 +171,67 @@ class SweepFile:
         ]
         if not self.combinations:
             raise ConfigError(self.source, "exclude", "leaves no cell to run")
-        if (self.keys.baseline or self._base) and base not in self.combinations:
+        if (self.keys.baseline or self.base) and base not in self.combinations:
             raise ConfigError(self.source, "baseline", f"{base} is excluded; name one that is run")
-        self._judged = {"baseline": base if self.keys.baseline or self._base else {}}
+        self.judged = {
+            "baseline": base if self.keys.baseline or self.base else {},
+            "margin": self.keys.margin,
+            "claims": self.keys.claims,
+            "mode": self.keys.mode,
+            "tune": list(flatten(self.keys.tune)),
+        }
 
     def plan(self, seeds: Sequence[int] | None = None, **judged: Any) -> Plan:
         """The sweep that the file describes.
 
         Args:
             seeds: instead of the file's.
-            judged: what else its results are judged by.
+            judged: what else a report must know.
 
         Raises:
             ConfigError: any other mistake in the file or its bases.
         """
+        variants: list[Variant] = [(labels, ()) for labels in self.combinations]
+        plan = self.plan_of(variants, seeds, **self.judged, **judged)
+        check_margin(self.keys.margin, self.source)
+        check_published(self.keys.compare, self.source)
+        labels = {cell.combination: cell.labels for cell in plan.cells}
+        benchmarks = plan.cells[0].config.evaluate.benchmarks
+        check_claims(self.keys.claims, labels, benchmarks, self.source)
+        return plan
+
+    def plan_of(
+        self,
+        variants: Iterable[Variant],
+        seeds: Sequence[int] | None = None,
+        name: str = "",
+        **judged: Any,
+    ) -> Plan:
+        """A sweep of these variants.
+
+        Args:
+            variants: what is run.
+            seeds: instead of the file's.
+            name: instead of the file's.
+            judged: what a report must know.
+
+        Raises:
+            ConfigError: a mistake in the file or its bases.
+        """
         shared: dict[tuple[str, ...], Cell] = {}
-        cells = [
-            cell for labels in self.combinations for cell in self._cells(labels, seeds, shared)
-        ]
+        found = (self._cells(labels, above, seeds, shared) for labels, above in variants)
+        cells = list(itertools.chain.from_iterable(found))
         distinct(cells, self.source)
+        axes = {axis: list(values) for axis, values in self.axes.items()}
+        for axis in (a for a in cells[0].labels if a not in self.axes):
+            axes[axis] = list(dict.fromkeys(cell.labels[axis] for cell in cells))
         return Plan(
-            self.keys.name,
+            name or self.keys.name,
             self.source,
-            {axis: list(values) for axis, values in self.axes.items()},
+            axes,
             cells,
             self.keys.compare,
-            self._judged | _judged(self.keys, cells, self.source) | judged,
+            judged,
             source_name(self._path),
             plan_overrides(self._items),
         )
@@ -228,12 +239,13 @@ class SweepFile:
     def _cells(
         self,
         labels: dict[str, str],
+        above: Sequence[Layer],
         seeds: Sequence[int] | None,
         shared: dict[tuple[str, ...], Cell],
     ) -> list[Cell]:
-        """A combination's cells, one per seed; ``shared``: earlier stages that are there."""
-        diffs = [self.axes[axis][label] for axis, label in labels.items()]
-        layers = [*self._file.layers, *diffs, *self._file.top]
+        """A variant's cells, one per seed; ``shared``: earlier stages that are there."""
+        diffs = [values[labels[axis]] for axis, values in self.axes.items()]
+        layers = [*self.file.layers, *diffs, *self.file.top, *above]
         config = compose(layers)
         stages = stage_configs(layers, config, self.source) or {"": config}
         own = [config.seed] if self._seeds is None else self._seeds
@@ -252,42 +264,16 @@ class SweepFile:
         *earlier, last = stages.items()
         for name, config in earlier:
             seeded = dataclasses.replace(config, seed=seed)
-            cell = Cell(labels, seeded, self.source, "", name, after, self._base)
+            cell = Cell(labels, seeded, self.source, "", name, after, self.base)
             chain = (*chain, cell.identity)
             after = shared.setdefault(chain, cell)
         seeded = dataclasses.replace(last[1], seed=seed)
-        return Cell(labels, seeded, self.source, after=after, base=self._base)
+        return Cell(labels, seeded, self.source, after=after, base=self.base)
 
 
 def plan_overrides(items: list[str]) -> tuple[str, ...]:
     """Those of the command line's overrides that make another plan of a file, sorted."""
     return tuple(sorted(item for item in items if affects_results(item.partition("=")[0])))
-
-
-def _judged(keys: SweepKeys, cells: list[Cell], source: str) -> dict[str, Any]:
-    """What the file says of how results are judged, and of what kind the sweep is."""
-    check_margin(keys.margin, source)
-    check_published(keys.compare, source)
-    labels = {cell.combination: cell.labels for cell in cells}
-    check_claims(keys.claims, labels, cells[0].config.evaluate.benchmarks, source)
-    return {"margin": keys.margin, "claims": keys.claims, "mode": keys.mode}
-
-
-def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:
-    """The seeds that a sweep gives; None if it gives none."""
-    if "seeds" not in file.given:
-        return None
-    source, seeds = file.source_of("seeds"), file.keys.seeds
-    if "seed" in file.written:
-        raise ConfigError(source, "seeds", "stands beside seed; give one of both")
-    if not seeds:
-        raise ConfigError(source, "seeds", "is empty; give at least one, as in [0, 1, 2]")
-    for seed in seeds:
-        if not 0 <= seed <= LARGEST_SEED:
-            raise ConfigError(source, "seeds", f"a seed is from 0 to {LARGEST_SEED}, not {seed}")
-        if seeds.count(seed) > 1:
-            raise ConfigError(source, "seeds", f"seed {seed} is listed twice")
-    return seeds
 
 
 def distinct(cells: list[Cell], source: str) -> None:

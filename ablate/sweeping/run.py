@@ -141,13 +141,12 @@ def again(cell: Cell, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
 
 
-def check_patterns(plan: Plan, patterns: Iterable[str]) -> None:
-    """See to it that each pattern matches a cell.
+def check_patterns(names: list[str], patterns: Iterable[str]) -> None:
+    """See to it that each pattern matches a cell's name.
 
     Raises:
         ConfigError: one does not.
     """
-    names = [cell.name for cell in plan.cells]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             message = f"no cell's name matches {pattern!r}; {nearest(pattern, names)}"
