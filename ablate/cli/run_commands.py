@@ -163,8 +163,12 @@ def measure(what: What, overrides: Overrides = None) -> None:
     end_sweep(outcome, "measured", console)
 
 
-def study(file: File, overrides: Overrides = None) -> None:
-    """Tune with Optuna over the config paths of a study file; a second call continues."""
+def study(
+    file: File,
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+) -> None:
+    """Tune with Optuna over the config paths of a study file; more calls continue, or help."""
     from ablate.config.shipped import find_file
     from ablate.processes.executors import warm_up
     from ablate.sweeping.study_plan import plan_study
@@ -177,7 +181,7 @@ def study(file: File, overrides: Overrides = None) -> None:
 
     console = terminal()
     with Display(console) as display:
-        best = StudyRun(plan, Tracker(), cache_folder(), display).run()
+        best = StudyRun(plan, Tracker(), cache_folder(), display).run(jobs)
     best.show(console)
 
 
