@@ -18,6 +18,7 @@ from rich.table import Table
 from ablate.config.compose import expand, merge
 from ablate.config.identity import flatten
 from ablate.config.registries import benchmark_named
+from ablate.config.shipped import FOLDER
 from ablate.errors import printable
 from ablate.sweeping.metric_names import benchmark_of
 from ablate.sweeping.study_plan import StudyPlan
@@ -152,7 +153,7 @@ def keep_plots(plan: StudyPlan, study: optuna.Study) -> list[Path]:
         for name in ("optimization_history", "param_importances", "slice", "parallel_coordinate"):
             plot = getattr(draw, f"plot_{name}")
             made[f"{name.replace('_', '-')}{end}"] = lambda p=plot, a=about: p(study, **a)
-    folder = plan.path.with_name(f"{plan.path.stem}-plots")
+    folder = _place(plan, "-plots")
     paths = []
     for name, work in made.items():
         with _quiet():
@@ -177,7 +178,7 @@ def _quiet() -> Iterator[None]:
 
 
 def save_best(plan: StudyPlan, study: optuna.Study) -> list[Path]:
-    """The best settings over the study's own base, beside the study file.
+    """The best settings over the study's own base, beside the study file (``_place``).
 
     What the study does to choose (validations, the validation split) is left out, so that a sweep
     on this base is scored on its own split: on the test items, or on those of them that had no part
@@ -189,7 +190,7 @@ def save_best(plan: StudyPlan, study: optuna.Study) -> list[Path]:
 
 
 def _save(plan: StudyPlan, trial: FrozenTrial, end: str) -> Path:
-    path = plan.path.with_name(f"{plan.path.stem}-{end}.yaml")
+    path = _place(plan, f"-{end}.yaml")
     left_out = ("evaluate.split", "train.validate_")
     written = flatten(plan.written).items()
     own = {key: value for key, value in written if not key.startswith(left_out)}
@@ -210,6 +211,12 @@ def _save(plan: StudyPlan, trial: FrozenTrial, end: str) -> Path:
     merged = merge(expand(own, str(path)), expand(settings, str(path)))
     path.write_text(heading + yaml.safe_dump(merged, sort_keys=False))
     return path
+
+
+def _place(plan: StudyPlan, end: str) -> Path:
+    """Beside the study's file; of one that ships, in the working folder."""
+    ships = plan.path.resolve().is_relative_to(FOLDER.resolve())
+    return (Path() if ships else plan.path.parent) / f"{plan.path.stem}{end}"
 
 
 def _settings(trial: FrozenTrial) -> str:
