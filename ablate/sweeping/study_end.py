@@ -150,7 +150,7 @@ def keep_plots(plan: StudyPlan, study: optuna.Study) -> list[Path]:
         about: dict[str, Any] = {"target_name": metric}
         about |= {} if len(metrics) == 1 else {"target": _value(number)}
         end = "" if len(metrics) == 1 else f"-{number + 1}"
-        for name in ("optimization_history", "param_importances", "slice", "parallel_coordinate"):
+        for name in ("optimization_history", "param_importances", "slice"):
             plot = getattr(draw, f"plot_{name}")
             made[f"{name.replace('_', '-')}{end}"] = lambda p=plot, a=about: p(study, **a)
     folder = _place(plan, "-plots")
@@ -160,7 +160,12 @@ def keep_plots(plan: StudyPlan, study: optuna.Study) -> list[Path]:
             try:
                 work()
                 folder.mkdir(exist_ok=True)
-                pyplot.gcf().savefig(folder / f"{name}.png", bbox_inches="tight", dpi=100)
+                figure = pyplot.gcf()
+                if name.startswith("slice"):  # a panel per searched path
+                    figure.set_size_inches(3 * len(figure.axes), 4.8)
+                    for panel in figure.axes:
+                        panel.tick_params("x", labelrotation=30)
+                figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=100)
                 paths.append(folder / f"{name}.png")
             except (ValueError, RuntimeError, OSError):  # too few trials, values alike, no room
                 continue
