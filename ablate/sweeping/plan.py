@@ -17,13 +17,7 @@ from ablate.config.identity import affects_results, flatten, identity, seedless_
 from ablate.config.schema import RunConfig
 from ablate.config.shipped import source_name
 from ablate.errors import ConfigError, printable
-from ablate.sweeping.axes import (
-    axis_values,
-    combinations,
-    exclusions,
-    look,
-    name_of,
-)
+from ablate.sweeping.axes import axis_values, combinations, exclusions, look, name_of
 from ablate.sweeping.judging import base_labels, check_claims, check_margin, check_published
 from ablate.sweeping.stages import stage_configs
 from ablate.sweeping.sweep_keys import SweepKeys, seeds_of
@@ -40,7 +34,7 @@ class Cell:
         called: its name, if it has one already.
         stage: the stage's name, of an earlier one.
         after: the stage whose trained components it starts from; shared by all that need the same.
-        base: the base's labels, where it has a sweep's values one at a time.
+        base: the base's labels, in a sweep that varies one axis at a time.
     """
 
     labels: dict[str, str]
