@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
 from ablate.analysis.held import MEASURED
@@ -182,22 +183,26 @@ class StudyRun:
         assert metric is not None
         # Optuna takes it that what is better has the study's direction.
         sign = 1 if VALIDATED[metric] == keys.direction else -1
-        running.trial.report(sign * numbers[metric], step)
+        try:
+            running.trial.report(sign * numbers[metric], step)
+        except UpdateFinishedTrialError:  # another process took it for dead
+            return False
         running.pruned = running.trial.should_prune()
         if running.pruned:
             recorder.tracker.tag(recorder.run_ids[running.name], state="pruned")
         return not running.pruned
 
     def _end(self, store: StudyStore, running: Running) -> None:
-        """Tell Optuna how a trial ended."""
+        """Tell Optuna how a trial ended, unless another process took it for dead meanwhile."""
         del self._running[running.name]
         values = [running.results.get(metric) for metric in self.plan.directions]
+        tell = partial(store.study.tell, running.trial, skip_if_finished=True)
         if running.pruned:
-            store.study.tell(running.trial, state=TrialState.PRUNED)
+            tell(state=TrialState.PRUNED)
         elif None in values:
-            store.study.tell(running.trial, state=TrialState.FAIL)
+            tell(state=TrialState.FAIL)
         else:
-            store.study.tell(running.trial, values)
+            tell(values=values)
 
     def _meanwhile(self, store: StudyStore, recorder: Recorder) -> None:
         recorder.beat()
