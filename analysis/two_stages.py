@@ -86,6 +86,6 @@ def decide(
         if len(judge.scores.seeds) < len(planned) or np.isnan(judge.scores.means).any():
             raise ScoresError(f"{title}: not every variant has a result of each planned seed")
         decided[title] = second_stage(judge, base, effect, most)
-    limits = {title: made.limit for title, made in decided.items() if made.limit}
+    limits: dict[str, Limit] = {t: made.limit for t, made in decided.items() if made.limit}
     wanted = [made.seeds for made in decided.values() if made.limit != "items"]
     return TwoStages(effect, most, tuple(planned), max([len(planned), *wanted]), limits)

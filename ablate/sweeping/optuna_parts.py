@@ -59,7 +59,8 @@ def pruner(given: Any, startup_trials: int, source: str) -> BasePruner:
 
 def _made(kind: str, given: Any, defaults: Mapping[str, Any], source: str) -> Any:
     key, classes = kind.lower(), known(kind)
-    name, arguments = given, {}
+    name: Any = given
+    arguments: Any = {}
     if isinstance(given, dict) and len(given) == 1:
         ((name, arguments),) = given.items()
     if not isinstance(name, str) or not isinstance(arguments, dict):
