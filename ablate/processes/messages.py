@@ -51,6 +51,13 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A line for the user, about what does not end the work."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class StepDone:
     """A step of the task's is done, and all that belongs to it has been said and stored."""
 
@@ -70,7 +77,16 @@ class Failed:
     traceback: str
 
 
-Message = Started | Metrics | Progress | Validated | Stored | Facts | StepDone | Done | Failed
+@dataclass(frozen=True)
+class Ended:
+    """The last message of work that was asked to end before its time, and may go on another."""
+
+
+Message = (
+    Started | Metrics | Progress | Validated | Stored | Facts | Note | StepDone | Done | Failed | Ended
+)
+LAST = (Done, Failed, Ended)
+"""One of these ends the work."""
 
 
 class Reporter(Protocol):
@@ -87,6 +103,9 @@ class Reporter(Protocol):
 
     def facts(self, values: dict[str, str]) -> None:
         """What the work was done with."""
+
+    def note(self, text: str) -> None:
+        """A line for the user, about what does not end the work."""
 
     def done(self, step: str) -> None:
         """A step is done: what belongs to it has been told before."""

@@ -18,15 +18,18 @@ import torch
 from ablate.errors import CellError
 from ablate.processes.messages import (
     Done,
+    Ended,
     Facts,
     Failed,
     Message,
     Metrics,
+    Note,
     Progress,
     StepDone,
     Stored,
     Validated,
 )
+from ablate.processes.stopping import Stopped, heed
 
 
 class PipeReporter:
@@ -51,6 +54,10 @@ class PipeReporter:
         """See ``Reporter``."""
         self._connection.send(Facts(values))
 
+    def note(self, text: str) -> None:
+        """See ``Reporter``."""
+        self._connection.send(Note(text))
+
     def done(self, step: str) -> None:
         """See ``Reporter``."""
         self._connection.send(StepDone(step))
@@ -64,13 +71,16 @@ class PipeReporter:
 def main(
     connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...], threads: int
 ) -> None:
-    """Entry point of the process; its last message is ``Done`` or ``Failed``."""
+    """Entry point of the process; its last message is ``Done``, ``Failed`` or ``Ended``."""
     _exit_with_parent()
     _hush()
     torch.set_num_threads(threads)
     last: Message = Done()
+    heed()
     try:
         work(*arguments, PipeReporter(connection))
+    except Stopped:
+        last = Ended()
     except CellError as error:
         last = Failed(str(error), traceback.format_exc())
     except Exception as error:
