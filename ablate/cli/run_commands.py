@@ -16,9 +16,11 @@ from ablate.errors import COMMAND_LINE, ConfigError, shortened
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablate.sweeping.run import Outcome
+    from ablate.sweeping.outcome import Outcome
 
 
+WAITING = 3
+"""The exit code of a sweep that ended before its time, without a failure."""
 What = Annotated[str, typer.Argument(help="A sweep file, or a run's id or name in MLflow.")]
 
 
@@ -37,6 +39,16 @@ def sweep(
         bool,
         typer.Option("--strict", help="Refuse finished cells made with other versions or devices."),
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="End the sweep when a cell fails.")
+    ] = False,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="End the sweep then; the same command goes on where it was."),
+    ] = None,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
@@ -46,13 +58,16 @@ def sweep(
     from ablate.processes.executors import warm_up
     from ablate.sweeping.made_with import made_otherwise
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
-    from ablate.sweeping.run import SweepRun, again, check_patterns, held_steps, is_scored
+    from ablate.sweeping.dispatch import Wishes
+    from ablate.sweeping.jobs import again, check_patterns, held_steps, is_scored
+    from ablate.sweeping.run import SweepRun
     from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
     console, tracker, cache = terminal(), Tracker(), cache_folder()
     check_patterns(plan, rerun or [])
+    wishes = Wishes(tuple(rerun or ()), retry_failed, fail_fast, max_hours)
     held = held_steps(tracker)
     if dry_run:
         from ablate.sweeping.dry_run import print_dry_run
@@ -79,7 +94,7 @@ def sweep(
         warm_up(*FORKED)
         model_sizes(plan.whole, vocabularies)
     with Display(console) as display:
-        outcome = SweepRun(plan, steps, tracker, cache, display, rerun or []).run(jobs)
+        outcome = SweepRun(plan, steps, tracker, cache, display, wishes).run(jobs)
     end_sweep(outcome, "run", console)
 
 
@@ -191,13 +206,16 @@ def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
     """Tell how a sweep ended, and end with the exit code for that; ``done``: what cells were."""
     from ablate.tracking.store import tracking_uri
 
+    waiting = f", {len(outcome.waiting)} waiting" if outcome.waiting else ""
     console.print(
         f"{outcome.title}: {len(outcome.finished)} cells {done}, {len(outcome.reused)} already "
-        f"finished, {len(outcome.failed)} failed; results in {tracking_uri()}, "
+        f"finished, {len(outcome.failed)} failed{waiting}; results in {tracking_uri()}, "
         f"table: ablate report {shlex.quote(outcome.title)}",
         soft_wrap=True,
     )
     end_with(outcome.failed, console)
+    if outcome.waiting:
+        raise typer.Exit(WAITING)
 
 
 def end_with(failed: dict[str, str], console: Console) -> None:

@@ -65,16 +65,25 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """The process has been asked to end before its time."""
+
+
+@dataclass(frozen=True)
 class Done:
     """The last message of work that ended well."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The last message of work that did not; ``traceback`` is empty where there is none."""
+    """The last message of work that did not; ``traceback`` is empty where there is none.
+
+    ``memory``: it may have been for want of it.
+    """
 
     reason: str
     traceback: str
+    memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,18 @@ class Ended:
 
 
 Message = (
-    Started | Metrics | Progress | Validated | Stored | Facts | Note | StepDone | Done | Failed | Ended
+    Started
+    | Metrics
+    | Progress
+    | Validated
+    | Stored
+    | Facts
+    | Note
+    | StepDone
+    | Stopping
+    | Done
+    | Failed
+    | Ended
 )
 LAST = (Done, Failed, Ended)
 """One of these ends the work."""

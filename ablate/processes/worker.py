@@ -29,7 +29,7 @@ from ablate.processes.messages import (
     Stored,
     Validated,
 )
-from ablate.processes.stopping import Stopped, heed
+from ablate.processes.stopping import Stopped, asked, heed
 
 
 class PipeReporter:
@@ -84,7 +84,10 @@ def main(
     except CellError as error:
         last = Failed(str(error), traceback.format_exc())
     except Exception as error:
-        last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc(), memory)
+        if asked():  # which may have ended a loader's processes
+            last = Ended()
     connection.send(last)
 
 

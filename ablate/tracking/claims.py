@@ -13,8 +13,9 @@ Times are the database's, so that the clocks of hosts need not agree.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -142,6 +143,16 @@ class Claims:
         own = (TABLE.c.step.in_(given), TABLE.c.owner == self.owner)
         if given:
             self._do(lambda connection: connection.execute(sql.delete(TABLE).where(*own)))
+
+    @contextmanager
+    def holding(self, step: str) -> Iterator[None]:
+        """Have a step for a moment, once others have given it up."""
+        while not self.claim([step]):
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            self.release([step])
 
     def owners(self) -> dict[str, str]:
         """Step -> who has claimed it, of those who live."""
