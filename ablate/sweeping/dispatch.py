@@ -19,7 +19,6 @@ from ablate.sweeping.jobs import (
     CellJob,
     Kind,
     again,
-    claim_key,
     is_scored,
     missing_steps,
     runs_held,
@@ -29,9 +28,9 @@ from ablate.sweeping.outcome import AGAIN, NOT_TRAINED, Outcome, weights_not_kep
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.states import begun_by, state_folder
 from ablate.sweeping.steps import Steps
-from ablate.tracking.claims import Claims
+from ablate.tracking.claims import Claims, claim_key
 from ablate.tracking.provenance import machine_name
-from ablate.tracking.store import ERROR, IDENTITY, Tracker, is_elsewhere
+from ablate.tracking.store import IDENTITY, Tracker, failure, is_elsewhere
 
 
 class Later(enum.Enum):
@@ -211,7 +210,7 @@ class Dispatch:
             if mine := failed & set(self.steps[cell.name].identities.values()):
                 found |= mine
                 why = AGAIN if run.info.run_id in self._known else "in another process"
-                reason = f"{run.data.tags.get(ERROR, 'no reason is known')} ({why})"
+                reason = f"{failure(run)} ({why})"
                 self.outcome.failed.setdefault(cell.name, reason)
         return found
 

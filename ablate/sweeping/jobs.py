@@ -13,12 +13,12 @@ from mlflow.entities import Run
 
 from ablate.analysis.held import EVALUATE, TRAIN, HeldSteps
 from ablate.components.registry import nearest
-from ablate.config.identity import digest
 from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.steps import Steps
+from ablate.tracking.claims import claim_key
 from ablate.tracking.names import legal_name
 from ablate.tracking.store import Tracker
 
@@ -80,11 +80,6 @@ def is_scored(steps: Steps, held: HeldSteps) -> bool:
     """Whether a cell is trained and all its benchmarks are answered."""
     trained = held.run(steps.trained) is not None
     return trained and not missing_steps(steps, held, EVALUATE)
-
-
-def claim_key(step: str, identity: str) -> str:
-    """What a step is claimed by; a measurement's identity does not tell its machine."""
-    return digest([step, identity])
 
 
 def scoring_keys(steps: Steps) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluat
 from ablate.tracking.claims import Claims, claims_url
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Patience, Recorder
-from ablate.tracking.store import BEAT_SECONDS, Tracker
+from ablate.tracking.store import BEAT_SECONDS, Tracker, failure_line
 
 LOOK_SECONDS = 3
 """How often it is looked whether what other processes do is done, or is given up."""
@@ -331,6 +331,7 @@ class SweepRun:
         for step in self._left[name]:
             self.tracker.fail(run_id, step, steps.identities[step])
         place = self.tracker.place(run_id, f"{job.kind}_error.txt") if has_log else ""
-        self.outcome.failed[name] = f"{why}; log: {place}" if place else why
+        self.tracker.tag(run_id, log=place)
+        self.outcome.failed[name] = failure_line(why, place)
         if self.wishes.fail_fast:
             self._enough = f"{name} failed, and --fail-fast ends the sweep"

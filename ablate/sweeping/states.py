@@ -15,7 +15,7 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from ablate.analysis.held import TRAIN, HeldSteps, steps_of
-from ablate.sweeping.jobs import claim_key
+from ablate.tracking.claims import claim_key
 from ablate.training.checkpoints import CHECKPOINT
 
 FOLDER, RUN = "checkpoints", "run"

@@ -24,6 +24,7 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from ablate.analysis.connect import home_expanded, refusals, sqlite_file
+from ablate.config.identity import digest
 from ablate.tracking.provenance import is_dead, this_process
 from ablate.tracking.store import SILENT_SECONDS
 
@@ -60,6 +61,11 @@ def claims_url(tracking_uri: str, cache: Path) -> str:
     if is_database and (sqlite_file(tracking_uri) or not tracking_uri.startswith("sqlite")):
         return tracking_uri
     return f"sqlite:///{cache.absolute() / FILE}"
+
+
+def claim_key(step: str, identity: str) -> str:
+    """What a step is claimed by; a measurement's identity does not tell its machine."""
+    return digest([step, identity])
 
 
 class Claims:

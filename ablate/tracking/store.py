@@ -24,14 +24,14 @@ from ablate.analysis.held import DONE, FAILED, MEASURED
 from ablate.analysis.results import FAMILY, SOURCE, TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
-from ablate.errors import StoreError
+from ablate.errors import LONGEST, StoreError, shortened
 from ablate.tracking.names import folder_name, legal_name, short_keys, storable
 from ablate.tracking.provenance import NOT_READ, is_dead, this_process
 
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
-ERROR = "ablate.error"
-"""The tag that says why a run failed."""
+ERROR, LOG = "ablate.error", "ablate.log"
+"""The tags that say why a run failed, and where the log of that is."""
 AXIS = "axis."
 OVERRIDES = "ablate.overrides"
 MADE = "ablate.made/"
@@ -154,7 +154,7 @@ class Tracker:
     def forgive(self, run: Run) -> None:
         """Forget that steps failed in a run: they are done again."""
         for key in run.data.tags:
-            if key.startswith(FAILED) or key == ERROR:
+            if key.startswith(FAILED) or key in (ERROR, LOG):
                 self.client.delete_tag(run.info.run_id, key)
 
     def repeats(self, run: Run, machine: str) -> int:
@@ -256,6 +256,18 @@ def _is_silent(run: Run) -> bool:
         return False  # somebody else's
     begun = run.info.start_time / 1000
     return time.time() - float(run.data.tags.get(BEAT, begun)) > SILENT_SECONDS
+
+
+def failure(run: Run) -> str:
+    """Why a run failed, on one line, and where its log is."""
+    tags = run.data.tags
+    return failure_line(tags.get(ERROR, "no reason is known"), tags.get(LOG, ""))
+
+
+def failure_line(why: str, log: str) -> str:
+    """A reason on one line, and where the log is, if there is one."""
+    line = shortened(" ".join(why.split()), LONGEST)
+    return f"{line}; log: {log}" if log else line
 
 
 def parameters(config: RunConfig) -> list[Param]:
