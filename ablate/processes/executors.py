@@ -7,6 +7,7 @@ starts in a moment, with clean generators and memory. They report through a pipe
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -27,12 +28,14 @@ class Task:
         work: a function of a module; called with ``arguments`` and a ``Reporter``.
         arguments: picklable.
         threads: CPU threads that it may use.
+        device: the one GPU that it sees, as ``CUDA_VISIBLE_DEVICES`` has it; None: all.
     """
 
     key: Any
     work: Callable[..., None]
     arguments: tuple[Any, ...]
     threads: int
+    device: str | None = None
 
 
 Handler = Callable[[Task, Message], Any]
@@ -149,14 +152,16 @@ def _tell_nobody(task: Task, message: Message) -> bool:
 
 def _start(task: Task) -> tuple[Connection, Any]:
     ours, theirs = _CONTEXT.Pipe()
-    arguments = (theirs, task.work, task.arguments, task.threads)
+    arguments = (theirs, task.device, task.work, task.arguments, task.threads)
     process = _CONTEXT.Process(target=_run, args=arguments, daemon=False)
     process.start()
     theirs.close()
     return ours, process
 
 
-def _run(connection: Connection, *task: Any) -> None:
+def _run(connection: Connection, device: str | None, *task: Any) -> None:
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # heeded, as CUDA has not begun here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C; the caller ends its tasks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the server ignores
     from ablate.processes.worker import main  # imports torch, which the caller need not

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from mlflow.entities import Run
 
 from ablate.analysis.held import EVALUATE, TRAIN, HeldSteps
@@ -16,6 +15,7 @@ from ablate.components.registry import nearest
 from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
 from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.models.devices import gpus
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.steps import Steps
 from ablate.tracking.claims import claim_key
@@ -51,10 +51,8 @@ class CellJob:
 
 
 def default_jobs(config: RunConfig) -> int:
-    """Cells at once: as many as the cores allow on a CPU, one on a GPU."""
-    if torch.cuda.is_available():
-        return 1
-    return max(1, cores_here() // config.train.threads)
+    """Cells at once: as many as the cores allow on a CPU, one on each GPU."""
+    return len(gpus()) or max(1, cores_here() // config.train.threads)
 
 
 def runs_held(tracker: Tracker) -> list[Run]:

@@ -20,6 +20,7 @@ from ablate.analysis.held import EVALUATE, MEASURE, TRAIN, HeldSteps
 from ablate.config.identity import digest
 from ablate.cores import cores_here
 from ablate.errors import ConfigError, reason
+from ablate.models.devices import gpus
 from ablate.processes.executors import Task, execute
 from ablate.processes.messages import LAST, Done, Failed, Message, StepDone
 from ablate.sweeping.dispatch import LATER, Dispatch, Taken, Wishes
@@ -87,6 +88,9 @@ class SweepRun:
         self._lost: set[str] = set()
         """What another process has taken over, as this one was silent for too long."""
         self._look = True
+        self._gpus = gpus()
+        self._devices: dict[str, str | None] = {}
+        """What runs -> the GPU that it sees."""
 
     def run(self, jobs: int | None = None) -> Outcome:
         """Train, score and measure what is not done yet; every run ends, whatever happens."""
@@ -242,21 +246,28 @@ class SweepRun:
         """Open the job's run; what its process does."""
         name, cell = job.cell.name, job.cell
         self._opening.open(job)
+        self._devices[name] = self._free_device()
         self._running[name], self._left[name] = job, set(job.missing)
-        given, threads = (cell.config, self.cache), cell.config.train.threads
+        where = (cell.config.train.threads, self._devices[name])
+        given = (cell.config, self.cache)
         out = task_folder(self._out, job.kind)
         if job.kind in ("train", "stage"):
             work = train_and_evaluate if job.kind == "train" else train_stage
             saved = state_folder(self.cache, self.steps[name].trained)
             work = partial(work, after=job.weights, saved=saved)
-            return Task(name, work, (*given, out), threads)
+            return Task(name, work, (*given, out), *where)
         if job.kind == "evaluate":
             names = [step.removeprefix(EVALUATE) for step in job.missing]
-            return Task(name, evaluate_saved, (*given, out, job.weights, names), threads)
+            return Task(name, evaluate_saved, (*given, out, job.weights, names), *where)
         assert job.trained is not None
         machine = job.missing[0].removeprefix(MEASURE)
         repeat = self.tracker.repeats(job.trained, machine)
-        return Task(name, measure_only, (*given, machine, repeat), cores_here())
+        return Task(name, measure_only, (*given, machine, repeat), cores_here(), where[1])
+
+    def _free_device(self) -> str | None:
+        """The GPU on which the fewest cells of this process run; None where there is none."""
+        used = list(self._devices.values())
+        return min(self._gpus, key=used.count, default=None)
 
     def _meanwhile(self) -> set[str]:
         """Say that this process lives; what it runs and has lost to others.
@@ -309,7 +320,7 @@ class SweepRun:
         return True
 
     def _ended(self, job: CellJob) -> None:
-        del self._running[job.cell.name]
+        del self._running[job.cell.name], self._devices[job.cell.name]
         self._dispatching.done(job)
         self._look = True
 
