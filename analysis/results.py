@@ -202,7 +202,9 @@ def _metrics(run: Run) -> dict[str, float]:
     return {run.data.tags.get(TEXT + name, name): v for name, v in run.data.metrics.items()}
 
 
-def read_plan(client: MlflowClient, tracking_uri: str, name: str) -> tuple[dict[str, Any], list[str]]:
+def read_plan(
+    client: MlflowClient, tracking_uri: str, name: str
+) -> tuple[dict[str, Any], list[str]]:
     """A sweep's plan, and what tells which one it is."""
     found = parents(client, "sweep", name)
     if not found:

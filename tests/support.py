@@ -81,7 +81,7 @@ def wait_for(condition: object, seconds: float = 120) -> None:
 
 
 SLOW, COUNT = "slow", "count"
-"""While a file SLOW is there, a step of ``slow_sweep`` takes a while; COUNT grows by a byte each."""
+"""While a file SLOW is there, a step of ``slow_sweep`` takes long; COUNT grows by a byte each."""
 
 
 def slow_sweep(house: Path, steps: int, checkpoint_steps: int, **changes: object) -> dict:

@@ -56,10 +56,10 @@ def sweep(
 
     plan = plan_sweep(find_file(file), overrides)
     from ablate.processes.executors import warm_up
-    from ablate.sweeping.made_with import made_otherwise
-    from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
     from ablate.sweeping.dispatch import Wishes
     from ablate.sweeping.jobs import again, check_patterns, held_steps, is_scored
+    from ablate.sweeping.made_with import made_otherwise
+    from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
     from ablate.sweeping.run import SweepRun
     from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display

@@ -223,7 +223,7 @@ class SweepRun:
         """What can be begun, in order; None where all that is left is being done."""
         look_at = 0.0
         while self._queue or self._running:
-            if not self._look and time.monotonic() < look_at:
+            if self._enough or (not self._look and time.monotonic() < look_at):
                 yield None
                 continue
             self._look, look_at = False, time.monotonic() + LOOK_SECONDS

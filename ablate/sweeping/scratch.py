@@ -1,4 +1,4 @@
-"""A folder for what running cells write, which the next sweep removes where a killed one left it."""
+"""A folder for what running cells write; the next sweep removes what a killed one left."""
 
 from __future__ import annotations
 

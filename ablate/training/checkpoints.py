@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +208,10 @@ class Saving(Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         try:
             trainer.save_checkpoint(self.checkpoints.file)
-        except (OSError, RuntimeError) as error:  # a full disk, say, of which torch tells the latter
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # a full disk, say, of which torch tells the latter
             self.reporter.note(f"no checkpoint could be written: {error}")
 
 

@@ -36,8 +36,13 @@ class Server:
     def call(self, program: str, *words: str) -> None:
         """As a user that is not root, whom PostgreSQL refuses."""
         command = [str(self.programs / program), "-D", str(self.folder / "data"), *words]
-        subprocess.run(["runuser", "-u", "postgres", "--", *command], check=True, timeout=60,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["runuser", "-u", "postgres", "--", *command],
+            check=True,
+            timeout=60,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def start(self) -> None:
         """Start it and wait until it answers."""

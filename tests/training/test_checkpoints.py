@@ -27,7 +27,7 @@ from tests.support import BASE, Quiet
 Points = dict[tuple[str, int | None], float]
 
 
-class Cut(Exception):
+class Cut(Exception):  # noqa: N818
     """Stands for the end of the process."""
 
 
@@ -64,7 +64,8 @@ def nobody_asked(monkeypatch: pytest.MonkeyPatch) -> Any:
 def config(**train: Any) -> RunConfig:
     values = merge(expand(BASE, "base"), expand({"train": {"max_steps": 9, **train}}, "test"))
     # Of 22 samples: three steps an epoch, of which the last is smaller.
-    values = merge(values, expand({"data": {"name": "proxy-vqa", "args": {"train_samples": 22}}}, "test"))
+    data = {"name": "proxy-vqa", "args": {"train_samples": 22}}
+    values = merge(values, expand({"data": data}, "test"))
     values = merge(values, expand({"train.batch_size": 8, "train.epochs": 3}, "test"))
     dropout = {"policy": "lora", "lora": {"r": 2, "alpha": 4, "dropout": 0.5}}
     frozen = {"encoder.policy": "freeze", "backbone": {**BASE["backbone"], **dropout}}
