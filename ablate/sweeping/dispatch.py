@@ -126,7 +126,8 @@ class Dispatch:
             return LATER
         steps = self.steps[cell.name]
         keys = (claim_key(TRAIN, steps.trained),) if cell.stage else scoring_keys(steps)
-        if not self.claims.claim(keys):
+        # What this process has claimed, it does now: another cell's stage may be this training.
+        if not self.claims.mine.isdisjoint(keys) or not self.claims.claim(keys):
             return LATER
         runs = self.tracker.runs_of(steps.trained)
         if any(map(is_elsewhere, runs)):  # claimed in a place that this process does not see

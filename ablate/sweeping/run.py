@@ -223,7 +223,7 @@ class SweepRun:
         """What can be begun, in order; None where all that is left is being done."""
         look_at = 0.0
         while self._queue or self._running:
-            if self._enough or (not self._look and time.monotonic() < look_at):
+            if not self._look and time.monotonic() < look_at:
                 yield None
                 continue
             self._look, look_at = False, time.monotonic() + LOOK_SECONDS
@@ -238,9 +238,9 @@ class SweepRun:
                     self.display.over(cell.name, self.outcome.failed.get(cell.name, ""))
 
     def _keeps_out(self, cell: Cell) -> bool:
-        """Whether a cell has to wait, as it or another has the device alone."""
+        """Whether a cell has to wait: it or another has the device alone, or the sweep ends."""
         alone = cell.name in self._alone or not self._alone.isdisjoint(self._running)
-        return bool(alone and self._running)
+        return bool(self._enough or (alone and self._running))
 
     def _begin(self, job: CellJob) -> Task:
         """Open the job's run; what its process does."""

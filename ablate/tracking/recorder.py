@@ -215,8 +215,9 @@ class Recorder:
                 self.tracker.tag(run_id, error=reason)
                 self._end(name, "FAILED", reason)
             case Ended():
-                self.tracker.end(run_id, "KILLED")
-                self._open.discard(name)
+                if name in self._open:
+                    self.tracker.end(run_id, "KILLED")
+                    self._open.discard(name)
                 self.display.set_back(name, "ended before its time; it goes on another time")
 
     def set_back(self, name: str, why: str) -> None:

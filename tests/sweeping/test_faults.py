@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ablate.analysis.held import failed_steps, steps_of
+from ablate.tracking.store import Tracker
 from tests.support import ablate, runs, write
 
 FAULTS = '''
@@ -46,6 +48,9 @@ class Faulty(Connector):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "shard":
+            for shard in Path(os.environ["ABLATE_CACHE"]).glob("*-train-23-*/*.tar"):
+                shard.unlink()
 '''
 KINDS = ["none", "error", "memory", "memory-once", "killed-once"]
 
@@ -96,6 +101,30 @@ def test_planted_faults(house: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "0 cells run, 3 already finished, 1 failed, 1 waiting" in printed
     (untouched,) = [run for run in runs("cell") if run.info.run_name == "memory-s0"]
     assert set(failed_steps(untouched)) == {"train", "evaluate/easy-vqa"}
+
+
+def test_a_shard_deleted_in_mid_run(
+    house: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cell fails and names it; once it is there again, the training goes on where it was."""
+    (house / "faulty_connectors.py").write_text(FAULTS)
+    connector = {"name": "faulty_connectors:Faulty", "args": {"fault": "shard-once"}}
+    data = {"name": "proxy-vqa", "args": {"train_samples": 23}}
+    sweep = {"base": "base.yaml", "connector": connector, "data": data, "measure.what": []}
+    write(house / "shard.yaml", sweep | {"train.checkpoint_steps": 1})
+    assert ablate("sweep", "shard.yaml") == 1
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("failed:")]
+    assert "ShardError: sample" in line
+    assert "prepare the data set again; log: /" in line
+    (failed,) = runs("cell")
+    (shards,) = cache.glob("*-train-23-*")
+    shutil.rmtree(shards)
+    assert ablate("sweep", "shard.yaml", "--retry-failed") == 0
+    (cell,) = runs("cell")
+    assert (cell.info.run_id, cell.info.status) == (failed.info.run_id, "FINISHED")
+    assert not failed_steps(cell)
+    points = Tracker().client.get_metric_history(cell.info.run_id, "train/loss")
+    assert sorted(point.step for point in points) == [1, 2, 3]
 
 
 def test_a_sweep_ends_after_its_hours_and_goes_on(
