@@ -142,7 +142,7 @@ def _stop(running: dict[Connection, tuple[Task, Any]], handle: Handler) -> None:
                 process.terminate()
             asked = time.monotonic()
         for ready in wait(list(running), _POLL_SECONDS):
-            _receive(cast(Connection, ready), running, handle)
+            _receive(cast(Connection, ready), running, handle, stops=True)
         let_through()
 
 
@@ -169,13 +169,16 @@ def _run(connection: Connection, device: str | None, *task: Any) -> None:
     main(connection, *task)
 
 
-def _receive(connection: Connection, running: dict[Connection, Any], handle: Handler) -> None:
+def _receive(
+    connection: Connection, running: dict[Connection, Any], handle: Handler, stops: bool = False
+) -> None:
+    """Hand on a message; ``stops``: the process has been asked to end."""
     task, process = running[connection]
     try:
         message: Message = connection.recv()
     except (EOFError, ConnectionError):
         process.join()
-        message = _last_words(process.exitcode)
+        message = Ended() if stops else _last_words(process.exitcode)
     ended = isinstance(message, LAST)
     if ended:
         del running[connection]
