@@ -26,7 +26,7 @@ from ablate.sweeping.jobs import (
 )
 from ablate.sweeping.outcome import AGAIN, NOT_TRAINED, Outcome, weights_not_kept
 from ablate.sweeping.plan import Cell, Plan
-from ablate.sweeping.states import begun_by, state_folder
+from ablate.sweeping.states import States
 from ablate.sweeping.steps import Steps
 from ablate.tracking.claims import Claims, claim_key
 from ablate.tracking.provenance import machine_name
@@ -71,7 +71,7 @@ class Dispatch:
         claims: of this process.
         wishes: what is done again.
         outcome: is told of cells that are done or have failed already.
-        cache: where the states of trainings are saved on the way.
+        states: of trainings that were cut off.
         out: where weights of other runs go.
         say: tells the user.
     """
@@ -84,13 +84,13 @@ class Dispatch:
         claims: Claims,
         wishes: Wishes,
         outcome: Outcome,
-        cache: Path,
+        states: States,
         out: Path,
         say: Callable[[str], None],
     ) -> None:
         self.plan, self.steps, self.tracker, self.claims = plan, steps, tracker, claims
         self.wishes, self.outcome, self.say = wishes, outcome, say
-        self.cache, self.out = cache, out
+        self.states, self.out = states, out
         self._trained: dict[str, Path] = {}
         """Stage -> the folder of what it has trained."""
         self._stages: set[str] = set()
@@ -142,8 +142,7 @@ class Dispatch:
             if self._forgiven(cell, run) and failed_steps(run):
                 self.tracker.forgive(run)
         new = [run for run in runs if not self._is_left(cell, run)]
-        begun = begun_by(state_folder(self.cache, steps.trained), new)
-        return replace(job, claimed=keys, begun=begun)
+        return replace(job, claimed=keys, begun=self.states.begun_by(steps.trained, new))
 
     def done(self, job: CellJob) -> None:
         """A job has ended, well or not."""

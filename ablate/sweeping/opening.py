@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
+
+from mlflow.entities import Run
 
 from ablate.analysis.held import EVALUATE, TRAIN, steps_of
 from ablate.sweeping.jobs import STAGE, CellJob
 from ablate.sweeping.plan import Cell, Plan
-from ablate.sweeping.states import begin, state_folder
+from ablate.sweeping.states import States
 from ablate.sweeping.steps import Steps
 from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.recorder import Recorder
@@ -22,13 +23,13 @@ class Opening:
         plan: the sweep.
         steps: of each cell and stage, by its name.
         recorder: keeps the runs.
-        cache: where the states of trainings are saved on the way.
+        states: of trainings that were cut off.
     """
 
     def __init__(
-        self, plan: Plan, steps: dict[str, Steps], recorder: Recorder, cache: Path
+        self, plan: Plan, steps: dict[str, Steps], recorder: Recorder, states: States
     ) -> None:
-        self.plan, self.steps, self.recorder, self.cache = plan, steps, recorder, cache
+        self.plan, self.steps, self.recorder, self.states = plan, steps, recorder, states
 
     def open(self, job: CellJob) -> None:
         """Give the job its run: that which holds its model, or that in which its training began.
@@ -42,19 +43,17 @@ class Opening:
                 return  # it is begun again in this process
             if job.begun is not None:
                 recorder.add_to(cell.name, job.begun)
+                self._keys(job)
                 return
-        if self._agrees(job):
-            assert job.trained is not None
+        if job.trained is not None and self._agrees(job, job.trained):
             recorder.add_to(cell.name, job.trained)
         else:
             self._start(job)
         self._keys(job)
 
-    def _agrees(self, job: CellJob) -> bool:
+    def _agrees(self, job: CellJob, trained: Run) -> bool:
         """Whether the run of a job's model may hold the job's steps, too."""
-        if job.trained is None:
-            return False
-        held, identities = steps_of(job.trained), self.steps[job.cell.name].identities
+        held, identities = steps_of(trained), self.steps[job.cell.name].identities
         new = {legal_name(step): identities[step] for step in job.missing}
         return all(held.get(step, identity) == identity for step, identity in new.items())
 
@@ -64,7 +63,7 @@ class Opening:
         run_id = self.recorder.start(cell.name, cell.config, kind, **self._tags(cell))
         self.recorder.tracker.inputs(run_id, self._inputs(job))
         if job.kind in ("train", "stage"):
-            begin(state_folder(self.cache, self.steps[cell.name].trained), run_id)
+            self.states.begin(self.steps[cell.name].trained, run_id)
 
     def _keys(self, job: CellJob) -> None:
         """What the job's steps are keyed by, for a reader of its run."""

@@ -31,7 +31,7 @@ from ablate.sweeping.outcome import NOT_TRAINED, Outcome
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare, prepare_benchmarks
 from ablate.sweeping.scratch import scratch, task_folder
-from ablate.sweeping.states import forget, forget_dead, state_folder
+from ablate.sweeping.states import States
 from ablate.sweeping.steps import Steps
 from ablate.sweeping.summary import keep_summary
 from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate, train_stage
@@ -76,6 +76,7 @@ class SweepRun:
         self.display = display
         self.wishes = wishes or Wishes()
         self.outcome = Outcome()
+        self.states = States(cache, tracker.uri)
         self.claims = Claims(claims_url(tracker.uri, cache), Patience(display))
         self._begun = self._last_beat = time.monotonic()
         self._enough = ""
@@ -100,7 +101,7 @@ class SweepRun:
         with scratch() as out:
             dispatch = self._dispatch(out)
             todo = dispatch.to_do()
-            forget_dead(self.cache, dispatch.held, self.claims.owners())
+            self.states.forget_dead(dispatch.held, self.claims.owners())
             training = [cell.config for cell in [*todo["stage"], *todo["train"]]]
             prepare(training, self.cache, self.display)
             prepare_benchmarks([cell.config for cell in todo["evaluate"]], self.cache)
@@ -181,7 +182,7 @@ class SweepRun:
 
     def _dispatch(self, out: Path) -> Dispatch:
         about = (self.plan, self.steps, self.tracker, self.claims, self.wishes, self.outcome)
-        return Dispatch(*about, self.cache, out, self.display.say)
+        return Dispatch(*about, self.states, out, self.display.say)
 
     @contextmanager
     def _recording(self, dispatch: Dispatch, out: Path) -> Iterator[Recorder]:
@@ -191,7 +192,7 @@ class SweepRun:
         recorder = Recorder(self.tracker, self.display, "sweep", *about)
         recorder.identities = {name: each.identities for name, each in self.steps.items()}
         self._dispatching, self._recorder, self._out = dispatch, recorder, out
-        self._opening = Opening(plan, self.steps, recorder, self.cache)
+        self._opening = Opening(plan, self.steps, recorder, self.states)
         try:
             with ExitStack() as entered:
                 # One process at a time, so that no two make a parent each.
@@ -253,7 +254,7 @@ class SweepRun:
         out = task_folder(self._out, job.kind)
         if job.kind in ("train", "stage"):
             work = train_and_evaluate if job.kind == "train" else train_stage
-            saved = state_folder(self.cache, self.steps[name].trained)
+            saved = self.states.folder(self.steps[name].trained)
             work = partial(work, after=job.weights, saved=saved)
             return Task(name, work, (*given, out), *where)
         if job.kind == "evaluate":
@@ -310,7 +311,7 @@ class SweepRun:
             case StepDone(step):
                 self._left[name].discard(step)
                 if step == TRAIN:
-                    forget(state_folder(self.cache, self.steps[name].trained))
+                    self.states.forget(self.steps[name].trained)
             case Failed(why, trace):
                 self._failed(job, why, bool(trace))
             case Done() if job.kind in ("train", "evaluate"):

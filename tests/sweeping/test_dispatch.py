@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from ablate.sweeping.dispatch import LATER, Dispatch, Wishes
 from ablate.sweeping.jobs import CellJob, scoring_keys
 from ablate.sweeping.outcome import Outcome
 from ablate.sweeping.plan import Cell, Plan
-from ablate.sweeping.states import begin, forget_dead, state_folder
+from ablate.sweeping.states import States
 from ablate.sweeping.steps import Steps
 from ablate.tracking.claims import Claims, claim_key, claims_url
 from ablate.tracking.provenance import this_process
@@ -38,6 +40,7 @@ class Shared:
         self.steps = Steps(keys, Steps(keys, "").identities["train"])
         self.tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}")
         self.cache = folder / "cache"
+        self.states = States(self.cache, self.tracker.uri)
         self.parent, _ = self.tracker.parent("sweep", "one")
         self.said: list[str] = []
 
@@ -47,7 +50,7 @@ class Shared:
     def dispatch(self, claims: Claims | None = None, **wishes: Any) -> Dispatch:
         steps = {self.cell.name: self.steps}
         about = (self.plan, steps, self.tracker, claims or self.claims(), Wishes(**wishes))
-        return Dispatch(*about, Outcome(), self.cache, self.cache, self.said.append)
+        return Dispatch(*about, Outcome(), self.states, self.cache, self.said.append)
 
     def begin(self, process: str | None = None) -> str:
         """A run of the cell, of another process if one is given."""
@@ -149,8 +152,8 @@ def test_what_is_done_again_is_done_by_one_process(shared: Shared) -> None:
 
 def test_a_training_goes_on_in_its_run(shared: Shared) -> None:
     run_id = shared.begin()
-    folder = state_folder(shared.cache, shared.steps.trained)
-    begin(folder, run_id)
+    folder = shared.states.folder(shared.steps.trained)
+    shared.states.begin(shared.steps.trained, run_id)
     shared.tracker.end(run_id, "KILLED")
     none = shared.dispatch().take(shared.cell)
     assert isinstance(none, CellJob)
@@ -166,16 +169,20 @@ def test_a_training_goes_on_in_its_run(shared: Shared) -> None:
 
 
 def test_states_of_what_is_done_are_removed(shared: Shared) -> None:
-    run_id = shared.begin()
-    kept, folder = (state_folder(shared.cache, each) for each in ("other", shared.steps.trained))
-    begin(folder, run_id)
-    begin(kept, run_id)
-    forget_dead(shared.cache, shared.dispatch().held, ())
-    assert folder.exists()
+    run_id, states, done = shared.begin(), shared.states, shared.steps.trained
+    elsewhere = States(shared.cache, "sqlite:////of/another/store.db")
+    for each, identity in ((states, done), (states, "other"), (elsewhere, done)):
+        each.begin(identity, run_id)
+    states.forget_dead(shared.dispatch().held, ())
+    assert states.folder(done).exists()
     shared.finish(run_id)
-    claimed = [claim_key("train", shared.steps.trained)]
-    forget_dead(shared.cache, shared.dispatch().held, claimed)
-    assert folder.exists()  # it is done again now
-    forget_dead(shared.cache, shared.dispatch().held, ())
-    assert not folder.exists()
-    assert kept.exists()
+    states.forget_dead(shared.dispatch().held, [claim_key("train", done)])
+    assert states.folder(done).exists()  # it is done again now
+    states.forget_dead(shared.dispatch().held, ())
+    assert not states.folder(done).exists()
+    assert states.folder("other").exists()
+    assert elsewhere.folder(done).exists()
+    old = time.time() - 31 * 24 * 3600
+    os.utime(states.folder("other"), (old, old))
+    states.forget_dead(shared.dispatch().held, ())
+    assert not states.folder("other").exists()
