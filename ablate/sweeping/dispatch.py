@@ -246,7 +246,7 @@ class Dispatch:
         elif (weights := self._weights(run)) is None:
             self.outcome.failed[cell.name] = weights_not_kept(run)
         else:
-            return CellJob(cell, "evaluate", missing, run, weights, keys)
+            return CellJob(cell, "evaluate", missing, run, weights, claimed=keys)
         self.claims.release(keys)
         return None
 

@@ -17,16 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sql
-from mlflow.store.db.db_types import DATABASE_ENGINES
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from ablate.analysis.connect import home_expanded, refusals, sqlite_file
+from ablate.analysis.connect import home_expanded, is_database, refusals, sqlite_file
 from ablate.config.identity import digest
-from ablate.tracking.provenance import is_dead, this_process
-from ablate.tracking.store import SILENT_SECONDS
+from ablate.tracking.provenance import SILENT_SECONDS, is_dead, this_process
 
 CLAIMS = "ABLATE_CLAIMS"
 REMEDY = f"{CLAIMS} names a database that all processes of a sweep reach (sqlite:///claims.db)"
@@ -57,8 +55,8 @@ def claims_url(tracking_uri: str, cache: Path) -> str:
     """
     if given := os.environ.get(CLAIMS):
         return home_expanded(given)
-    is_database = tracking_uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
-    if is_database and (sqlite_file(tracking_uri) or not tracking_uri.startswith("sqlite")):
+    served = is_database(tracking_uri) and not tracking_uri.startswith("sqlite")
+    if served or sqlite_file(tracking_uri):
         return tracking_uri
     return f"sqlite:///{cache.absolute() / FILE}"
 
@@ -93,7 +91,7 @@ class Claims:
             # No connection is kept: one that a signal or a restart cuts off would be half dead.
             waits = {"timeout": 60} if url.startswith("sqlite") else {}
             self._engine = sql.create_engine(url, poolclass=sql.NullPool, connect_args=waits)
-            self._now = sql.literal_column(NOW.get(self._engine.dialect.name, STANDARD_NOW))
+            self._now: Any = sql.literal_column(NOW.get(self._engine.dialect.name, STANDARD_NOW))
 
     def claim(self, steps: Iterable[str]) -> bool:
         """Claim all of these steps, also from who is dead; or none of them, if one is another's.

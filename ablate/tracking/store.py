@@ -19,14 +19,27 @@ from mlflow.entities import (
     RunTag,
 )
 
-from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file, tracking_uri
+from ablate.analysis.connect import (
+    ARTIFACTS,
+    connect,
+    lacks_tables,
+    refusals,
+    sqlite_file,
+    tracking_uri,
+)
 from ablate.analysis.held import DONE, FAILED, MEASURED
 from ablate.analysis.results import FAMILY, SOURCE, TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
 from ablate.errors import LONGEST, StoreError, shortened
+from ablate.tracking.claims import Claims, claim_key
 from ablate.tracking.names import folder_name, legal_name, short_keys, storable
-from ablate.tracking.provenance import NOT_READ, is_dead, this_process
+from ablate.tracking.provenance import (
+    NOT_READ,
+    SILENT_SECONDS,
+    is_dead,
+    this_process,
+)
 
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
@@ -39,8 +52,6 @@ MADE = "ablate.made/"
 depend on it.
 """
 BEAT = "ablate.beat"
-BEAT_SECONDS, SILENT_SECONDS = 30, 600
-"""How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
 DIGEST = 36
 """As much of a hash as MLflow takes of a dataset."""
@@ -62,10 +73,13 @@ class Tracker:
     def _connect(self) -> MlflowClient:
         """A client of the store; one process at a time makes a new database's tables."""
         file = sqlite_file(self.uri)
-        if file is None:
-            return connect(self.uri)
-        with refusals(self.uri), FileLock(f"{file}.lock"):
-            return connect(self.uri)
+        if file is not None:
+            with refusals(self.uri), FileLock(f"{file}.lock"):
+                return connect(self.uri)
+        if lacks_tables(self.uri):
+            with Claims(self.uri).holding(claim_key("tables", "")):
+                return connect(self.uri)
+        return connect(self.uri)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, created if need be.

@@ -87,7 +87,11 @@ def made_with() -> dict[str, Any]:
 
 
 def go_on(
-    trainer: pl.Trainer, module: pl.LightningModule, checkpoints: Checkpoints | None, *loaders: Any
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    checkpoints: Checkpoints | None,
+    loader: Any,
+    validation: Any = None,
 ) -> None:
     """Train from the checkpoint, if there is one, or from the beginning.
 
@@ -95,10 +99,11 @@ def go_on(
         Stopped: the process was asked to end; the state is saved.
     """
     if checkpoints is None:
-        trainer.fit(module, *loaders)
+        trainer.fit(module, loader, validation)
         return
     with deferred():
-        trainer.fit(module, *loaders, ckpt_path=checkpoints.found(), weights_only=False)
+        found = checkpoints.found()
+        trainer.fit(module, loader, validation, ckpt_path=found, weights_only=False)
 
 
 class WholeFiles(CheckpointIO):

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sql
 from mlflow import MlflowClient
 
+from ablate.analysis.connect import lacks_tables
 from ablate.tracking.claims import CLAIMS, TABLE, Claims, claims_url
 from ablate.tracking.provenance import this_process
 from ablate.tracking.store import SILENT_SECONDS, Tracker
@@ -150,3 +151,18 @@ def test_where_claims_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert claims_url(uri, tmp_path) == shared
     monkeypatch.setenv(CLAIMS, "postgresql://claims/x")
     assert claims_url("http://host:5000", tmp_path) == "postgresql://claims/x"
+
+
+def test_who_begins_at_once_makes_one_store(url: str, tmp_path: Path) -> None:
+    if url.startswith("sqlite"):
+        fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
+    else:
+        fresh = f"{url.rpartition('/')[0]}/fresh"
+        engine = sql.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sql.text("CREATE DATABASE fresh"))
+        engine.dispose()
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: Tracker(fresh).experiment("one"), range(4)))
+    assert len(set(made)) == 1
+    assert not lacks_tables(fresh)
