@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 from ablate.processes.interrupts import let_through
-from ablate.processes.messages import LAST, Ended, Failed, Message, Started, Stopping, Validated
+from ablate.processes.messages import ASKS, LAST, Ended, Failed, Message, Started, Stopping
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Task:
 
 
 Handler = Callable[[Task, Message], Any]
-"""Called for each message; what it returns answers ``Validated`` (True: go on)."""
+"""Called for each message; what it returns answers those of ``ASKS`` (True: go on)."""
 
 _POLL_SECONDS = 0.3
 """How long a signal that is held back waits at most while no task has anything to say."""
@@ -147,7 +147,7 @@ def _stop(running: dict[Connection, tuple[Task, Any]], handle: Handler) -> None:
 
 
 def _tell_nobody(task: Task, message: Message) -> bool:
-    return True
+    return False  # a state is not saved after what nobody has recorded
 
 
 def _start(task: Task) -> tuple[Connection, Any]:
@@ -183,7 +183,7 @@ def _receive(
     if ended:
         del running[connection]
     answer = handle(task, message)
-    if isinstance(message, Validated):
+    if isinstance(message, ASKS):
         connection.send(bool(answer))
     elif ended:
         process.join()

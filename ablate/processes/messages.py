@@ -37,6 +37,11 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What was said before is to be recorded; the process waits until it is."""
+
+
+@dataclass(frozen=True)
 class Stored:
     """A file or folder of the task's is whole and can be kept, whatever comes after it."""
 
@@ -96,6 +101,7 @@ Message = (
     | Metrics
     | Progress
     | Validated
+    | Recorded
     | Stored
     | Facts
     | Note
@@ -107,6 +113,8 @@ Message = (
 )
 LAST = (Done, Failed, Ended)
 """One of these ends the work."""
+ASKS = (Validated, Recorded)
+"""After these the process waits for an answer."""
 
 
 class Reporter(Protocol):
@@ -129,6 +137,9 @@ class Reporter(Protocol):
 
     def done(self, step: str) -> None:
         """A step is done: what belongs to it has been told before."""
+
+    def recorded(self) -> bool:
+        """Wait until all that was said is kept; whether it is, so that work may go on from here."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """After a validation: whether to go on training."""

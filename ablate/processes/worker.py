@@ -25,6 +25,7 @@ from ablate.processes.messages import (
     Metrics,
     Note,
     Progress,
+    Recorded,
     StepDone,
     Stored,
     Validated,
@@ -61,6 +62,11 @@ class PipeReporter:
     def done(self, step: str) -> None:
         """See ``Reporter``."""
         self._connection.send(StepDone(step))
+
+    def recorded(self) -> bool:
+        """See ``Reporter``."""
+        self._connection.send(Recorded())
+        return self._connection.recv()
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """See ``Reporter``; waits for the answer."""

@@ -297,13 +297,13 @@ class SweepRun:
                 self._queue.append(job.cell)
 
     def _handle(self, task: Task, message: Message) -> bool:
-        """Record what a process says; True, as no training is stopped early."""
+        """Record what a process says; whether it has been, as no training is stopped early."""
         name = task.key
         if isinstance(message, StepDone | Done) and name in self._running:
             self._keep_claims()
         job = self._running.get(name)
         if job is None:
-            return True  # lost
+            return False  # lost
         if isinstance(message, Failed) and message.memory and self._sets_back(job, message):
             return True
         self._recorder.record(name, message, job.kind)

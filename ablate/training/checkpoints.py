@@ -211,6 +211,9 @@ class Saving(Callback):
         return by_time or (steps is not None and step - self._saved >= steps)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        # Who goes on from the state does not say again what was said before it.
+        if not self.reporter.recorded():
+            return
         try:
             trainer.save_checkpoint(self.checkpoints.file)
         except (

@@ -181,6 +181,19 @@ def test_a_full_disk_costs_the_checkpoint_alone(cache: Path, tmp_path: Path) -> 
     assert [each.name for each in tmp_path.iterdir()] == [MADE]
 
 
+def test_no_state_is_saved_after_what_is_not_recorded(cache: Path, tmp_path: Path) -> None:
+    """Who goes on would leave a gap in the curve."""
+
+    class Unheard(Curve):
+        def recorded(self) -> bool:
+            return False
+
+    saved = Checkpoints(tmp_path, minutes=None, steps=1)
+    saved.open()
+    trained(config(), cache, saved, Unheard())
+    assert [each.name for each in tmp_path.iterdir()] == [MADE]
+
+
 def test_where_nothing_may_be_written_training_goes_without(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     curve = Curve()
