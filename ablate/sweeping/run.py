@@ -37,8 +37,9 @@ from ablate.sweeping.summary import keep_summary
 from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate, train_stage
 from ablate.tracking.claims import Claims, claims_url
 from ablate.tracking.progress import Display
+from ablate.tracking.provenance import BEAT_SECONDS
 from ablate.tracking.recorder import Patience, Recorder
-from ablate.tracking.store import BEAT_SECONDS, Tracker, failure_line
+from ablate.tracking.store import Tracker, failure_line
 
 LOOK_SECONDS = 3
 """How often it is looked whether what other processes do is done, or is given up."""

@@ -29,8 +29,8 @@ from ablate.processes.messages import (
 )
 from ablate.tracking.names import legal_name
 from ablate.tracking.progress import Display
-from ablate.tracking.provenance import environment, git_state, versions
-from ablate.tracking.store import BEAT_SECONDS, Tracker
+from ablate.tracking.provenance import BEAT_SECONDS, environment, git_state, versions
+from ablate.tracking.store import Tracker
 
 PATIENCE_SECONDS = 600
 """How long a store that is away is waited for: as long as its silent runs are taken as living."""
