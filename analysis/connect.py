@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
+from mlflow.store.db.base_sql_model import Base
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
@@ -107,13 +108,35 @@ def _open_database(uri: str) -> None:
         # By itself, MLflow writes the working folder's name into SQL, as it is.
         SqlAlchemyStore(uri, file.with_name(ARTIFACTS).as_uri())
         return
-    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+    if not is_database(uri):
         return
     engine = sqlalchemy.create_engine(uri)
     try:
         sqlalchemy.inspect(engine).get_table_names()
     finally:
         engine.dispose()
+
+
+def is_database(uri: str) -> bool:
+    """Whether a store is a database, and not a server or a folder."""
+    return uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
+
+
+def lacks_tables(uri: str) -> bool:
+    """Whether a store is a database that has not all of MLflow's tables.
+
+    Raises:
+        StoreError: it cannot be reached.
+    """
+    if not is_database(uri):
+        return False
+    with refusals(uri):
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            found = sqlalchemy.inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
+    return not set(Base.metadata.tables) <= set(found)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from mlflow.entities import Run
 
 DONE = "ablate.done/"
 """Begins the tag whose rest is the step and whose value is the step's identity."""
+FAILED = "ablate.failed/"
+"""As ``DONE``, of a step that ended with an error: it is not begun again by itself."""
 TRAIN, EVALUATE, MEASURE = "train", "evaluate/", "measure/"
 """A cell's steps; a benchmark's name follows the second, a machine's name the third."""
 MEASURED = "measured/"
@@ -46,6 +48,12 @@ def steps_of(run: Run) -> dict[str, str]:
     """The steps that a run holds, with their identities."""
     tags = run.data.tags
     return {key.removeprefix(DONE): value for key, value in tags.items() if key.startswith(DONE)}
+
+
+def failed_steps(run: Run) -> dict[str, str]:
+    """The steps that failed in a run, with their identities."""
+    tags = run.data.tags
+    return {k.removeprefix(FAILED): value for k, value in tags.items() if k.startswith(FAILED)}
 
 
 class HeldSteps:

@@ -96,7 +96,7 @@ def load_sweep(tracking_uri: str, name: str) -> SweepResults:
         ResultsError: no store, no such sweep, or no finished cell in it.
     """
     client = open_store(tracking_uri)
-    plan, notes = _plan(client, tracking_uri, name)
+    plan, notes = read_plan(client, tracking_uri, name)
     runs = search(client, f"tags.`ablate.kind` = '{CELL}'")
     older = any("steps" not in cell for cell in plan["cells"])
     found = _older(plan["cells"], runs) if older else _found(plan["cells"], HeldSteps(runs))
@@ -202,7 +202,9 @@ def _metrics(run: Run) -> dict[str, float]:
     return {run.data.tags.get(TEXT + name, name): v for name, v in run.data.metrics.items()}
 
 
-def _plan(client: MlflowClient, tracking_uri: str, name: str) -> tuple[dict[str, Any], list[str]]:
+def read_plan(
+    client: MlflowClient, tracking_uri: str, name: str
+) -> tuple[dict[str, Any], list[str]]:
     """A sweep's plan, and what tells which one it is."""
     found = parents(client, "sweep", name)
     if not found:

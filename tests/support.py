@@ -32,6 +32,10 @@ BASE = {
 class Quiet(Reporter):
     """A reporter that keeps nothing and goes on; a test says what it wants to know."""
 
+    def recorded(self) -> bool:
+        """See ``Reporter``."""
+        return True
+
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """See ``Reporter``."""
         return True
@@ -78,3 +82,40 @@ def wait_for(condition: object, seconds: float = 120) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.3)
+
+
+SLOW, COUNT = "slow", "count"
+"""While a file SLOW is there, a step of ``slow_sweep`` takes long; COUNT grows by a byte each."""
+
+
+def slow_sweep(house: Path, steps: int, checkpoint_steps: int, **changes: object) -> dict:
+    """Write ``long.yaml``, whose cells last as long as a test needs them to; what it holds."""
+    (house / "slow_connectors.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n\n"
+        "from torch import nn\n\n"
+        "from ablate.components.connectors import Connector\n\n\n"
+        "class Slow(Connector):\n"
+        "    num_output_tokens = 1\n\n"
+        "    def __init__(self, embed_dim, grid, d_model):\n"
+        "        super().__init__(embed_dim, grid, d_model)\n"
+        "        self.project = nn.Linear(embed_dim, d_model)\n"
+        "\n"
+        "    def forward(self, features):\n"
+        "        if self.training and features.device.type != 'meta':\n"
+        f"            with Path('{COUNT}').open('ab') as file:\n"
+        "                file.write(b'.')\n"
+        f"            if Path('{SLOW}').exists():\n"
+        "                time.sleep(0.3)\n"
+        "        return self.project(features.mean(1, keepdim=True))\n"
+    )
+    values = {
+        "name": "long",
+        "base": "base.yaml",
+        "train": {"max_steps": steps, "checkpoint_steps": checkpoint_steps, "log_every": 1},
+        "axes": {"connector": [{"slow": {"name": "slow_connectors:Slow"}}]},
+        "measure": {"what": []},
+        **changes,
+    }
+    write(house / "long.yaml", values)
+    return values

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import time
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablate.errors import COMMAND_LINE, ConfigError
+from ablate.errors import COMMAND_LINE, ConfigError, printable
 
 if TYPE_CHECKING:
     from ablate.components.registry import Registry
@@ -22,6 +23,8 @@ ROLES = {
     "benchmarks": "benchmark",
 }
 SWEEPS = "sweeps"
+WATCH_SECONDS = 5
+"""How often a status is looked at again."""
 
 
 def list_(
@@ -86,6 +89,35 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.?!])\s", comment, maxsplit=1)[0]
 
 
+def status(
+    name: Annotated[str | None, typer.Argument(help="A sweep [default: the newest].")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Print it again when it changes, to the end.")
+    ] = False,
+) -> None:
+    """Tell which cells of a sweep are done, running and where, failed and why, or waiting."""
+    from ablate.analysis.results import ResultsError, open_store
+    from ablate.cli.common import cache_folder
+    from ablate.sweeping.status import lines
+    from ablate.sweeping.status import status as status_of
+    from ablate.tracking.store import Tracker, tracking_uri
+
+    told: list[str] = []
+    try:
+        open_store(tracking_uri())
+        tracker = Tracker()
+        while True:
+            found = status_of(tracker, cache_folder(), name)
+            if (now := lines(found)) != told:
+                typer.echo("\n".join(map(printable, now)))
+                told = now
+            if not watch or found.is_over:
+                return
+            time.sleep(WATCH_SECONDS)
+    except ResultsError as error:
+        raise ConfigError(COMMAND_LINE, name or "", str(error)) from error
+
+
 RunName = Annotated[str, typer.Argument(help="A run's id or name in MLflow.")]
 
 
@@ -127,8 +159,6 @@ def diff(one: RunName, other: RunName) -> None:
 
 def _print(title: str, values: dict[str, Any]) -> None:
     """A heading and a line for each value, all as text."""
-    from ablate.errors import printable
-
     typer.echo(f"\n{title}")
     for key, value in values.items():
         typer.echo(f"  {printable(f'{key}: {value}' if key else str(value))}")

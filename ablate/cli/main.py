@@ -11,7 +11,7 @@ import typer
 
 from ablate.cli import data_commands
 from ablate.cli.conclude_commands import power, report, score, verify
-from ablate.cli.look_commands import diff, list_, show
+from ablate.cli.look_commands import diff, list_, show, status
 from ablate.cli.run_commands import bench, chat, evaluate, measure, study, sweep
 from ablate.errors import CellError, ConfigError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help appears at once
 )
 RUN = (sweep, study, bench, evaluate, measure, chat)
-for command in (*RUN, report, verify, power, score, show, diff):
+for command in (*RUN, report, verify, power, score, status, show, diff):
     app.command()(command)
 app.command("list")(list_)
 app.add_typer(data_commands.app, name="data", help="Convert training data; check what is there.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +18,13 @@ from ablate.errors import COMMAND_LINE, ConfigError, shortened
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.sweeping.dispatch import Wishes
+    from ablate.sweeping.outcome import Outcome
     from ablate.sweeping.plan import Plan
-    from ablate.sweeping.run import Outcome
 
 
+WAITING = 3
+"""The exit code of a sweep that ended before its time, without a failure."""
 What = Annotated[str, typer.Argument(help="A sweep file, or a run's id or name in MLflow.")]
 
 
@@ -48,6 +51,16 @@ def sweep(
         float | None, typer.Option(help="The difference to find: 0.02 is 2 points.")
     ] = None,
     max_seeds: Annotated[int | None, typer.Option(help="Seeds that auto may run in all.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="End the sweep when a cell fails.")
+    ] = False,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="End the sweep then; the same command goes on where it was."),
+    ] = None,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
@@ -58,7 +71,8 @@ def sweep(
     automatic = automatic_seeds(seeds, effect, max_seeds)
     if automatic is not None:
         automatic.check(plan)
-    from ablate.sweeping.run import check_patterns, held_steps
+    from ablate.sweeping.dispatch import Wishes
+    from ablate.sweeping.jobs import check_patterns, held_steps
     from ablate.sweeping.tuning import Tuning
     from ablate.tracking.store import Tracker
 
@@ -75,22 +89,34 @@ def sweep(
     if tuning is not None:
         tuning.check(cache)
     tracker.experiment(plan.name)  # refused now, if at all
-    run = partial(run_plan, console=console, jobs=jobs, strict=strict)
+    begun = time.monotonic()
+
+    def run(part: Plan, again: list[str]) -> Outcome:
+        left = None if max_hours is None else max_hours - (time.monotonic() - begun) / 3600
+        hours = None if left is None else max(left, 0.0)
+        wishes = Wishes(tuple(again), retry_failed, fail_fast, hours)
+        return run_plan(part, wishes, console, jobs, strict)
+
     failed: dict[str, str] = {}
+    waiting = False
     for outcome in Parts(sweep_file, automatic, tuning, run, tracker.uri, console).run_all(rerun):
         tell_end(outcome, "run", console)
         failed |= {f"{outcome.title}: {name}": why for name, why in outcome.failed.items()}
+        waiting = waiting or bool(outcome.waiting)
     end_with(failed, console)
+    if waiting:
+        raise typer.Exit(WAITING)
 
 
 def run_plan(
-    plan: Plan, rerun: list[str], console: Console, jobs: int | None, strict: bool
+    plan: Plan, wishes: Wishes, console: Console, jobs: int | None, strict: bool
 ) -> Outcome:
     """Run what a plan has not done yet; see ``sweep``."""
     from ablate.processes.executors import warm_up
+    from ablate.sweeping.jobs import again, held_steps, is_scored
     from ablate.sweeping.made_with import made_otherwise
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
-    from ablate.sweeping.run import SweepRun, again, held_steps, is_scored
+    from ablate.sweeping.run import SweepRun
     from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
@@ -108,13 +134,15 @@ def run_plan(
         if strict:
             raise ConfigError(COMMAND_LINE, "--strict", f"{message}; --rerun does them again")
         console.print(f"note: {message}", soft_wrap=True)
-    new = sum(again(cell, rerun) or not is_scored(steps[cell.name], held) for cell in plan.cells)
+    new = sum(
+        again(cell, wishes.rerun) or not is_scored(steps[cell.name], held) for cell in plan.cells
+    )
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
     if new:
         warm_up(*FORKED)
         model_sizes(plan.whole, vocabularies)
     with Display(console) as display:
-        return SweepRun(plan, steps, tracker, cache, display, rerun).run(jobs)
+        return SweepRun(plan, steps, tracker, cache, display, wishes).run(jobs)
 
 
 def evaluate(
@@ -229,15 +257,18 @@ def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
     """Tell how a sweep ended, and end with the exit code for that; ``done``: what cells were."""
     tell_end(outcome, done, console)
     end_with(outcome.failed, console)
+    if outcome.waiting:
+        raise typer.Exit(WAITING)
 
 
 def tell_end(outcome: Outcome, done: str, console: Console) -> None:
     """Tell how a sweep ended."""
     from ablate.tracking.store import tracking_uri
 
+    waiting = f", {len(outcome.waiting)} waiting" if outcome.waiting else ""
     console.print(
         f"{outcome.title}: {len(outcome.finished)} cells {done}, {len(outcome.reused)} already "
-        f"finished, {len(outcome.failed)} failed; results in {tracking_uri()}, "
+        f"finished, {len(outcome.failed)} failed{waiting}; results in {tracking_uri()}, "
         f"table: ablate report {shlex.quote(outcome.title)}",
         soft_wrap=True,
     )

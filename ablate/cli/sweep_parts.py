@@ -13,8 +13,8 @@ from ablate.errors import COMMAND_LINE, ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.sweeping.outcome import Outcome
     from ablate.sweeping.plan import Plan, SweepFile
-    from ablate.sweeping.run import Outcome
     from ablate.sweeping.second_stage import AutomaticSeeds
     from ablate.sweeping.tuning import Tuning
 
@@ -77,10 +77,12 @@ class Parts:
         rerun = rerun or []
         compared, outcome = self._in_stages(self.file.plan, rerun)
         yield outcome
-        if self.tuning is None:
+        if self.tuning is None or outcome.waiting:
             return
         outcome = self.run(self.tuning.plan, rerun)
         yield outcome
+        if outcome.waiting:
+            return
         choice = self.tuning.choose(self.uri, outcome.title)
         for variant, value in choice.chosen.items():
             self.console.print(f"{variant}: best at {', '.join(choice.paths)} {value}")
@@ -90,13 +92,13 @@ class Parts:
         self, make: MakesPlan, rerun: list[str], done: Plan | None = None
     ) -> tuple[Plan, Outcome]:
         """The planned seeds, then as many as they ask for; ``done``: what has just been run."""
-        from ablate.sweeping.run import again
+        from ablate.sweeping.jobs import again
 
         plan = make()
         fresh = {cell.identity for cell in done.cells} if done is not None else set()
         new = [c for c in plan.cells if c.identity not in fresh and again(c, rerun)]
         outcome = self.run(plan, [glob.escape(cell.name) for cell in new])
-        if self.automatic is None or outcome.failed:
+        if self.automatic is None or outcome.failed or outcome.waiting:
             return plan, outcome
         from ablate.analysis.sentences import decided, shortfalls
         from ablate.sweeping.second_stage import decide_seeds, seeds_to_run

@@ -125,6 +125,9 @@ class TrainConfig:
     The trained model is kept with the run, as the artifact folder ``model``, where its weights take
     at most ``save_below_mb`` (10^6 bytes), and beyond that if ``save`` says so; a run that is done
     already is not done again for it.
+
+    Its state is saved every ``checkpoint_minutes`` and every ``checkpoint_steps`` (None: not so)
+    until it is done, so that a training that was cut off goes on from there to the same numbers.
     """
 
     epochs: int = 1
@@ -144,6 +147,8 @@ class TrainConfig:
     validate_samples: int = field(default=512, metadata=NOT_IN_IDENTITY)
     save: bool = field(default=False, metadata=NOT_IN_IDENTITY)
     save_below_mb: int = field(default=64, metadata=NOT_IN_IDENTITY)
+    checkpoint_minutes: float | None = field(default=10.0, metadata=NOT_IN_IDENTITY)
+    checkpoint_steps: int | None = field(default=None, metadata=NOT_IN_IDENTITY)
 
 
 @dataclass

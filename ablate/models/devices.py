@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,6 +15,16 @@ from ablate.config.schema import TrainConfig
 def device_here() -> torch.device:
     """Where models run: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpus() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls the GPUs that this process may use."""
+    if not torch.cuda.is_available():
+        return []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return given.split(",")[: torch.cuda.device_count()]
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def building_device() -> AbstractContextManager[Any]:

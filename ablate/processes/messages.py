@@ -37,6 +37,11 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What was said before is to be recorded; the process waits until it is."""
+
+
+@dataclass(frozen=True)
 class Stored:
     """A file or folder of the task's is whole and can be kept, whatever comes after it."""
 
@@ -51,10 +56,22 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A line for the user, about what does not end the work."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class StepDone:
     """A step of the task's is done, and all that belongs to it has been said and stored."""
 
     step: str
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The process has been asked to end before its time."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +81,40 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The last message of work that did not; ``traceback`` is empty where there is none."""
+    """The last message of work that did not; ``traceback`` is empty where there is none.
+
+    ``memory``: it may have been for want of it.
+    """
 
     reason: str
     traceback: str
+    memory: bool = False
 
 
-Message = Started | Metrics | Progress | Validated | Stored | Facts | StepDone | Done | Failed
+@dataclass(frozen=True)
+class Ended:
+    """The last message of work that was asked to end before its time, and may go on another."""
+
+
+Message = (
+    Started
+    | Metrics
+    | Progress
+    | Validated
+    | Recorded
+    | Stored
+    | Facts
+    | Note
+    | StepDone
+    | Stopping
+    | Done
+    | Failed
+    | Ended
+)
+LAST = (Done, Failed, Ended)
+"""One of these ends the work."""
+ASKS = (Validated, Recorded)
+"""After these the process waits for an answer."""
 
 
 class Reporter(Protocol):
@@ -88,8 +132,14 @@ class Reporter(Protocol):
     def facts(self, values: dict[str, str]) -> None:
         """What the work was done with."""
 
+    def note(self, text: str) -> None:
+        """A line for the user, about what does not end the work."""
+
     def done(self, step: str) -> None:
         """A step is done: what belongs to it has been told before."""
+
+    def recorded(self) -> bool:
+        """Wait until all that was said is kept; whether it is, so that work may go on from here."""
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """After a validation: whether to go on training."""

@@ -18,15 +18,19 @@ import torch
 from ablate.errors import CellError
 from ablate.processes.messages import (
     Done,
+    Ended,
     Facts,
     Failed,
     Message,
     Metrics,
+    Note,
     Progress,
+    Recorded,
     StepDone,
     Stored,
     Validated,
 )
+from ablate.processes.stopping import Stopped, asked, heed
 
 
 class PipeReporter:
@@ -51,9 +55,18 @@ class PipeReporter:
         """See ``Reporter``."""
         self._connection.send(Facts(values))
 
+    def note(self, text: str) -> None:
+        """See ``Reporter``."""
+        self._connection.send(Note(text))
+
     def done(self, step: str) -> None:
         """See ``Reporter``."""
         self._connection.send(StepDone(step))
+
+    def recorded(self) -> bool:
+        """See ``Reporter``."""
+        self._connection.send(Recorded())
+        return self._connection.recv()
 
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         """See ``Reporter``; waits for the answer."""
@@ -64,17 +77,23 @@ class PipeReporter:
 def main(
     connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...], threads: int
 ) -> None:
-    """Entry point of the process; its last message is ``Done`` or ``Failed``."""
+    """Entry point of the process; its last message is ``Done``, ``Failed`` or ``Ended``."""
     _exit_with_parent()
     _hush()
     torch.set_num_threads(threads)
     last: Message = Done()
+    heed()
     try:
         work(*arguments, PipeReporter(connection))
+    except Stopped:
+        last = Ended()
     except CellError as error:
         last = Failed(str(error), traceback.format_exc())
     except Exception as error:
-        last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc(), memory)
+        if asked():  # which may have ended a loader's processes
+            last = Ended()
     connection.send(last)
 
 

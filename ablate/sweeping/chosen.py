@@ -15,9 +15,9 @@ from ablate.analysis.results import artifact_text
 from ablate.config.compose import Layer, compose, overrides
 from ablate.config.shipped import find_file
 from ablate.errors import COMMAND_LINE, ConfigError, DataError
+from ablate.sweeping.jobs import held_steps
 from ablate.sweeping.plan import Cell, Plan, plan_overrides, plan_sweep
 from ablate.sweeping.preflight import vocabulary_sizes
-from ablate.sweeping.run import held_steps
 from ablate.sweeping.steps import StepKeys, Steps, plan_steps
 from ablate.tracking.described import find_runs
 from ablate.tracking.store import FAMILY, NAME, PARENT, SOURCE, Tracker

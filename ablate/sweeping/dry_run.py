@@ -15,9 +15,9 @@ from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.errors import DataError
 from ablate.models.sizes import ModelSize
 from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once, without_memory
+from ablate.sweeping.jobs import default_jobs, is_scored
 from ablate.sweeping.plan import Plan
 from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
-from ablate.sweeping.run import default_jobs, is_scored
 from ablate.sweeping.steps import plan_steps
 from ablate.training.feature_cache import LIMIT, Request, bytes_an_image, limit, requests
 from ablate.units import GIB

@@ -106,7 +106,7 @@ def _execute(
         return
     display.phase(kind, len(configs), 1)
 
-    def handle(task: Task, message: Message) -> None:
+    def handle(task: Task, message: Message) -> bool:
         number, config = task.key
         name = f"encoder {config.encoder.name} {number}"
         match message:
@@ -123,6 +123,7 @@ def _execute(
                 raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
             case Failed(reason):  # costs time alone
                 display.ended(name, f"{reason}; its cells encode their images themselves")
+        return True
 
     work = {"pretrain": pretrain_encoder, "features": store_features}[kind]
     tasks = [

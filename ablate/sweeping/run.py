@@ -2,159 +2,55 @@
 
 A cell is trained and scored first; efficiency is measured after all training has ended, one cell at
 a time, so that no measurement shares the machine with another cell. Every step is known by its own
-identity: a benchmark more is answered by the model that was trained before, if it was kept.
+identity: a benchmark more is answered by the model that was trained before, if it was kept. Other
+processes may run the same plan at the same time: see ``ablate.sweeping.dispatch``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import fnmatch
-import shlex
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
-import torch
 from mlflow.entities import Run
 
-from ablate.analysis.held import EVALUATE, MEASURE, TRAIN, HeldSteps, steps_of
-from ablate.components.registry import nearest
-from ablate.config.schema import RunConfig
+from ablate.analysis.held import EVALUATE, MEASURE, TRAIN, HeldSteps
+from ablate.config.identity import digest
 from ablate.cores import cores_here
-from ablate.errors import COMMAND_LINE, ConfigError, reason
-from ablate.evaluation.kept_models import saved_model
+from ablate.errors import ConfigError, reason
+from ablate.models.devices import gpus
 from ablate.processes.executors import Task, execute
-from ablate.processes.messages import Done, Failed, Message, Started
+from ablate.processes.messages import LAST, Done, Failed, Message, StepDone
+from ablate.sweeping.dispatch import LATER, Dispatch, Taken, Wishes
+from ablate.sweeping.jobs import CellJob, again, default_jobs, held_steps, missing_steps
 from ablate.sweeping.judging import register_claims
+from ablate.sweeping.opening import Opening, describe
+from ablate.sweeping.outcome import NOT_TRAINED, Outcome
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.prepare import prepare, prepare_benchmarks
+from ablate.sweeping.scratch import scratch, task_folder
+from ablate.sweeping.states import States
 from ablate.sweeping.steps import Steps
 from ablate.sweeping.summary import keep_summary
 from ablate.sweeping.work import evaluate_saved, measure_only, train_and_evaluate, train_stage
-from ablate.tracking.names import folder_name, legal_name
+from ablate.tracking.claims import Claims, claims_url
 from ablate.tracking.progress import Display
-from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import AXIS, IDENTITY, NAME, PROCESS, Tracker
+from ablate.tracking.provenance import BEAT_SECONDS
+from ablate.tracking.recorder import Patience, Recorder
+from ablate.tracking.store import Tracker, failure_line
 
-Kind = Literal["stage", "train", "evaluate", "measure"]
-STAGE = "stage"
-"""The kind of runs that are an earlier stage of cells."""
-
-
-@dataclass(frozen=True)
-class CellJob:
-    """What a process does for a cell.
-
-    Attributes:
-        cell: the cell.
-        kind: what is done.
-        missing: the steps that it gives, all of the kind (and what follows training).
-        trained: the run that holds its trained model; None if it is to be trained.
-        weights: the folder of that model, for ``evaluate``; of the stage before, for training.
-    """
-
-    cell: Cell
-    kind: Kind
-    missing: tuple[str, ...]
-    trained: Run | None = None
-    weights: Path | None = None
+LOOK_SECONDS = 3
+"""How often it is looked whether what other processes do is done, or is given up."""
 
 
-@dataclass
-class Outcome:
-    """How a sweep ended: cell names, and the reason of each failure.
-
-    Attributes:
-        reused: cells that were trained and scored before.
-        finished: cells that were trained, or scored on what was missing, now.
-        failed: name -> reason.
-        title: what the sweep is called in the store.
-    """
-
-    reused: list[str] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    title: str = ""
-
-
-def default_jobs(config: RunConfig) -> int:
-    """Cells at once: as many as the cores allow on a CPU, one on a GPU."""
-    if torch.cuda.is_available():
-        return 1
-    return max(1, cores_here() // config.train.threads)
-
-
-NOT_TRAINED = "is not trained yet; `ablate sweep` does"
-
-
-def weights_not_kept(run: Run) -> str:
-    """Why a run's model cannot be asked, and what it would cost to make it again."""
-    seconds = run.data.metrics.get("seconds/train")
-    cost = "" if seconds is None else f" in about {seconds:,.0f} s, as long as it took before"
-    name = run.data.tags[NAME]
-    return (
-        "its weights were not kept (train.save_below_mb, train.save); `ablate sweep FILE "
-        f"train.save=true --rerun {shlex.quote(name)}` trains it again{cost}"
-    )
-
-
-def held_steps(tracker: Tracker) -> HeldSteps:
-    """The steps that the store's cells and their earlier stages hold, of any sweep."""
-    return HeldSteps([*tracker.search(kind="cell"), *tracker.search(kind=STAGE)])
-
-
-def _waits(job: CellJob, others: list[CellJob]) -> bool:
-    """Whether a stage starts from one that is still to be trained."""
-    return any(job.cell.after is other.cell for other in others)
-
-
-def running_elsewhere(tracker: Tracker) -> dict[str, str]:
-    """Trainings that a live process is at now: identity -> what to tell the user."""
-    runs = [r for r in tracker.search(kind="cell") if r.info.status == "RUNNING"]
-    return {
-        r.data.tags[IDENTITY]: f"is being run by another process ({r.data.tags[PROCESS]})"
-        for r in runs
-    }
-
-
-def missing_steps(steps: Steps, held: HeldSteps, prefix: str) -> tuple[str, ...]:
-    """The steps whose names begin so that no run holds; a measurement counts on its machine."""
-    return tuple(
-        step
-        for step, identity in steps.named(prefix).items()
-        if not any(each.step == legal_name(step) for each in held.all(identity))
-    )
-
-
-def is_scored(steps: Steps, held: HeldSteps) -> bool:
-    """Whether a cell is trained and all its benchmarks are answered."""
-    trained = held.run(steps.trained) is not None
-    return trained and not missing_steps(steps, held, EVALUATE)
-
-
-def again(cell: Cell, patterns: Iterable[str]) -> bool:
-    """Whether a cell's name matches one of the patterns (as in a shell) of what is done again."""
-    return any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
-
-
-def check_patterns(names: list[str], patterns: Iterable[str]) -> None:
-    """See to it that each pattern matches a cell's name.
-
-    Raises:
-        ConfigError: one does not.
-    """
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            message = f"no cell's name matches {pattern!r}; {nearest(pattern, names)}"
-            raise ConfigError(COMMAND_LINE, "--rerun", message)
+class Enough(BaseException):
+    """The sweep ends before its time, as the user wished; not an error."""
 
 
 class SweepRun:
-    """One execution of a plan.
+    """One execution of a plan, by this process and any others.
 
     Args:
         plan: the sweep.
@@ -162,7 +58,7 @@ class SweepRun:
         tracker: where results are kept.
         cache: folder of converted data.
         display: shows progress.
-        rerun: patterns of names of cells that are done again, whatever is held.
+        wishes: what the user asks beside the plan.
     """
 
     def __init__(
@@ -172,51 +68,69 @@ class SweepRun:
         tracker: Tracker,
         cache: Path,
         display: Display,
-        rerun: Iterable[str] = (),
+        wishes: Wishes | None = None,
     ) -> None:
         self.plan = plan
         self.steps = steps
         self.tracker = tracker
         self.cache = cache
         self.display = display
-        self.rerun = tuple(rerun)
+        self.wishes = wishes or Wishes()
         self.outcome = Outcome()
-        self._held = HeldSteps(())
-        self._trained: dict[str, Path] = {}
+        self.states = States(cache, tracker.uri)
+        self.claims = Claims(claims_url(tracker.uri, cache), Patience(display))
+        self._begun = self._last_beat = time.monotonic()
+        self._enough = ""
+        self._queue: list[Cell] = []
+        self._running: dict[str, CellJob] = {}
+        self._left: dict[str, set[str]] = {}
+        """Of what runs: the steps that are not done."""
+        self._alone: set[str] = set()
+        """What had too little memory with others beside it, and is to have the device alone."""
+        self._lost: set[str] = set()
+        """What another process has taken over, as this one was silent for too long."""
+        self._look = True
+        self._gpus = gpus()
+        self._devices: dict[str, str | None] = {}
+        """What runs -> the GPU that it sees."""
 
     def run(self, jobs: int | None = None) -> Outcome:
         """Train, score and measure what is not done yet; every run ends, whatever happens."""
         self.tracker.bury()
-        cells, outcome = self.plan.cells, self.outcome
-        self._held, busy = held_steps(self.tracker), running_elsewhere(self.tracker)
-        free = []
-        for cell in cells:
-            if not again(cell, self.rerun) and is_scored(self.steps[cell.name], self._held):
-                outcome.reused.append(cell.name)
-            elif (trained := self.steps[cell.name].trained) in busy:
-                outcome.failed[cell.name] = busy[trained]
-            else:
-                free.append(cell)
-        jobs = jobs or default_jobs(cells[0].config)
-        with tempfile.TemporaryDirectory(prefix="ablate-") as out:
-            scoring = [self._scoring(cell, Path(out)) for cell in free]
-            stages = self._stages([job.cell for job in scoring if job.kind == "train"], Path(out))
-            training = [j.cell.config for j in [*stages, *scoring] if j.kind != "evaluate"]
+        self.claims.clear()
+        cells = self.plan.cells
+        with scratch() as out:
+            dispatch = self._dispatch(out)
+            todo = dispatch.to_do()
+            self.states.forget_dead(dispatch.held, self.claims.owners())
+            training = [cell.config for cell in [*todo["stage"], *todo["train"]]]
             prepare(training, self.cache, self.display)
-            saved = [job.cell.config for job in scoring if job.kind == "evaluate"]
-            prepare_benchmarks(saved, self.cache)
-            with self._recording() as recorder:
+            prepare_benchmarks([cell.config for cell in todo["evaluate"]], self.cache)
+            with self._recording(dispatch, out) as recorder:
                 plan = describe(self.plan, self.steps)
                 self.tracker.client.log_dict(recorder.parent, plan, "plan.json")
                 register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
-                scoring = self._after_stages(stages, scoring, jobs, recorder, Path(out))
-                self._execute("train", scoring, jobs, recorder, Path(out))
-                self._execute("evaluate", scoring, jobs, recorder, Path(out))
-                self._held = held_steps(self.tracker)
-                self._execute("measure", self._unmeasured(), 1, recorder, Path(out))
-                if outcome.finished:
+                kinds = " + ".join(kind for kind, found in todo.items() if found)
+                pool = [cell for found in todo.values() for cell in found]
+                self._execute(kinds, pool, dispatch.take, jobs or default_jobs(cells[0].config))
+                self._measure_new(dispatch)
+                if self.outcome.finished:
                     self._summarise(recorder)
-        return outcome
+        return self.outcome
+
+    def _measure_new(self, dispatch: Dispatch) -> None:
+        """Measure what the plan asks to be measured and is not held yet, of this machine."""
+        held = held_steps(self.tracker)
+        done = {*self.outcome.reused, *self.outcome.finished}
+        trained, missing = {}, []
+        for cell in [cell for cell in self.plan.cells if cell.name in done]:
+            steps = self.steps[cell.name]
+            over = HeldSteps(()) if again(cell, self.wishes.rerun) else held
+            run = held.run(steps.trained)
+            if run is not None and missing_steps(steps, over, MEASURE):
+                trained[cell.name] = run
+                missing.append(cell)
+        self._execute("measure", missing, partial(dispatch.take_measuring, trained, True), 1)
 
     def _summarise(self, recorder: Recorder) -> None:
         """Describe the parent run; whatever goes wrong costs the description alone."""
@@ -233,26 +147,16 @@ class SweepRun:
             trained: the runs that hold them, by the cell's name; cells without one fail.
             jobs: cells at a time.
         """
-        cells, outcome = self.plan.cells, self.outcome
-        self._held = held_steps(self.tracker)
-        with tempfile.TemporaryDirectory(prefix="ablate-") as out:
-            scoring = []
-            for cell in cells:
-                run = trained.get(cell.name)
-                missing = missing_steps(self.steps[cell.name], self._held, EVALUATE)
-                if run is None:
-                    outcome.failed[cell.name] = NOT_TRAINED
-                elif not missing:
-                    outcome.reused.append(cell.name)
-                elif (weights := saved_model(self.tracker, run, Path(out))) is None:
-                    outcome.failed[cell.name] = weights_not_kept(run)
-                else:
-                    scoring.append(CellJob(cell, "evaluate", missing, run, weights))
-            prepare_benchmarks([job.cell.config for job in scoring], self.cache)
-            with self._recording() as recorder:
-                at_once = jobs or default_jobs(cells[0].config)
-                self._execute("evaluate", scoring, at_once, recorder, Path(out))
-        return outcome
+        cells = self.plan.cells
+        held = held_steps(self.tracker)
+        asked = [c for c in cells if missing_steps(self.steps[c.name], held, EVALUATE)]
+        prepare_benchmarks([cell.config for cell in asked if cell.name in trained], self.cache)
+        with scratch() as out:
+            dispatch = self._dispatch(out)
+            with self._recording(dispatch, out):
+                take = partial(dispatch.take_scoring, trained)
+                self._execute("evaluate", list(cells), take, jobs or default_jobs(cells[0].config))
+        return self.outcome
 
     def measure(self, trained: dict[str, Run]) -> Outcome:
         """Measure cells on this machine, once more if they were; see ``evaluate``.
@@ -260,194 +164,187 @@ class SweepRun:
         Raises:
             ConfigError: a cell asks for nothing to be measured.
         """
-        outcome, jobs = self.outcome, []
+        cells = []
         for cell in self.plan.cells:
-            if not (steps := tuple(self.steps[cell.name].named(MEASURE))):
+            if not self.steps[cell.name].named(MEASURE):
                 raise ConfigError(self.plan.source, "measure.what", "is empty: nothing to measure")
-            if (run := trained.get(cell.name)) is None:
-                outcome.failed[cell.name] = NOT_TRAINED
+            if cell.name in trained:
+                cells.append(cell)
             else:
-                jobs.append(CellJob(cell, "measure", steps, run))
-        with tempfile.TemporaryDirectory(prefix="ablate-") as out, self._recording() as recorder:
-            self._execute("measure", jobs, 1, recorder, Path(out))
-        names = [job.cell.name for job in jobs]
-        outcome.finished = [name for name in names if name not in outcome.failed]
-        return outcome
+                self.outcome.failed[cell.name] = NOT_TRAINED
+        with scratch() as out:
+            dispatch = self._dispatch(out)
+            with self._recording(dispatch, out):
+                take = partial(dispatch.take_measuring, trained, False)
+                self._execute("measure", cells, take, 1)
+        names = [cell.name for cell in cells]
+        self.outcome.finished = [name for name in names if name not in self.outcome.failed]
+        return self.outcome
+
+    def _dispatch(self, out: Path) -> Dispatch:
+        about = (self.plan, self.steps, self.tracker, self.claims, self.wishes, self.outcome)
+        return Dispatch(*about, self.states, out, self.display.say)
 
     @contextmanager
-    def _recording(self) -> Iterator[Recorder]:
+    def _recording(self, dispatch: Dispatch, out: Path) -> Iterator[Recorder]:
         """The sweep's recorder; on leaving, its parent ends as the outcome says."""
         plan = self.plan
         about = (plan.name, "cell", plan.file, plan.overrides)
-        with Recorder(self.tracker, self.display, "sweep", *about) as recorder:
-            recorder.identities = {name: each.identities for name, each in self.steps.items()}
-            yield recorder
-            recorder.status = "FAILED" if self.outcome.failed else "FINISHED"
-            self.outcome.title = recorder.title
-
-    def _scoring(self, cell: Cell, folder: Path) -> CellJob:
-        """Training with all benchmarks, or those that are missing alone if weights were kept."""
-        steps = self.steps[cell.name]
-        trained = None if again(cell, self.rerun) else self._held.run(steps.trained)
-        if trained is not None:
-            weights = saved_model(self.tracker, trained, folder)
-            if weights is not None:
-                missing = missing_steps(steps, self._held, EVALUATE)
-                return CellJob(cell, "evaluate", missing, trained, weights)
-            self.display.say(f"{cell.name}: its weights were not kept, so that it is trained again")
-        return CellJob(cell, "train", (TRAIN, *steps.named(EVALUATE)))
-
-    def _stages(self, cells: list[Cell], out: Path) -> list[CellJob]:
-        """The earlier stages of these cells that no run holds with what it trained, in order."""
-        whole = dataclasses.replace(self.plan, cells=cells).whole.cells
-        stages = [CellJob(cell, "stage", (TRAIN,)) for cell in whole if cell.stage]
-        self._find_trained(stages, self._held, out)
-        return [job for job in stages if job.cell.name not in self._trained]
-
-    def _find_trained(self, stages: list[CellJob], held: HeldSteps, out: Path) -> None:
-        """Take down what is kept of these stages, to start from."""
-        for job in stages:
-            run = held.run(self.steps[job.cell.name].trained)
-            weights = None if run is None else saved_model(self.tracker, run, out)
-            if weights is not None:
-                self._trained[job.cell.name] = weights
-
-    def _after_stages(
-        self,
-        stages: list[CellJob],
-        jobs: list[CellJob],
-        at_once: int,
-        recorder: Recorder,
-        out: Path,
-    ) -> list[CellJob]:
-        """Train the stages, those first that others start from; then the jobs can go on."""
-        while stages:
-            ready = [job for job in stages if not _waits(job, stages)]
-            stages = [job for job in stages if _waits(job, stages)]
-            self._execute("stage", self._started(ready), at_once, recorder, out)
-            self._find_trained(ready, held_steps(self.tracker), out)
-        return self._started(jobs)
-
-    def _started(self, jobs: list[CellJob]) -> list[CellJob]:
-        """The jobs with the weights of the stage before; those whose stage failed fail."""
-        found = []
-        for job in jobs:
-            before = job.cell.after
-            if before is None or job.kind == "evaluate":
-                found.append(job)
-            elif (weights := self._trained.get(before.name)) is not None:
-                found.append(dataclasses.replace(job, weights=weights))
-            else:
-                self.outcome.failed[job.cell.name] = f"its stage {before.name} failed"
-        return found
-
-    def _unmeasured(self) -> list[CellJob]:
-        """What the plan asks to be measured and is not held yet, of this machine."""
-        done = {*self.outcome.reused, *self.outcome.finished}
-        jobs = []
-        for cell in [c for c in self.plan.cells if c.name in done]:
-            steps = self.steps[cell.name]
-            held = HeldSteps(()) if again(cell, self.rerun) else self._held
-            if missing := missing_steps(steps, held, MEASURE):
-                jobs.append(CellJob(cell, "measure", missing, self._held.run(steps.trained)))
-        return jobs
+        recorder = Recorder(self.tracker, self.display, "sweep", *about)
+        recorder.identities = {name: each.identities for name, each in self.steps.items()}
+        self._dispatching, self._recorder, self._out = dispatch, recorder, out
+        self._opening = Opening(plan, self.steps, recorder, self.states)
+        try:
+            with ExitStack() as entered:
+                # One process at a time, so that no two make a parent each.
+                with self.claims.holding(digest(["parent", plan.name])):
+                    entered.enter_context(recorder)
+                try:
+                    yield recorder
+                except Enough as why:
+                    self.display.say(f"{why}; the same command goes on")
+                    over = {*self.outcome.reused, *self.outcome.finished, *self.outcome.failed}
+                    self.outcome.waiting = [c.name for c in plan.cells if c.name not in over]
+                self.tracker.bury()  # what another process left that died meanwhile
+                recorder.status = "FAILED" if self.outcome.failed else "FINISHED"
+                self.outcome.title = recorder.title
+        finally:
+            self.claims.release(list(self.claims.mine))
 
     def _execute(
-        self, kind: Kind, jobs: list[CellJob], at_once: int, recorder: Recorder, folder: Path
+        self, kind: str, cells: list[Cell], take: Callable[[Cell], Taken], at_once: int
     ) -> None:
         """Run the processes of a kind; measuring uses all cores, others the cell's own share."""
-        jobs = [job for job in jobs if job.kind == kind]
-        if not jobs:
+        if not cells:
             return
-        self.display.phase(kind, len(jobs), at_once)
+        self.display.phase(kind, len(cells), at_once)
+        self._queue, self._look = cells, True
+        execute(self._tasks(take), at_once, self._handle, self._meanwhile)
 
-        def handle(task: Task, message: Message) -> bool:
-            self._handle(task, message, recorder)
-            return True
+    def _tasks(self, take: Callable[[Cell], Taken]) -> Iterator[Task | None]:
+        """What can be begun, in order; None where all that is left is being done."""
+        look_at = 0.0
+        while self._queue or self._running:
+            if not self._look and time.monotonic() < look_at:
+                yield None
+                continue
+            self._look, look_at = False, time.monotonic() + LOOK_SECONDS
+            for cell in list(self._queue):
+                job = LATER if self._keeps_out(cell) else take(cell)
+                if job is LATER:
+                    continue
+                self._queue.remove(cell)
+                if isinstance(job, CellJob):
+                    yield self._begin(job)
+                else:
+                    self.display.over(cell.name, self.outcome.failed.get(cell.name, ""))
 
-        execute(self._tasks(jobs, folder), at_once, handle, recorder.beat)
+    def _keeps_out(self, cell: Cell) -> bool:
+        """Whether a cell has to wait: it or another has the device alone, or the sweep ends."""
+        alone = cell.name in self._alone or not self._alone.isdisjoint(self._running)
+        return bool(self._enough or (alone and self._running))
 
-    def _tasks(self, jobs: list[CellJob], folder: Path) -> Iterator[Task]:
-        for job in jobs:
-            out = Path(tempfile.mkdtemp(prefix=f"{job.kind}-", dir=folder))
-            yield self._task(job, out)
-
-    def _task(self, job: CellJob, out: Path) -> Task:
-        given = (job.cell.config, self.cache)
-        threads = job.cell.config.train.threads
+    def _begin(self, job: CellJob) -> Task:
+        """Open the job's run; what its process does."""
+        name, cell = job.cell.name, job.cell
+        self._opening.open(job)
+        self._devices[name] = self._free_device()
+        self._running[name], self._left[name] = job, set(job.missing)
+        where = (cell.config.train.threads, self._devices[name])
+        given = (cell.config, self.cache)
+        out = task_folder(self._out, job.kind)
         if job.kind in ("train", "stage"):
             work = train_and_evaluate if job.kind == "train" else train_stage
-            return Task(job, partial(work, after=job.weights), (*given, out), threads)
+            saved = self.states.folder(self.steps[name].trained)
+            work = partial(work, after=job.weights, saved=saved)
+            return Task(name, work, (*given, out), *where)
         if job.kind == "evaluate":
             names = [step.removeprefix(EVALUATE) for step in job.missing]
-            return Task(job, evaluate_saved, (*given, out, job.weights, names), threads)
+            return Task(name, evaluate_saved, (*given, out, job.weights, names), *where)
         assert job.trained is not None
         machine = job.missing[0].removeprefix(MEASURE)
         repeat = self.tracker.repeats(job.trained, machine)
-        return Task(job, measure_only, (*given, machine, repeat), cores_here())
+        return Task(name, measure_only, (*given, machine, repeat), cores_here(), where[1])
 
-    def _handle(self, task: Task, message: Message, recorder: Recorder) -> None:
-        job: CellJob = task.key
-        cell = job.cell
-        if isinstance(message, Started):
-            self._open(job, recorder)
-        recorder.record(cell.name, message, job.kind)
-        match message:
-            case Failed(reason):
-                self.outcome.failed[cell.name] = reason
-            case Done() if job.kind in ("train", "evaluate"):
-                self.outcome.finished.append(cell.name)
+    def _free_device(self) -> str | None:
+        """The GPU on which the fewest cells of this process run; None where there is none."""
+        used = list(self._devices.values())
+        return min(self._gpus, key=used.count, default=None)
 
-    def _open(self, job: CellJob, recorder: Recorder) -> None:
-        """Give the job its run: that of its trained model, if it holds no other step of the name.
+    def _meanwhile(self) -> set[str]:
+        """Say that this process lives; what it runs and has lost to others.
 
-        Such another step stays: of a benchmark with other files, say, or of other settings.
+        Raises:
+            Enough: the sweep is to end before its time.
         """
-        cell, steps = job.cell, self.steps[job.cell.name]
-        held = {} if job.trained is None else steps_of(job.trained)
-        new = {legal_name(step): steps.identities[step] for step in job.missing}
-        agrees = all(held.get(step, identity) == identity for step, identity in new.items())
-        if job.trained is not None and agrees:
-            recorder.add_to(cell.name, job.trained)
-        else:
-            kind = STAGE if job.kind == "stage" else "cell"
-            recorder.start(cell.name, cell.config, kind, **self._tags(cell))
-            self.tracker.inputs(recorder.run_ids[cell.name], self._inputs(job))
-        run_id = recorder.run_ids[cell.name]
-        for step in job.missing:
-            path = f"steps/{folder_name(step)}.json"
-            self.tracker.client.log_dict(run_id, {"step": step, **steps.keys[step]}, path)
+        self._recorder.beat()
+        if time.monotonic() - self._last_beat >= BEAT_SECONDS:
+            self._keep_claims()
+        hours = self.wishes.max_hours
+        if hours is not None and time.monotonic() - self._begun > 3600 * hours:
+            self._enough = f"the {hours:g} hours of --max-hours are over"
+        if self._enough:
+            raise Enough(self._enough)
+        return self._lost
 
-    def _inputs(self, job: CellJob) -> dict[str, tuple[str, str]]:
-        """What the job's steps read, by what for."""
-        keys = self.steps[job.cell.name].keys
-        found = {}
-        for step in job.missing:
-            if step == TRAIN:
-                found["train"] = (job.cell.config.data.name, keys[step]["data"])
-            elif step.startswith(EVALUATE):
-                name = step.removeprefix(EVALUATE)
-                # MLflow takes two of one name and content as one.
-                found[f"evaluate {name}"] = (f"benchmark {name}", keys[step]["items"])
-        return found
+    def _keep_claims(self) -> None:
+        self._last_beat = time.monotonic()
+        lost = self.claims.keep()
+        for name, job in list(self._running.items()):
+            if lost.intersection(job.claimed):
+                self._lost.add(name)
+                self._recorder.give_up(name)
+                self._ended(job)
+                self._queue.append(job.cell)
 
-    def _tags(self, cell: Cell) -> dict[str, str]:
-        axes = {f"{AXIS}{axis}": label for axis, label in cell.labels.items()}
-        shared = {"combination": cell.combination_identity, "sweep": self.plan.name}
-        return {"identity": self.steps[cell.name].trained, **shared, **axes}
+    def _handle(self, task: Task, message: Message) -> bool:
+        """Record what a process says; whether it has been, as no training is stopped early."""
+        name = task.key
+        if isinstance(message, StepDone | Done) and name in self._running:
+            self._keep_claims()
+        job = self._running.get(name)
+        if job is None:
+            return False  # lost
+        if isinstance(message, Failed) and message.memory and self._sets_back(job, message):
+            return True
+        self._recorder.record(name, message, job.kind)
+        match message:
+            case StepDone(step):
+                self._left[name].discard(step)
+                if step == TRAIN:
+                    self.states.forget(self.steps[name].trained)
+            case Failed(why, trace):
+                self._failed(job, why, bool(trace))
+            case Done() if job.kind in ("train", "evaluate"):
+                self.outcome.finished.append(name)
+        if isinstance(message, LAST):
+            self._ended(job)
+        return True
 
+    def _ended(self, job: CellJob) -> None:
+        del self._running[job.cell.name], self._devices[job.cell.name]
+        self._dispatching.done(job)
+        self._look = True
 
-def describe(plan: Plan, steps: dict[str, Steps]) -> dict[str, Any]:
-    """The plan as a report reads it back from the parent run: axes, cells and their steps."""
-    cells = [
-        {
-            "name": c.name,
-            "steps": steps[c.name].identities,
-            "labels": c.labels,
-            "seed": c.config.seed,
-        }
-        for c in plan.cells
-    ]
-    about = {"name": plan.name, "file": plan.file, "overrides": plan.overrides}
-    found = {"axes": plan.axes, "cells": cells, "compare": plan.compare}
-    return {**about, **found, **plan.judged}
+    def _sets_back(self, job: CellJob, failed: Failed) -> bool:
+        """Whether a job that had too little memory is begun again, alone on the device."""
+        name = job.cell.name
+        if name in self._alone or job.kind == "measure":
+            return False
+        self._alone.add(name)
+        self._recorder.set_back(name, f"{failed.reason}; it is begun again, alone on the device")
+        self._queue.append(job.cell)
+        self._ended(job)
+        return True
+
+    def _failed(self, job: CellJob, why: str, has_log: bool) -> None:
+        """Take down why a job failed, and that its steps are not begun again by themselves."""
+        name, steps = job.cell.name, self.steps[job.cell.name]
+        run_id = self._recorder.run_ids[name]
+        for step in self._left[name]:
+            self.tracker.fail(run_id, step, steps.identities[step])
+        place = self.tracker.place(run_id, f"{job.kind}_error.txt") if has_log else ""
+        self.tracker.tag(run_id, log=place)
+        self.outcome.failed[name] = failure_line(why, place)
+        if self.wishes.fail_fast:
+            self._enough = f"{name} failed, and --fail-fast ends the sweep"

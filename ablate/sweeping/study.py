@@ -30,8 +30,9 @@ from ablate.sweeping.study_plan import StudyPlan
 from ablate.sweeping.study_store import StudyStore
 from ablate.sweeping.work import train_and_evaluate
 from ablate.tracking.progress import Display
+from ablate.tracking.provenance import BEAT_SECONDS
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import BEAT_SECONDS, Tracker
+from ablate.tracking.store import Tracker
 from ablate.training.feature_cache import features_key
 from ablate.training.module import VALIDATED
 

@@ -34,8 +34,7 @@ from ablate.errors import ConfigError
 from ablate.models.seeding import derive
 from ablate.sweeping.optuna_parts import pruner, sampler
 from ablate.sweeping.study_plan import StudyPlan
-from ablate.tracking.provenance import is_dead, this_process
-from ablate.tracking.store import BEAT_SECONDS, SILENT_SECONDS
+from ablate.tracking.provenance import BEAT_SECONDS, SILENT_SECONDS, is_dead, this_process
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 RESULTLESS = (TrialState.FAIL, TrialState.WAITING)

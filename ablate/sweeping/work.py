@@ -31,13 +31,19 @@ from ablate.models.vlm import (
     weight_bytes,
 )
 from ablate.processes.messages import Reporter
+from ablate.training.checkpoints import Checkpoints, opened
 from ablate.training.feature_cache import applies, folder, make_features
 from ablate.training.fit import fit
 from ablate.training.stage0 import load_pretrained, pretrain
 
 
 def train_and_evaluate(
-    config: RunConfig, cache: Path, out: Path, reporter: Reporter, after: Path | None = None
+    config: RunConfig,
+    cache: Path,
+    out: Path,
+    reporter: Reporter,
+    after: Path | None = None,
+    saved: Path | None = None,
 ) -> None:
     """Train a cell's model and score it.
 
@@ -51,12 +57,13 @@ def train_and_evaluate(
         out: where its files go.
         reporter: is told what happens.
         after: the components that an earlier stage has trained, to start from.
+        saved: where the state of the training is saved on the way, and gone on from.
 
     Raises:
         CellError: the cell cannot give a result.
         CheckpointError: what the run starts from is damaged or does not fit its model.
     """
-    trained = train(config, cache, after, reporter)
+    trained = train(config, cache, after, reporter, saved)
     if trained is None:
         return
     model, features = trained
@@ -68,10 +75,15 @@ def train_and_evaluate(
 
 
 def train_stage(
-    config: RunConfig, cache: Path, out: Path, reporter: Reporter, after: Path | None = None
+    config: RunConfig,
+    cache: Path,
+    out: Path,
+    reporter: Reporter,
+    after: Path | None = None,
+    saved: Path | None = None,
 ) -> None:
     """Train an earlier stage and keep what has been trained by then; see ``train_and_evaluate``."""
-    trained = train(config, cache, after, reporter)
+    trained = train(config, cache, after, reporter, saved)
     if trained is None:
         return
     before = () if after is None else saved_parts(after)
@@ -91,7 +103,13 @@ class Trained(NamedTuple):
     features: Path | None
 
 
-def train(config: RunConfig, cache: Path, after: Path | None, reporter: Reporter) -> Trained | None:
+def train(
+    config: RunConfig,
+    cache: Path,
+    after: Path | None,
+    reporter: Reporter,
+    saved: Path | None = None,
+) -> Trained | None:
     """A cell's model, trained; None if the reporter asked to stop before the end."""
     start = time.perf_counter()
     model, scores = assembled(config, cache, after)
@@ -101,8 +119,13 @@ def train(config: RunConfig, cache: Path, after: Path | None, reporter: Reporter
     counts = parameter_counts(model)
     reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
     pl.seed_everything(config.seed, verbose=False)
-    whole = fit(config, model, data_set(config), cache, reporter, features)
-    reporter.metrics({"seconds/train": time.perf_counter() - start})
+    checkpoints = None
+    if saved is not None:
+        often = (config.train.checkpoint_minutes, config.train.checkpoint_steps)
+        checkpoints = opened(Checkpoints(saved, *often), reporter)
+    whole = fit(config, model, data_set(config), cache, reporter, features, checkpoints)
+    before = 0.0 if checkpoints is None else checkpoints.seconds_before
+    reporter.metrics({"seconds/train": before + time.perf_counter() - start})
     reporter.facts({**conditions(config.train), "scans by": paths_used() or "none"})
     return Trained(model, features) if whole else None
 

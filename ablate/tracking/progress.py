@@ -96,6 +96,19 @@ class Display:
         begin, end = f"  {self._ended}/{self._count} {cell} ", f"{why} ({seconds:.0f} s){left}"
         self.console.print(Text.assemble(begin, result, end), soft_wrap=True)
 
+    def over(self, cell: str, failure: str = "") -> None:
+        """A cell was done by another process, or cannot be begun for the reason given."""
+        self._ended += 1
+        self._advance(cell, 1.0)
+        result = f"failed: {failure}" if failure else "done by another process"
+        self.say(f"  {self._ended}/{self._count} {cell} {result}")
+
+    def set_back(self, cell: str, why: str) -> None:
+        """A cell has ended and is to be begun again, here or elsewhere."""
+        self._bars.remove_task(self._cells.pop(cell))
+        self._fractions.pop(cell, None)
+        self.say(f"  {cell}: {why}")
+
     def say(self, text: str) -> None:
         """A line about what goes on before the first cell."""
         self.console.print(Text(text), soft_wrap=True)

@@ -26,6 +26,8 @@ NOT_READ = "not read"
 GIT_BYTES = 2**20
 """As much as is kept of what git prints."""
 GIT_SECONDS = 60
+BEAT_SECONDS, SILENT_SECONDS = 30, 600
+"""How often a process says that it lives, and after how long without it is taken as dead."""
 
 
 def this_process() -> str:

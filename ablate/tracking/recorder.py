@@ -15,18 +15,22 @@ from ablate.config.schema import RunConfig
 from ablate.processes.interrupts import held, let_through
 from ablate.processes.messages import (
     Done,
+    Ended,
     Facts,
     Failed,
     Message,
     Metrics,
+    Note,
     Progress,
     Started,
     StepDone,
+    Stopping,
     Stored,
 )
+from ablate.tracking.names import legal_name
 from ablate.tracking.progress import Display
-from ablate.tracking.provenance import environment, git_state, versions
-from ablate.tracking.store import BEAT_SECONDS, Tracker
+from ablate.tracking.provenance import BEAT_SECONDS, environment, git_state, versions
+from ablate.tracking.store import Tracker
 
 PATIENCE_SECONDS = 600
 """How long a store that is away is waited for: as long as its silent runs are taken as living."""
@@ -113,6 +117,8 @@ class Recorder:
         self.identities: dict[str, dict[str, str]] = {}
         self.status = "KILLED"
         self._open: set[str] = set()
+        self._gone_on: set[str] = set()
+        self._last_steps: dict[str, dict[str, int]] = {}
         self._last_beat = time.monotonic()
         self._closing = ExitStack()
         self._environment = environment()
@@ -161,6 +167,11 @@ class Recorder:
         if run.info.status != "FINISHED":
             self.tracker.reopen(run.info.run_id)
             self._open.add(name)
+            self._gone_on.add(name)
+
+    def is_open(self, name: str) -> bool:
+        """Whether a child run is under way."""
+        return name in self._open
 
     def beat(self) -> None:
         """Let the open runs say that they are alive, from time to time; call it often."""
@@ -181,7 +192,8 @@ class Recorder:
             case Started():
                 self.display.started(name)
             case Metrics(values, step):
-                self.tracker.metrics(run_id, values, step)
+                if new := self._not_logged(name, values, step):
+                    self.tracker.metrics(run_id, new, step)
             case Progress(phase, fraction):
                 self.display.progress(name, phase, fraction)
             case Stored(path):
@@ -189,6 +201,10 @@ class Recorder:
                 self.tracker.client.log_artifact(run_id, str(path), place)
             case Facts(values):
                 self.tracker.made(run_id, values)
+            case Note(text):
+                self.display.say(f"  {name}: {text}")
+            case Stopping():
+                self.display.say(f"  {name} saves its state and ends; Ctrl-C ends it at once")
             case StepDone(step) if name in self.identities:
                 self.tracker.hold(run_id, step, self.identities[name][step])
             case Done():
@@ -198,6 +214,39 @@ class Recorder:
                     self.tracker.client.log_text(run_id, trace, f"{kind}_error.txt")
                 self.tracker.tag(run_id, error=reason)
                 self._end(name, "FAILED", reason)
+            case Ended():
+                if name in self._open:
+                    self.tracker.end(run_id, "KILLED")
+                    self._open.discard(name)
+                self.display.set_back(name, "ended before its time; it goes on another time")
+
+    def set_back(self, name: str, why: str) -> None:
+        """A child run's process has ended and is begun again later, in the same run."""
+        self._gone_on.add(name)
+        self._last_steps.pop(name, None)
+        self.display.set_back(name, why)
+
+    def give_up(self, name: str) -> None:
+        """Leave a child run to the process that has taken it over."""
+        self._open.discard(name)
+        self.display.set_back(name, "another process does it, as this one was silent for too long")
+
+    def _not_logged(
+        self, name: str, values: dict[str, float], step: int | None
+    ) -> dict[str, float]:
+        """The values that a run which is gone on with has not logged at this step before."""
+        if step is None or name not in self._gone_on:
+            return values
+        return {key: value for key, value in values.items() if step > self._last_step(name, key)}
+
+    def _last_step(self, name: str, metric: str) -> int:
+        """The last step at which a metric was logged before the run was gone on with."""
+        known = self._last_steps.setdefault(name, {})
+        if metric not in known:
+            run_id = self.run_ids[name]
+            points = self.tracker.client.get_metric_history(run_id, legal_name(metric))
+            known[metric] = max((point.step for point in points), default=-1)
+        return known[metric]
 
     def _end(self, name: str, status: str, reason: str = "") -> None:
         """End the child run, unless it had ended before (a step was added to it)."""

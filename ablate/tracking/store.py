@@ -19,17 +19,32 @@ from mlflow.entities import (
     RunTag,
 )
 
-from ablate.analysis.connect import ARTIFACTS, connect, refusals, sqlite_file, tracking_uri
-from ablate.analysis.held import DONE, MEASURED
+from ablate.analysis.connect import (
+    ARTIFACTS,
+    connect,
+    lacks_tables,
+    refusals,
+    sqlite_file,
+    tracking_uri,
+)
+from ablate.analysis.held import DONE, FAILED, MEASURED
 from ablate.analysis.results import FAMILY, SOURCE, TEXT, search
 from ablate.config.identity import flatten, to_dict
 from ablate.config.schema import RunConfig
-from ablate.errors import StoreError
+from ablate.errors import LONGEST, StoreError, shortened
+from ablate.tracking.claims import Claims, claim_key
 from ablate.tracking.names import folder_name, legal_name, short_keys, storable
-from ablate.tracking.provenance import NOT_READ, is_dead, this_process
+from ablate.tracking.provenance import (
+    NOT_READ,
+    SILENT_SECONDS,
+    is_dead,
+    this_process,
+)
 
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
+ERROR, LOG = "ablate.error", "ablate.log"
+"""The tags that say why a run failed, and where the log of that is."""
 AXIS = "axis."
 OVERRIDES = "ablate.overrides"
 MADE = "ablate.made/"
@@ -37,8 +52,6 @@ MADE = "ablate.made/"
 depend on it.
 """
 BEAT = "ablate.beat"
-BEAT_SECONDS, SILENT_SECONDS = 30, 600
-"""How often a running run says that it lives, and after how long without it is taken as dead."""
 PARENT = "mlflow.parentRunId"
 DIGEST = 36
 """As much of a hash as MLflow takes of a dataset."""
@@ -60,10 +73,13 @@ class Tracker:
     def _connect(self) -> MlflowClient:
         """A client of the store; one process at a time makes a new database's tables."""
         file = sqlite_file(self.uri)
-        if file is None:
-            return connect(self.uri)
-        with refusals(self.uri), FileLock(f"{file}.lock"):
-            return connect(self.uri)
+        if file is not None:
+            with refusals(self.uri), FileLock(f"{file}.lock"):
+                return connect(self.uri)
+        if lacks_tables(self.uri):
+            with Claims(self.uri).holding(claim_key("tables", "")):
+                return connect(self.uri)
+        return connect(self.uri)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, created if need be.
@@ -82,7 +98,12 @@ class Tracker:
         file = sqlite_file(self.uri)
         local = None if file is None else file.with_name(ARTIFACTS) / folder_name(name)
         location = None if local is None else local.as_uri()
-        return self.client.create_experiment(name, artifact_location=location, tags=MODEL_TRAINING)
+        try:
+            return self.client.create_experiment(name, location, tags=MODEL_TRAINING)
+        except StoreError:  # another process has made it just now
+            if (found := self.client.get_experiment_by_name(name)) is None:
+                raise
+            return found.experiment_id
 
     def search(self, kind: str, **tags: str) -> list[Run]:
         """Runs of all experiments with these values of ``ablate.*`` tags, newest first.
@@ -92,6 +113,10 @@ class Tracker:
         found = search(self.client, f"tags.`{KIND}` = '{kind}'")
         wanted = {f"ablate.{key}": value for key, value in tags.items()}
         return [run for run in found if wanted.items() <= run.data.tags.items()]
+
+    def runs_of(self, identity: str) -> list[Run]:
+        """The runs of a trained model: they train it, or add steps to it. Newest first."""
+        return search(self.client, f"tags.`{IDENTITY}` = '{identity}'")
 
     def parent(
         self, kind: str, name: str, source: str = "", overrides: Iterable[str] = ()
@@ -135,6 +160,16 @@ class Tracker:
     def hold(self, run_id: str, step: str, identity: str) -> None:
         """Say that a run holds a step, whole, from now on."""
         self.client.set_tag(run_id, legal_name(f"{DONE}{step}"), identity)
+
+    def fail(self, run_id: str, step: str, identity: str) -> None:
+        """Say that a step failed in a run, and is not to be begun again by itself."""
+        self.client.set_tag(run_id, legal_name(f"{FAILED}{step}"), identity)
+
+    def forgive(self, run: Run) -> None:
+        """Forget that steps failed in a run: they are done again."""
+        for key in run.data.tags:
+            if key.startswith(FAILED) or key in (ERROR, LOG):
+                self.client.delete_tag(run.info.run_id, key)
 
     def repeats(self, run: Run, machine: str) -> int:
         """How often a run was measured on a machine."""
@@ -204,6 +239,10 @@ class Tracker:
         for run_id in run_ids:
             self.tag(run_id, beat=str(int(time.time())))
 
+    def place(self, run_id: str, file: str) -> str:
+        """Where a file of a run is: its path, if it is here."""
+        return f"{self.client.get_run(run_id).info.artifact_uri}/{file}".removeprefix("file://")
+
     def end(self, run_id: str, status: str) -> None:
         """End a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)
@@ -218,12 +257,31 @@ class Tracker:
         return dead
 
 
+def is_elsewhere(run: Run) -> bool:
+    """Whether another process, which lives as far as is known, is at a run now."""
+    process = run.data.tags.get(PROCESS)
+    mine = process == this_process()
+    return run.info.status == "RUNNING" and not (mine or is_dead(process) or _is_silent(run))
+
+
 def _is_silent(run: Run) -> bool:
     """Whether a run has not said for ``SILENT_SECONDS`` that it is alive."""
     if PROCESS not in run.data.tags:
         return False  # somebody else's
     begun = run.info.start_time / 1000
     return time.time() - float(run.data.tags.get(BEAT, begun)) > SILENT_SECONDS
+
+
+def failure(run: Run) -> str:
+    """Why a run failed, on one line, and where its log is."""
+    tags = run.data.tags
+    return failure_line(tags.get(ERROR, "no reason is known"), tags.get(LOG, ""))
+
+
+def failure_line(why: str, log: str) -> str:
+    """A reason on one line, and where the log is, if there is one."""
+    line = shortened(" ".join(why.split()), LONGEST)
+    return f"{line}; log: {log}" if log else line
 
 
 def parameters(config: RunConfig) -> list[Param]:

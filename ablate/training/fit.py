@@ -27,6 +27,7 @@ from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
+from ablate.training.checkpoints import Checkpoints, Saving, go_on
 from ablate.training.module import Report, VisionLanguageTraining, alone
 from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
@@ -133,14 +134,25 @@ def fit(
     cache: Path,
     reporter: Reporter,
     features: Path | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> bool:
-    """Train the model in place; ``features``: see ``image_transform``.
+    """Train the model in place, from its checkpoint if there is one.
+
+    Args:
+        config: the run.
+        model: as training begins with it.
+        dataset: the run's.
+        cache: folder of converted data.
+        reporter: is told what happens.
+        features: see ``image_transform``.
+        checkpoints: where its state is saved on the way; None: nowhere.
 
     Returns:
         False if the reporter asked to stop before the end.
 
     Raises:
         CellError: see ``VisionLanguageTraining.training_step``.
+        Stopped: the process was asked to end; the state is saved.
     """
     transform = model.encoder.transform
     loader, steps = training_loader(config, dataset, cache, transform, features)
@@ -150,6 +162,7 @@ def fit(
     every = config.train.validate_every
     report = Report(reporter, steps, config.train.log_every)
     speed = Speed(config.train, stored=features is not None)
+    saving = [] if checkpoints is None else [Saving(checkpoints, reporter)]
     trainer = pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -160,13 +173,13 @@ def fit(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         limit_val_batches=None if every else 0,
-        callbacks=[report, speed],
+        callbacks=[report, speed, *saving],
         profiler=speed.loader,
         **alone(),
     )
     module = VisionLanguageTraining(model, config, steps)
     validation = validation_loader(config, dataset, cache, transform, features) if every else None
-    trainer.fit(module, loader, validation)
+    go_on(trainer, module, checkpoints, loader, validation)
     reporter.metrics(
         {
             "train/flops": training_flops(model, speed.read, speed.stored),

@@ -16,6 +16,7 @@ from ablate.errors import CellError
 from ablate.models.flops import counted
 from ablate.models.vlm import VisionLanguageModel, supervised_tokens
 from ablate.processes.messages import Reporter
+from ablate.training.checkpoints import WholeFiles
 from ablate.training.schedule import learning_rate_factor
 
 TRAINED = ("train/loss", "train/lr", "train/gradient_norm")
@@ -33,7 +34,7 @@ def alone() -> dict[str, Any]:
         "accelerator": "auto",
         "devices": 1,
         # A cell is its own process: what SLURM, torchrun, LSF or MPI set is not about it.
-        "plugins": [LightningEnvironment()],
+        "plugins": [LightningEnvironment(), WholeFiles()],
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
@@ -107,12 +108,14 @@ class VisionLanguageTraining(pl.LightningModule):
         self.config: TrainConfig = config.train
         self.frozen = [r for r in COMPONENT_ROLES if getattr(config, r).policy is Policy.freeze]
         self.total_steps = total_steps
+        self.strict_loading = False  # see ``on_save_checkpoint``
         self.losses: list[Tensor] = []
         """Of the parts of the step so far."""
 
     def on_train_start(self) -> None:
         """Tell the backbone how much of its activations it may keep."""
         self.model.backbone.activation_budget = activation_budget(self.model)
+        self.on_train_epoch_start()  # Lightning does not call it where training goes on in an epoch
 
     def on_train_epoch_start(self) -> None:
         """Keep frozen components in evaluation mode: no dropout, no drop path."""
@@ -197,6 +200,12 @@ class VisionLanguageTraining(pl.LightningModule):
         """AdamW with the warm-up and cosine schedule, stepped every optimiser step."""
         return optimisation(self.model, self.config, self.total_steps, self.config.betas)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what does not learn: it is there before training begins."""
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                checkpoint["state_dict"].pop(name, None)
+
 
 class Report(Callback):
     """Hands training curves, progress and validations to the reporter."""
@@ -208,6 +217,14 @@ class Report(Callback):
         self.gradient_norm = 0.0
         self.loss: Any = 0.0
         self.step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step that was seen last."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.step = state_dict["step"]
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any

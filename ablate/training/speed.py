@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,21 +32,35 @@ class Speed(Callback):
         self.read = Positions()
         self.loader = LoaderWait()
         self.device = device_here()
+        self._first = 0
         self._begun: float | None = None
         self._ended = 0.0
         self._paused = 0.0
         self._waited_before = 0.0
         self._read_before = Positions()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was read; a training that goes on is timed anew."""
+        return asdict(self.read)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from there."""
+        self.read = Positions(**state_dict)
+        self._read_before = replace(self.read)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch; start the clock after the first step."""
         self.read.add(pl_module.model, batch)
-        if self._begun is None and trainer.global_step:
+        if self._begun is None and trainer.global_step > self._first:
             self._begun = self._now()
             self._waited_before = self.loader.seconds
             self._read_before = replace(self.read)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember where training begins, or goes on."""
+        self._first = trainer.global_step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""

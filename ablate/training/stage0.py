@@ -11,6 +11,7 @@ same encoder and stage 0 shares it.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,14 @@ from ablate.errors import CellError
 from ablate.models.devices import device_here, to_device
 from ablate.models.seeding import derive, stream
 from ablate.processes.messages import Reporter
+from ablate.training.checkpoints import Checkpoints, Saving, go_on, opened
 from ablate.training.module import alone, optimisation
 
 VERSION = 2
 """Raised by whoever changes what stage 0 gives."""
-WEIGHTS, SCORES = "encoder.safetensors", "scores.json"
+WEIGHTS, SCORES, STATE = "encoder.safetensors", "scores.json", "state"
+CHECKPOINT_MINUTES = 10.0
+"""How often its state is saved on the way."""
 LEAST_SHARE = 0.02
 """Of a patch's pixels: a class with fewer of them is not in the patch."""
 
@@ -73,7 +77,7 @@ def stages(config: EncoderConfig) -> list[EncoderConfig]:
 
 
 def pretrain(config: EncoderConfig, cache: Path, reporter: Reporter) -> None:
-    """Pretrain the encoder, unless the cache has it; a killed attempt leaves nothing behind."""
+    """Pretrain the encoder, unless the cache has it; a killed attempt is gone on with."""
     assert config.pretrain is not None
     settings = config.pretrain
     dataset = registry("data").get(settings.data)(**settings.args)
@@ -81,13 +85,16 @@ def pretrain(config: EncoderConfig, cache: Path, reporter: Reporter) -> None:
     def run(out: Path) -> None:
         with stream(settings.seed, "init/encoder"):
             encoder = registry("encoder").get(config.name)(**config.args)
-        classifiers = _fit(encoder, dataset.labelled_images(cache, "train"), settings, reporter)
+        images, state = dataset.labelled_images(cache, "train"), out / STATE
+        checkpoints = opened(Checkpoints(state, CHECKPOINT_MINUTES), reporter)
+        classifiers = _fit(encoder, images, settings, reporter, checkpoints)
         held_out = dataset.labelled_images(cache, "validation")
         scores = _accuracy(encoder, classifiers, held_out, settings.batch_size)
         (out / SCORES).write_text(json.dumps(scores))
         save_file(encoder.state_dict(), out / WEIGHTS)
+        shutil.rmtree(state, ignore_errors=True)
 
-    prepare_once(folder(config, cache), run)
+    prepare_once(folder(config, cache), run, resume=True)
 
 
 def load_pretrained(encoder: Encoder, config: EncoderConfig, cache: Path) -> dict[str, float]:
@@ -218,7 +225,11 @@ class _Progress(Callback):
 
 
 def _fit(
-    encoder: Encoder, images: LabelledImages, settings: PretrainConfig, reporter: Reporter
+    encoder: Encoder,
+    images: LabelledImages,
+    settings: PretrainConfig,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None,
 ) -> nn.ModuleDict:
     """Train the encoder in place and return the classifiers."""
     width = encoder.embed_dim
@@ -230,14 +241,15 @@ def _fit(
             }
         )
     loader = _loader(encoder, images, settings.batch_size, derive(settings.seed, "data"), True)
+    saving = [] if checkpoints is None else [Saving(checkpoints, reporter)]
     trainer = pl.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,
         gradient_clip_val=1.0,
-        callbacks=[_Progress(reporter, settings.steps)],
+        callbacks=[_Progress(reporter, settings.steps), *saving],
         **alone(),
     )
-    trainer.fit(EncoderPretraining(encoder, classifiers, settings), loader)
+    go_on(trainer, EncoderPretraining(encoder, classifiers, settings), checkpoints, loader)
     return classifiers
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ablate.processes.messages import Metrics
+from ablate.processes.messages import Metrics, Recorded
 from ablate.processes.worker import PipeReporter
 
 
@@ -20,6 +20,14 @@ def test_metrics_are_numbers() -> None:
     said = ours.recv()
     assert said == Metrics({"own": 0.5, "tensor": 2.0, "flag": 1.0}, 3)
     assert {type(value) for value in said.values.values()} == {float}
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_state_is_saved_after_what_was_said_is_recorded(answer: bool) -> None:
+    ours, theirs = Pipe()
+    ours.send(answer)
+    assert PipeReporter(theirs).recorded() is answer
+    assert ours.recv() == Recorded()
 
 
 @pytest.mark.parametrize("value", [None, "high", [1.0, 2.0]])

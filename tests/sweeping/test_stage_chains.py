@@ -36,7 +36,7 @@ def test_an_alignment_is_shared(house: Path, capsys: pytest.CaptureFixture[str])
     assert "3 cells to run" in printed
     assert ablate("sweep", "staged.yaml") == 0
     printed = capsys.readouterr().out
-    assert "stage: 1 cells" in printed
+    assert "stage + train: 3 cells" in printed
     assert "staged: 2 cells run, 0 already finished, 0 failed" in printed
     (stage,), cells = runs("stage"), runs("cell")
     assert (stage.info.run_name, stage.info.status) == ("0.001 align-s0", "FINISHED")
@@ -51,7 +51,7 @@ def test_an_alignment_is_shared(house: Path, capsys: pytest.CaptureFixture[str])
     write(house / "more.yaml", SWEEP | {"name": "more", "axes": {"train.lr": [1e-3, 5e-3]}})
     assert ablate("sweep", "more.yaml") == 0
     printed = capsys.readouterr().out
-    assert "stage:" not in printed
+    assert "stage" not in printed
     assert "more: 1 cells run, 1 already finished" in printed
     assert len(runs("stage")) == 1
 

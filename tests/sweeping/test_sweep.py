@@ -15,12 +15,13 @@ import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from ablate.analysis.connect import tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.tracking.provenance import is_dead, machine_name, this_process
 from ablate.tracking.store import Tracker
-from tests.support import ablate, runs, start, wait_for, write
+from tests.support import COUNT, SLOW, ablate, runs, slow_sweep, start, wait_for, write
 
 SWEEP = {
     "name": "small",
@@ -128,39 +129,62 @@ def test_a_failed_cell_does_not_stop_the_others(
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_sweep_goes_on(
-    sign: signal.Signals, house: Path, capsys: pytest.CaptureFixture[str]
+    sign: signal.Signals, house: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = SWEEP | {"seeds": [0], "train": {"max_steps": 3}, "measure": {"what": []}}
-    long["axes"] = {"train.max_steps": [3, 100_000]}
-    write(house / "long.yaml", long)
+    """The training that was cut off goes on in its run, to the numbers of one that was not."""
+    slow_sweep(house, steps=60, checkpoint_steps=5)
+    (house / SLOW).touch()
     process = start(house, "sweep", "long.yaml", "--jobs", "1")
 
-    def second_is_running() -> bool:
-        found = {r.info.run_name: r for r in runs("cell")} if (house / "mlflow.db").exists() else {}
-        return "100000-s0" in found and found["100000-s0"].data.metrics.get("train/loss", 0) > 0
+    def is_under_way() -> bool:
+        found = runs("cell") if (house / "mlflow.db").exists() else []
+        return bool(found) and found[0].data.metrics.get("train/loss", 0) > 0 and steps_done() > 12
+
+    def steps_done() -> int:
+        return len((house / COUNT).read_bytes()) if (house / COUNT).exists() else 0
 
     try:
-        wait_for(second_is_running)
+        wait_for(is_under_way)
         family = psutil.Process(process.pid).children(recursive=True)
         if sign is signal.SIGINT:  # a terminal sends it to the cells, too
             os.killpg(process.pid, sign)
         else:
             process.send_signal(sign)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
     finally:
         process.kill()
     assert len(family) >= 2  # the cells' server and a cell
     wait_for(lambda: not any(alive(member) for member in family), 30)
-    status = {run.info.run_name: run.info.status for run in runs("cell")}
-    assert status["3-s0"] == "FINISHED"
-    assert status["100000-s0"] == ("RUNNING" if sign is signal.SIGKILL else "KILLED")
+    (cut,) = runs("cell")
+    assert cut.info.status == ("RUNNING" if sign is signal.SIGKILL else "KILLED")
 
-    # The same sweep with a cell that ends: what had finished stays, nothing is left RUNNING.
-    write(house / "long.yaml", long | {"axes": {"train.max_steps": [3, 4]}})
+    (house / SLOW).unlink()
     assert ablate("sweep", "long.yaml") == 0
-    assert "1 cells run, 1 already finished" in capsys.readouterr().out
-    assert "RUNNING" not in {run.info.status for run in runs("cell") + runs("sweep")}
-    assert sorted(r.info.run_name for r in runs("cell")) == ["100000-s0", "3-s0", "4-s0"]
+    (cell,), (parent,) = runs("cell"), runs("sweep")
+    assert cell.info.run_id == cut.info.run_id
+    assert [cell.info.status, parent.info.status] == ["FINISHED", "FINISHED"]
+    assert 60 <= steps_done() <= (60 if sign is signal.SIGINT else 66)
+    mine = curve(cell)
+    assert [step for step, _ in mine] == list(range(1, 61))  # each once
+    assert not list((cache / "checkpoints").glob("*/*"))
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{house / 'whole.db'}")
+    assert ablate("sweep", "long.yaml") == 0
+    (whole,) = runs("cell")
+    assert curve(whole) == mine
+    assert untimed(whole) == untimed(cell)
+
+
+def curve(run: Run) -> list[tuple[int, float]]:
+    """A run's losses by step."""
+    points = Tracker().client.get_metric_history(run.info.run_id, "train/loss")
+    return sorted((point.step, point.value) for point in points)
+
+
+def untimed(run: Run) -> dict[str, float]:
+    """A run's metrics but for those of speed."""
+    timed = ("seconds/", "speed/")
+    return {k: v for k, v in run.data.metrics.items() if not k.startswith(timed)}
 
 
 def alive(process: psutil.Process) -> bool:

@@ -11,8 +11,8 @@ from rich.console import Console
 from ablate.analysis.tuned import Choice
 from ablate.cli.sweep_parts import Parts
 from ablate.errors import ConfigError
+from ablate.sweeping.outcome import Outcome
 from ablate.sweeping.plan import Plan, SweepFile
-from ablate.sweeping.run import Outcome
 from ablate.sweeping.tuning import Tuning
 from tests.support import ablate, runs, write
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ablate.cli.main import main
@@ -18,6 +19,7 @@ from ablate.data.base import UNKNOWN
 from ablate.data.proxies import base as proxies
 from ablate.models.vlm import build_model
 from ablate.tracking.store import Tracker
+from ablate.training import stage0
 from ablate.training.stage0 import Collator, folder, load_pretrained, pretrain
 from tests.support import BASE, Quiet, write
 
@@ -59,6 +61,32 @@ def test_made_once_and_loaded(cache: Path) -> None:
     assert all(0 <= score <= 1 for score in scores.values())
     changed = [n for n, value in fresh.state_dict().items() if not torch.equal(value, before[n])]
     assert len(changed) > len(before) / 2
+
+
+def test_one_that_was_cut_off_is_gone_on_with(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(Silent):
+        def progress(self, phase: str, fraction: float) -> None:
+            super().progress(phase, fraction)
+            if self.steps == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage0, "CHECKPOINT_MINUTES", 0.0)
+    chosen, second = config(seed=3).encoder, Silent()
+    pretrain(chosen, cache, Silent())
+    for each in cache.iterdir():
+        if each.name != "encoders":
+            (tmp_path / each.name).symlink_to(each)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        pretrain(chosen, tmp_path, Cut())
+    pretrain(chosen, tmp_path, second)
+    assert second.steps == 2  # of three
+    whole, resumed = (
+        load_file(folder(chosen, each) / stage0.WEIGHTS) for each in (cache, tmp_path)
+    )
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert {e.name for e in folder(chosen, tmp_path).iterdir()} == {stage0.WEIGHTS, stage0.SCORES}
 
 
 def test_the_place_depends_on_all_that_shapes_it(cache: Path) -> None:
