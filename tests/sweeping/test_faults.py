@@ -117,7 +117,7 @@ def test_a_shard_deleted_in_mid_run(
     assert "ShardError: sample" in line
     assert "prepare the data set again; log: /" in line
     (failed,) = runs("cell")
-    (shards,) = cache.glob("*-train-23-*")
+    (shards,) = cache.glob("proxy-*-train-23-*")
     shutil.rmtree(shards)
     assert ablate("sweep", "shard.yaml", "--retry-failed") == 0
     (cell,) = runs("cell")

@@ -144,7 +144,7 @@ def test_an_interrupted_sweep_goes_on(
         return len((house / COUNT).read_bytes()) if (house / COUNT).exists() else 0
 
     try:
-        wait_for(is_under_way)
+        wait_for(is_under_way, 300)
         family = psutil.Process(process.pid).children(recursive=True)
         if sign is signal.SIGINT:  # a terminal sends it to the cells, too
             os.killpg(process.pid, sign)
