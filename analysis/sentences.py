@@ -214,5 +214,5 @@ def limits(findings: Findings) -> list[str]:
             "over all of them, the chance of any difference that is not there is at most "
             f"{100 * findings.error_rate:.0f} %"
         )
-    more = [f"{each.evidence.name}: {line}" for each in _tuned(findings) for line in limits(each)]
-    return list(dict.fromkeys(said + more))
+    tuned = [f"{each.evidence.name}: {line}" for each in _tuned(findings) for line in limits(each)]
+    return list(dict.fromkeys(said + tuned))

@@ -167,7 +167,7 @@ class SweepFile:
             raise ConfigError(self.source, "exclude", "leaves no cell to run")
         if (self.keys.baseline or self.base) and base not in self.combinations:
             raise ConfigError(self.source, "baseline", f"{base} is excluded; name one that is run")
-        self.judged = {
+        self.judged: dict[str, Any] = {
             "baseline": base if self.keys.baseline or self.base else {},
             "margin": self.keys.margin,
             "claims": self.keys.claims,

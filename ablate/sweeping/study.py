@@ -196,11 +196,12 @@ class StudyRun:
     def _end(self, store: StudyStore, running: Running) -> None:
         """Tell Optuna how a trial ended, unless another process took it for dead meanwhile."""
         del self._running[running.name]
-        values = [running.results.get(metric) for metric in self.plan.directions]
+        found = running.results
+        values = [found[metric] for metric in self.plan.directions if metric in found]
         tell = partial(store.study.tell, running.trial, skip_if_finished=True)
         if running.pruned:
             tell(state=TrialState.PRUNED)
-        elif None in values:
+        elif len(values) < len(self.plan.directions):
             tell(state=TrialState.FAIL)
         else:
             tell(values=values)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def keep_plots(plan: StudyPlan, study: optuna.Study) -> list[Path]:
         end = "" if len(metrics) == 1 else f"-{number + 1}"
         for name in ("optimization_history", "param_importances", "slice"):
             plot = getattr(draw, f"plot_{name}")
-            made[f"{name.replace('_', '-')}{end}"] = lambda p=plot, a=about: p(study, **a)
+            made[f"{name.replace('_', '-')}{end}"] = partial(plot, study, **about)
     folder = _place(plan, "-plots")
     paths = []
     for name, work in made.items():
