@@ -35,6 +35,8 @@ from ablate.analysis.statistics.power import design, smallest_difference
 from ablate.analysis.statistics.ranks import ranks
 from ablate.analysis.statistics.ratios import Ratio, ratios
 from ablate.analysis.statistics.scores import Scores, ScoresError
+from ablate.analysis.statistics.two_stage import smallest_difference as smallest_of_two_stages
+from ablate.analysis.two_stages import judge_of, two_stages_of
 
 PROBABILITY = "P(right answer)"
 """What the continuous score is called: the probability of the right answer."""
@@ -117,6 +119,7 @@ class Findings:
         speeds: ratios to the base, on each machine.
         costs: variant -> what of ``COSTS`` is known, means over its seeds.
         notes: what a reader must know.
+        tuned: the same of each variant at its own best values.
     """
 
     evidence: Evidence
@@ -126,6 +129,7 @@ class Findings:
     speeds: list[SpeedRatio]
     costs: dict[str, dict[str, float]]
     notes: tuple[str, ...] = field(default=())
+    tuned: Findings | None = None
 
     @property
     def error_rate(self) -> float:
@@ -147,6 +151,11 @@ def conclude(evidence: Evidence, base: str | None = None, margin: float | None =
     """
     chosen = base_variant(evidence, base)
     notes = list(evidence.notes)
+    if evidence.one_at_a_time:
+        notes.append(
+            "each axis was varied by itself: how far its effect depends on the values of the "
+            "others is not known"
+        )
     planned = evidence.plan.get("margin", MARGIN)
     if margin is not None and margin != planned:
         notes.append(f"the margin of {points(margin)} was given to the report, not by the sweep")
@@ -172,7 +181,16 @@ def conclude(evidence: Evidence, base: str | None = None, margin: float | None =
         _speeds(evidence.speeds, chosen),
         _costs(evidence.cells),
         (*notes, *_older(evidence)),
+        _tuned(evidence, base, margin),
     )
+
+
+def _tuned(evidence: Evidence, base: str | None, margin: float | None) -> Findings | None:
+    """What is concluded of the variants at their own best values, if anything can be."""
+    try:
+        return None if evidence.tuned is None else conclude(evidence.tuned, base, margin)
+    except ResultsError:
+        return None
 
 
 def base_variant(evidence: Evidence, asked: str | None = None) -> str:
@@ -243,7 +261,7 @@ def _conclude(
     margin: float | None,
 ) -> Conclusion:
     apart = tuple(v for v in evidence.apart if v in scores.variants)
-    judge = Judge(scores, margin, apart)
+    judge = judge_of(scores, margin, apart, two_stages_of(evidence.plan))
     notes = [f"{benchmark} {measure}: {note}" for note in scores.notes]
     notes += _gaps(evidence, benchmark, measure, scores)
     comparisons: list[Comparison] = []
@@ -254,7 +272,7 @@ def _conclude(
     official = _official(evidence, benchmark, scores) if measure == HEADLINE else []
     several = len(scores.variants) > 1
     chance = _chance(evidence, benchmark) if measure != PROBABILITY else None
-    smallest = _smallest(judge)
+    smallest = _smallest(judge, base)
     weak = cannot_rank(judge, smallest, chance)
     return Conclusion(
         benchmark,
@@ -360,19 +378,31 @@ def _chance(evidence: Evidence, benchmark: str) -> float | None:
 
 
 def _effects(evidence: Evidence, judge: Judge) -> list[Effect]:
-    """Of the variants that see the image; none unless two axes or more are a full product."""
+    """Of the variants that see the image; none unless two axes or more are a full product.
+
+    A sweep that varies one axis at a time has comparisons with its base, and no other effects.
+    """
+    if evidence.one_at_a_time:
+        return []
     seeing = [v for v in judge.scores.variants if v not in judge.apart]
     if not seeing or len(evidence.labels[seeing[0]]) < 2:
         return []
     try:
-        return effects(Judge(judge.scores.only(seeing), judge.margin), evidence.labels)
+        stages = two_stages_of(evidence.plan)
+        own = judge_of(judge.scores.only(seeing), judge.margin, (), stages)
+        return effects(own, evidence.labels)
     except ScoresError:
         return []
 
 
-def _smallest(judge: Judge) -> float | None:
-    """As simulated; of ``MOST_SIMULATED`` variants where there are more, for the time it takes."""
+def _smallest(judge: Judge, base: str) -> float | None:
+    """As simulated; of ``MOST_SIMULATED`` variants where there are more, for the time it takes.
+
+    Of two stages it is by the formula that the number of seeds was decided by.
+    """
     try:
+        if judge.first_stage is not None:
+            return smallest_of_two_stages(judge, base)
         made = design(judge)
     except ScoresError:
         return None

@@ -19,9 +19,12 @@ from ablate.analysis.results import (
     open_store,
     parents,
 )
+from ablate.analysis.tuned import tuned_title
 
 BLIND = "blind"
 """The encoder that sees nothing; among predictions made elsewhere, the name of such a variant."""
+ONE_AT_A_TIME = "one-at-a-time"
+"""The mode of a sweep that varies each axis by itself from one base."""
 CLAIM_TAG = "ablate.claim."
 """Begins the parent run's tag that says when a claim was made (ms); its digest is the rest."""
 ROW_KEYS = {"item": ("item", "id"), "score": ("score",)}
@@ -49,9 +52,10 @@ class Evidence:
         speeds: see ``frames.speeds``; likewise.
         apart: the variants that never enter the pooled error: blind ones.
         plan: what the sweep file says of how it is judged: ``baseline`` (axis -> label),
-            ``margin``, ``compare``, ``claims``.
+            ``margin``, ``compare``, ``claims``, ``mode``.
         notes: what a reader must know.
         written: claim of the sweep file -> whether it was made before the runs.
+        tuned: the same variants, each at its own best values, where the sweep file has ``tune``.
     """
 
     name: str
@@ -63,11 +67,18 @@ class Evidence:
     plan: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     written: dict[str, str] = field(default_factory=dict)
+    tuned: Evidence | None = None
 
     @property
     def variants(self) -> list[str]:
         """All of them, in the order of the sweep file."""
         return list(self.labels)
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether each of several axes was varied by itself, from one base."""
+        axes = next(iter(self.labels.values()), {})
+        return self.plan.get("mode") == ONE_AT_A_TIME and len(axes) > 1
 
     @property
     def benchmarks(self) -> list[str]:
@@ -101,7 +112,17 @@ def from_store(uri: str, name: str) -> Evidence:
         results.plan,
         tuple(results.notes),
         _written(uri, results),
+        _tuned(uri, results.plan),
     )
+
+
+def _tuned(uri: str, plan: dict[str, Any]) -> Evidence | None:
+    """The comparison at each variant's own best, if a sweep has one with a finished cell."""
+    title = tuned_title(uri, plan)
+    try:
+        return None if title is None else from_store(uri, title)
+    except ResultsError:
+        return None
 
 
 def _written(uri: str, results: SweepResults) -> dict[str, str]:

@@ -10,13 +10,13 @@ import pandas as pd
 from ablate.analysis.claims import claims_table, judge_scores
 from ablate.analysis.conclusions import COSTS, PROBABILITY, Findings, confidence, points
 from ablate.analysis.papers import Paper, published, read_claim, read_paper
+from ablate.analysis.report_cells import BEST, difference, ordered
 from ablate.analysis.results import ResultsError
 from ablate.analysis.sentences import cost_ratio, speed_name
-from ablate.analysis.statistics.comparisons import Comparison
 from ablate.analysis.statistics.ratios import mean_speed
 from ablate.analysis.tables import Estimate, Number, Titled
+from ablate.analysis.tuned_tables import both_table, both_title, chosen_table, chosen_title
 
-BEST = "*"
 UNITS = {
     "parameters/total": ("params (M)", 1e-6, 3),
     "train/flops": ("training GFLOPs", 1e-9, 0),
@@ -66,13 +66,18 @@ def report_tables(findings: Findings) -> list[Titled]:
             ratios_table(findings),
         ),
     ]
-    return [(title, table) for title, table in made if len(table)]
+    made += [
+        (chosen_title(findings), chosen_table(findings)),
+        (both_title(findings), both_table(findings)),
+    ]
+    own_best = [] if findings.tuned is None else report_tables(findings.tuned)
+    return [(title, table) for title, table in made if len(table)] + own_best
 
 
 def scores_table(findings: Findings) -> pd.DataFrame:
     """A row per variant, after one of what guesses would score."""
-    labels = findings.evidence.labels
-    axes = list(next(iter(labels.values()))) or ["variant"]
+    labels = shown_labels(findings)
+    axes = list(next(iter(labels.values())))
     rows: list[dict[str, Any]] = []
     if any(c.chance is not None for c in findings.conclusions):
         chance = {
@@ -80,7 +85,7 @@ def scores_table(findings: Findings) -> pd.DataFrame:
         }
         rows.append({axes[0]: "(chance)", **chance})
     for variant, own in labels.items():
-        row: dict[str, Any] = dict(own) or {"variant": variant}
+        row: dict[str, Any] = dict(own)
         seeds = {c.means[variant].seeds for c in findings.conclusions if variant in c.means}
         row["seeds"] = Number(max(seeds, default=0))
         for each in findings.conclusions:
@@ -94,13 +99,26 @@ def scores_table(findings: Findings) -> pd.DataFrame:
             if metric in costs:
                 row[title] = Number(costs[metric] * scale, decimals)
         rows.append(row)
-    return _ordered(rows, [*axes, "seeds", *(c.title for c in findings.conclusions)])
+    return ordered(rows, [*axes, "seeds", *(c.title for c in findings.conclusions)])
 
 
-def _ordered(rows: list[dict[str, Any]], first: list[str]) -> pd.DataFrame:
-    columns = dict.fromkeys([*first, *(key for row in rows for key in row)])
-    held = {c: [row.get(c, "") for row in rows] for c in columns}
-    return pd.DataFrame(held, dtype=object)
+def shown_labels(findings: Findings) -> dict[str, dict[str, str]]:
+    """Variant -> what tells it from others, column -> text.
+
+    Where one axis was varied at a time, its name, and the labels that differ from the
+    base's.
+    """
+    evidence = findings.evidence
+    if not evidence.one_at_a_time:
+        return {variant: own or {"variant": variant} for variant, own in evidence.labels.items()}
+    base = evidence.labels[findings.base]
+    return {
+        variant: {
+            "combination": variant,
+            **{a: "" if variant != findings.base and base[a] == v else v for a, v in own.items()},
+        }
+        for variant, own in evidence.labels.items()
+    }
 
 
 def comparisons_table(findings: Findings) -> pd.DataFrame:
@@ -119,12 +137,7 @@ def comparisons_table(findings: Findings) -> pd.DataFrame:
                 elif math.isfinite(times := cost_ratio(one, other, metric)):
                     row[HEADS[metric]] = f"{times:.2f}x"
             rows.append(row)
-    return _ordered(rows, ["score", "variant", "difference", "verdict", "seeds"] if rows else [])
-
-
-def difference(c: Comparison) -> Estimate:
-    """A difference in points."""
-    return Estimate(100 * c.difference, 100 * c.low, 100 * c.high, signed=True)
+    return ordered(rows, ["score", "variant", "difference", "verdict", "seeds"] if rows else [])
 
 
 def own_claims(findings: Findings) -> pd.DataFrame:
@@ -162,7 +175,7 @@ def published_table(findings: Findings) -> pd.DataFrame:
                     centre, low, high = (100 * v for v in (mean.mean, mean.low, mean.high))
                     row[f"{each.benchmark}, here"] = Estimate(centre, low, high)
         rows.append(row)
-    return _ordered(rows, ["row"])
+    return ordered(rows, ["row"])
 
 
 def _variant_of(findings: Findings, row: str, paper: Paper) -> str:
@@ -192,7 +205,7 @@ def effects_table(findings: Findings) -> pd.DataFrame:
         for effect in each.effects
         for c in effect.comparisons
     ]
-    return _ordered(rows, [])
+    return ordered(rows, [])
 
 
 def speeds_table(findings: Findings) -> pd.DataFrame:
@@ -207,7 +220,7 @@ def speeds_table(findings: Findings) -> pd.DataFrame:
             name = "training MiB" if metric == "train_peak_mib" else speed_name(str(metric))
             row[name] = Estimate(mean, low, high, 1 if mean < 100 else 0)
         rows.append(row)
-    return _ordered(rows, [])
+    return ordered(rows, [])
 
 
 def ratios_table(findings: Findings) -> pd.DataFrame:
@@ -223,4 +236,4 @@ def ratios_table(findings: Findings) -> pd.DataFrame:
         }
         for each in findings.speeds
     ]
-    return _ordered(rows, [])
+    return ordered(rows, [])

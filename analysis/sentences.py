@@ -14,6 +14,9 @@ from ablate.analysis.conclusions import (
     points,
 )
 from ablate.analysis.statistics.comparisons import Comparison
+from ablate.analysis.statistics.power import POWER
+from ablate.analysis.tuned import choice_of
+from ablate.analysis.two_stages import TwoStages, two_stages_of
 
 SAME = 0.005
 """Two costs whose ratio is nearer to 1 than this are said to be the same."""
@@ -27,12 +30,57 @@ SPEEDS = {
 
 def sentences(findings: Findings) -> list[str]:
     """A sentence for each comparison of each score, and one for each speed that surely differs."""
-    said = [
+    said = in_two_stages(findings)
+    said += [
         f"{compared(each, c)} {beside(findings, c)}".strip()
         for each in findings.conclusions
         for c in each.comparisons
     ]
-    return said + [speed(e) for e in findings.speeds if e.ratio.verdict in ("higher", "lower")]
+    said += [speed(e) for e in findings.speeds if e.ratio.verdict in ("higher", "lower")]
+    return said + [
+        f"{own_best(each)}: {line}" for each in _tuned(findings) for line in sentences(each)
+    ]
+
+
+def own_best(tuned: Findings) -> str:
+    """Where the variants of a tuned comparison are compared."""
+    choice = choice_of(tuned.evidence.plan)
+    return f"With {' and '.join(choice.paths if choice else ())} at each one's own best"
+
+
+def _tuned(findings: Findings) -> list[Findings]:
+    return [] if findings.tuned is None else [findings.tuned]
+
+
+def in_two_stages(findings: Findings) -> list[str]:
+    """That the planned seeds decided how many were run, if they did."""
+    stages = two_stages_of(findings.evidence.plan)
+    if stages is None:
+        return []
+    return [
+        f"The sweep was run in two stages: {decided(stages)} The intervals keep that variance and "
+        "its degrees of freedom (Stein 1945)."
+    ]
+
+
+def decided(stages: TwoStages) -> str:
+    """How many seeds the planned ones asked for."""
+    planned = ", ".join(map(str, stages.planned))
+    return (
+        f"by the variance of the planned seeds ({planned}), {stages.seeds} seeds of at most "
+        f"{stages.most} are run to find a true difference of {points(stages.effect)} with a power "
+        f"of {100 * POWER:.0f} %."
+    )
+
+
+def shortfalls(stages: TwoStages) -> list[str]:
+    """What a second stage cannot find, and why, a line per score."""
+    effect = points(stages.effect)
+    said = {
+        "items": f"no number of seeds finds {effect}: its items are too few (see ablate power)",
+        "seeds": f"more than the {stages.most} seeds that are allowed would be needed for {effect}",
+    }
+    return [f"{score}: {said[limit]}" for score, limit in stages.limits.items()]
 
 
 def compared(conclusion: Conclusion, c: Comparison) -> str:
@@ -130,7 +178,8 @@ def verdict_of_the_whole(findings: Findings) -> list[str]:
         best = f"; the best may be {_any_of(each.best)}" if each.best else ""
         if parts:
             said.append(f"{each.title}: {'; '.join(parts)}{best}.")
-    return said
+    more = [(own_best(each), verdict_of_the_whole(each)) for each in _tuned(findings)]
+    return said + [f"{where}: {line}" for where, lines in more for line in lines]
 
 
 def _any_of(names: tuple[str, ...]) -> str:
@@ -140,7 +189,8 @@ def _any_of(names: tuple[str, ...]) -> str:
 
 def limits(findings: Findings) -> list[str]:
     """What cannot be concluded, and what this design could have found."""
-    said = [*findings.notes]
+    stages = two_stages_of(findings.evidence.plan)
+    said = [*findings.notes, *(shortfalls(stages) if stages else [])]
     for each in findings.conclusions:
         variants = len(each.judge.scores.variants) - len(each.judge.apart)
         if each.smallest is not None:
@@ -164,4 +214,5 @@ def limits(findings: Findings) -> list[str]:
             "over all of them, the chance of any difference that is not there is at most "
             f"{100 * findings.error_rate:.0f} %"
         )
-    return list(dict.fromkeys(said))
+    tuned = [f"{each.evidence.name}: {line}" for each in _tuned(findings) for line in limits(each)]
+    return list(dict.fromkeys(said + tuned))

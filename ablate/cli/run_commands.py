@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablate.cli.common import FORKED, File, Jobs, Overrides, cache_folder, terminal
+from ablate.cli.sweep_parts import Parts, automatic_seeds
 from ablate.errors import COMMAND_LINE, ConfigError, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.sweeping.dispatch import Wishes
     from ablate.sweeping.outcome import Outcome
+    from ablate.sweeping.plan import Plan
 
 
 WAITING = 3
@@ -39,6 +43,14 @@ def sweep(
         bool,
         typer.Option("--strict", help="Refuse finished cells made with other versions or devices."),
     ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="auto: as many as find --effect, by the planned seeds' variance."),
+    ] = None,
+    effect: Annotated[
+        float | None, typer.Option(help="The difference to find: 0.02 is 2 points.")
+    ] = None,
+    max_seeds: Annotated[int | None, typer.Option(help="Seeds that auto may run in all.")] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
     ] = False,
@@ -52,12 +64,56 @@ def sweep(
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
-    from ablate.sweeping.plan import plan_sweep
+    from ablate.sweeping.plan import SweepFile
 
-    plan = plan_sweep(find_file(file), overrides)
-    from ablate.processes.executors import warm_up
+    sweep_file = SweepFile(find_file(file), overrides or [])
+    plan = sweep_file.plan()
+    automatic = automatic_seeds(seeds, effect, max_seeds)
+    if automatic is not None:
+        automatic.check(plan)
     from ablate.sweeping.dispatch import Wishes
-    from ablate.sweeping.jobs import again, check_patterns, held_steps, is_scored
+    from ablate.sweeping.jobs import check_patterns, held_steps
+    from ablate.sweeping.tuning import Tuning
+    from ablate.tracking.store import Tracker
+
+    console, tracker, cache = terminal(), Tracker(), cache_folder()
+    tuning = Tuning(sweep_file, plan) if sweep_file.keys.tune else None
+    plans = [plan] if tuning is None else [plan, tuning.plan]
+    check_patterns([cell.name for each in plans for cell in each.cells], rerun or [])
+    if dry_run:
+        from ablate.sweeping.dry_run import print_dry_run
+
+        for each in plans:
+            print_dry_run(console, each.whole, held_steps(tracker), cache)
+        return
+    if tuning is not None:
+        tuning.check(cache)
+    tracker.experiment(plan.name)  # refused now, if at all
+    begun = time.monotonic()
+
+    def run(part: Plan, again: list[str]) -> Outcome:
+        left = None if max_hours is None else max_hours - (time.monotonic() - begun) / 3600
+        hours = None if left is None else max(left, 0.0)
+        wishes = Wishes(tuple(again), retry_failed, fail_fast, hours)
+        return run_plan(part, wishes, console, jobs, strict)
+
+    failed: dict[str, str] = {}
+    waiting = False
+    for outcome in Parts(sweep_file, automatic, tuning, run, tracker.uri, console).run_all(rerun):
+        tell_end(outcome, "run", console)
+        failed |= {f"{outcome.title}: {name}": why for name, why in outcome.failed.items()}
+        waiting = waiting or bool(outcome.waiting)
+    end_with(failed, console)
+    if waiting:
+        raise typer.Exit(WAITING)
+
+
+def run_plan(
+    plan: Plan, wishes: Wishes, console: Console, jobs: int | None, strict: bool
+) -> Outcome:
+    """Run what a plan has not done yet; see ``sweep``."""
+    from ablate.processes.executors import warm_up
+    from ablate.sweeping.jobs import again, held_steps, is_scored
     from ablate.sweeping.made_with import made_otherwise
     from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
     from ablate.sweeping.run import SweepRun
@@ -65,16 +121,8 @@ def sweep(
     from ablate.tracking.progress import Display
     from ablate.tracking.store import Tracker
 
-    console, tracker, cache = terminal(), Tracker(), cache_folder()
-    check_patterns(plan, rerun or [])
-    wishes = Wishes(tuple(rerun or ()), retry_failed, fail_fast, max_hours)
+    tracker, cache = Tracker(), cache_folder()
     held = held_steps(tracker)
-    if dry_run:
-        from ablate.sweeping.dry_run import print_dry_run
-
-        print_dry_run(console, plan.whole, held, cache)
-        return
-    tracker.experiment(plan.name)  # refused now, if at all
     console.print(f"{plan.name}: {len(plan.cells)} cells; preparing their data")
     vocabularies = vocabulary_sizes(plan.whole, cache)
     steps = plan_steps(plan, cache)
@@ -87,15 +135,14 @@ def sweep(
             raise ConfigError(COMMAND_LINE, "--strict", f"{message}; --rerun does them again")
         console.print(f"note: {message}", soft_wrap=True)
     new = sum(
-        again(cell, rerun or []) or not is_scored(steps[cell.name], held) for cell in plan.cells
+        again(cell, wishes.rerun) or not is_scored(steps[cell.name], held) for cell in plan.cells
     )
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
     if new:
         warm_up(*FORKED)
         model_sizes(plan.whole, vocabularies)
     with Display(console) as display:
-        outcome = SweepRun(plan, steps, tracker, cache, display, wishes).run(jobs)
-    end_sweep(outcome, "run", console)
+        return SweepRun(plan, steps, tracker, cache, display, wishes).run(jobs)
 
 
 def evaluate(
@@ -173,8 +220,12 @@ def measure(what: What, overrides: Overrides = None) -> None:
     end_sweep(outcome, "measured", console)
 
 
-def study(file: File, overrides: Overrides = None) -> None:
-    """Tune with Optuna over the config paths of a study file; a second call continues."""
+def study(
+    file: File,
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at a time.")] = 1,
+) -> None:
+    """Tune with Optuna over the config paths of a study file; more calls continue, or help."""
     from ablate.config.shipped import find_file
     from ablate.processes.executors import warm_up
     from ablate.sweeping.study_plan import plan_study
@@ -187,7 +238,7 @@ def study(file: File, overrides: Overrides = None) -> None:
 
     console = terminal()
     with Display(console) as display:
-        best = StudyRun(plan, Tracker(), cache_folder(), display).run()
+        best = StudyRun(plan, Tracker(), cache_folder(), display).run(jobs)
     best.show(console)
 
 
@@ -233,6 +284,14 @@ def bench(
 
 def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
     """Tell how a sweep ended, and end with the exit code for that; ``done``: what cells were."""
+    tell_end(outcome, done, console)
+    end_with(outcome.failed, console)
+    if outcome.waiting:
+        raise typer.Exit(WAITING)
+
+
+def tell_end(outcome: Outcome, done: str, console: Console) -> None:
+    """Tell how a sweep ended."""
     from ablate.tracking.store import tracking_uri
 
     waiting = f", {len(outcome.waiting)} waiting" if outcome.waiting else ""
@@ -242,9 +301,6 @@ def end_sweep(outcome: Outcome, done: str, console: Console) -> None:
         f"table: ablate report {shlex.quote(outcome.title)}",
         soft_wrap=True,
     )
-    end_with(outcome.failed, console)
-    if outcome.waiting:
-        raise typer.Exit(WAITING)
 
 
 def end_with(failed: dict[str, str], console: Console) -> None:

@@ -16,7 +16,7 @@ from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.models.devices import gpus
-from ablate.sweeping.plan import Cell, Plan
+from ablate.sweeping.plan import Cell
 from ablate.sweeping.steps import Steps
 from ablate.tracking.claims import claim_key
 from ablate.tracking.names import legal_name
@@ -91,13 +91,12 @@ def again(cell: Cell, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
 
 
-def check_patterns(plan: Plan, patterns: Iterable[str]) -> None:
-    """See to it that each pattern matches a cell.
+def check_patterns(names: list[str], patterns: Iterable[str]) -> None:
+    """See to it that each pattern matches a cell's name.
 
     Raises:
         ConfigError: one does not.
     """
-    names = [cell.name for cell in plan.cells]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             message = f"no cell's name matches {pattern!r}; {nearest(pattern, names)}"

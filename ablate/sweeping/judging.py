@@ -7,49 +7,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.analysis.claims import has_sides
-from ablate.analysis.evidence import CLAIM_TAG
+from ablate.analysis.evidence import BLIND, CLAIM_TAG
 from ablate.analysis.papers import claim_digest, published, read_claim
 from ablate.analysis.results import ResultsError
 from ablate.components.registry import nearest
+from ablate.config.compose import Layer
 from ablate.config.identity import flatten
 from ablate.errors import ConfigError
+from ablate.sweeping.axes import check_label
 from ablate.tracking.store import Tracker
 
 
-def baseline_labels(
-    baseline: Mapping[str, Any],
-    axes: Mapping[str, list[str]],
-    combinations: Sequence[Mapping[str, str]],
-    source: str,
+def base_labels(
+    baseline: Mapping[str, Any], axes: Mapping[str, Mapping[str, Layer]], source: str
 ) -> dict[str, str]:
     """The labels of the combination that the others are compared with.
 
     Args:
-        baseline: axis -> label; an axis that is left out has its first value.
-        axes: axis -> labels, in order.
-        combinations: those that are run.
+        baseline: axis -> label; an axis that is left out has its first value, of encoders the first
+            that sees the image.
+        axes: axis -> label -> diff, in order.
         source: the sweep's file.
 
     Returns:
-        Axis -> label of every axis; empty if the file gives none.
+        Axis -> label of every axis.
 
     Raises:
-        ConfigError: no such axis, label or combination.
+        ConfigError: no such axis or label.
     """
     given = flatten(dict(baseline))
-    if not given:
-        return {}
     for axis, label in given.items():
-        if axis not in axes:
-            message = f"no axis {axis!r}; {nearest(axis, list(axes))}"
-            raise ConfigError(source, "baseline", message)
-        if str(label) not in axes[axis]:
-            message = f"axis {axis!r} has no value {label!r}; {nearest(str(label), axes[axis])}"
-            raise ConfigError(source, "baseline", message)
-    labels = {axis: str(given.get(axis, held[0])) for axis, held in axes.items()}
-    if labels not in combinations:
-        raise ConfigError(source, "baseline", f"{labels} is excluded; name one that is run")
-    return labels
+        check_label(axis, label, axes, "baseline", source)
+    return {axis: str(given.get(axis, _first_seeing(diffs))) for axis, diffs in axes.items()}
+
+
+def _first_seeing(diffs: Mapping[str, Layer]) -> str:
+    encoders = {label: diff.values.get("encoder") for label, diff in diffs.items()}
+    blind = {k for k, e in encoders.items() if isinstance(e, dict) and e.get("name") == BLIND}
+    return next(iter([*(label for label in diffs if label not in blind), *diffs]))
 
 
 def check_claims(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ablate.analysis.held import MEASURED
 from ablate.components.registry import nearest
 from ablate.config.registries import run_benchmark
 from ablate.config.schema import COMPONENT_ROLES, RunConfig
@@ -37,29 +38,48 @@ def own_metrics(config: RunConfig) -> list[str]:
     return [*TRAINED, *validated, *counts, *COSTS, *fill]
 
 
+def speeds(config: RunConfig) -> list[str]:
+    """What is measured on this machine, of those things that the run measures."""
+    batches = dict.fromkeys((1, config.measure.batch_size))
+    named = {
+        "train": ["train_samples_s", "train_tokens_s", "train_peak_mib"],
+        "prefill": ["prefill_ms"],
+        "decode": [f"decode_tokens_s_b{size}" for size in batches],
+    }
+    return [f"{MEASURED}{name}" for what in config.measure.what for name in named[what]]
+
+
 def benchmark_of(metric: str, config: RunConfig) -> str | None:
     """The run's benchmark that a metric may be a figure of."""
     named = [name for name in config.evaluate.benchmarks if metric.startswith(f"{name}/")]
     return max(named, key=len, default=None)
 
 
-def check_prefix(metric: str, config: RunConfig, source: str) -> None:
+def check_prefix(metric: str, config: RunConfig, source: str, key: str = "objective") -> None:
     """Refuse an objective that the run will surely not report, without reading data.
+
+    Args:
+        metric: the objective.
+        config: the run.
+        source: the study's file.
+        key: where it stands there.
 
     Raises:
         ConfigError: it is none of training's, and of no benchmark of the run.
     """
-    own = own_metrics(config)
+    own, measured = own_metrics(config), speeds(config)
     stage0 = metric.startswith("pretrain/")
-    if metric in own or stage0 or benchmark_of(metric, config) is not None:
+    if metric in own or metric in measured or stage0 or benchmark_of(metric, config) is not None:
         return
     if metric in VALIDATED:
         message = f"{metric} is reported every train.validate_every steps; set it"
-        raise ConfigError(source, "objective", message)
+        raise ConfigError(source, key, message)
     figures = [f"{name}/FIGURE" for name in config.evaluate.benchmarks]
     known = dict.fromkeys([*figures, *own, *VALIDATED])
+    if metric.startswith(MEASURED):
+        known = dict.fromkeys(measured)
     message = f"a trial reports no {metric!r}; {nearest(metric, list(known))}"
-    raise ConfigError(source, "objective", message)
+    raise ConfigError(source, key, message)
 
 
 def check_objective(metric: str, config: RunConfig, source: str, cache: Path) -> None:
@@ -75,7 +95,7 @@ def check_objective(metric: str, config: RunConfig, source: str, cache: Path) ->
         ConfigError: it will not, or its benchmark has the same items for validation and for test.
         DataError: the benchmark's items cannot be read.
     """
-    reported = own_metrics(config)
+    reported = [*own_metrics(config), *speeds(config)]
     name = benchmark_of(metric, config)
     try:
         if name is not None:

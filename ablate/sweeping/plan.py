@@ -4,57 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import reprlib
-import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablate.components.registry import nearest
-from ablate.config.checks import LARGEST_SEED
-from ablate.config.compose import Layer, compose, expand
-from ablate.config.documents import RunFile, read_file
-from ablate.config.identity import affects_results, identity, seedless_identity
-from ablate.config.schema import SECTIONS, RunConfig
+from ablate.analysis.evidence import ONE_AT_A_TIME
+from ablate.config.compose import Layer, compose
+from ablate.config.documents import read_file
+from ablate.config.identity import affects_results, flatten, identity, seedless_identity
+from ablate.config.schema import RunConfig
 from ablate.config.shipped import source_name
-from ablate.errors import ConfigError, printable, shortened
-from ablate.sweeping.judging import (
-    baseline_labels,
-    check_claims,
-    check_margin,
-    check_published,
-)
+from ablate.errors import ConfigError, printable
+from ablate.sweeping.axes import axis_values, combinations, exclusions, look, name_of
+from ablate.sweeping.judging import base_labels, check_claims, check_margin, check_published
 from ablate.sweeping.stages import stage_configs
-
-VARIANT = "variant"
-"""The axis whose values are diffs from the root of the config, not at one path in it."""
-
-
-@dataclass
-class SweepKeys:
-    """What a sweep file holds besides the sections of a run.
-
-    ``axes``: config path -> values; a value is plain, or ``label: {diff}`` at that path.
-    ``seeds``: a cell for each; if none are given, the run's own ``seed``.
-    ``exclude``: combinations left out, each a mapping axis -> label.
-    ``baseline``: axis -> label of the combination that the others are compared with; by default
-    the first that sees the image, which has the first value of each axis.
-    ``margin``: two combinations whose scores differ by less are equal, 0.01 for one point; null:
-    none are.
-    ``claims``: name -> ``{better: LABEL, than: [LABEL, ...]}`` (or ``equal``, ``no_worse``), what
-    is expected before the results are there.
-    ``compare``: the published table to print beside the results.
-    """
-
-    name: str = ""
-    axes: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
-    exclude: list[dict[str, Any]] = field(default_factory=list)
-    baseline: dict[str, Any] = field(default_factory=dict)
-    margin: float | None = 0.01
-    claims: dict[str, Any] = field(default_factory=dict)
-    compare: str | None = None
+from ablate.sweeping.sweep_keys import SweepKeys, seeds_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +34,7 @@ class Cell:
         called: its name, if it has one already.
         stage: the stage's name, of an earlier one.
         after: the stage whose trained components it starts from; shared by all that need the same.
+        base: the base's labels, in a sweep that varies one axis at a time.
     """
 
     labels: dict[str, str]
@@ -76,6 +43,7 @@ class Cell:
     called: str = ""
     stage: str = ""
     after: Cell | None = None
+    base: Mapping[str, str] | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -89,8 +57,8 @@ class Cell:
 
     @property
     def combination(self) -> str:
-        """The axis values alone, as in ``mlp-mamba2``; cells that differ by seed share it."""
-        values = "-".join(map(printable, self.labels.values())) or "base"
+        """See ``name_of``; as in ``mlp-mamba2``. Cells that differ by seed share it."""
+        values = name_of(self.labels, self.base)
         return f"{values} {printable(self.stage)}" if self.stage else values
 
     @property
@@ -154,41 +122,147 @@ def plan_sweep(path: Path, items: list[str] | None = None) -> Plan:
     Raises:
         ConfigError: any mistake in the file, its bases or the overrides.
     """
-    file = read_file(path, items or [], SweepKeys, ("name", "seeds"))
-    keys, source = file.keys, file.source
-    seeds = _seeds(file)
-    axes = {axis: _values(axis, values, source) for axis, values in _axes(keys, source).items()}
-    diffs = {
-        (axis, label): Layer(_place(source, axis, label), diff)
-        for axis, values in axes.items()
-        for label, diff in values
-    }
-    excluded = _exclusions(keys.exclude, axes, source)
-    names = {axis: [label for label, _ in values] for axis, values in axes.items()}
-    cells: list[Cell] = []
-    shared: dict[tuple[str, ...], Cell] = {}
-    for combination in itertools.product(*names.values()):
-        labels = dict(zip(names, combination, strict=True))
-        if any(e.items() <= labels.items() for e in excluded):
-            continue
-        layers = [*file.layers, *[diffs[pair] for pair in labels.items()], *file.top]
+    return SweepFile(path, items or []).plan()
+
+
+Variant = tuple[dict[str, str], Sequence[Layer]]
+"""Labels, and layers that lie above all that a sweep file says."""
+
+
+class SweepFile:
+    """A sweep file with ``key=value`` overrides, which plans are made of.
+
+    Args:
+        path: the file.
+        items: the overrides.
+
+    Attributes:
+        keys: what it holds besides the sections of a run.
+        source: the file, for messages.
+        axes: config path -> label -> diff, in the file's order.
+        combinations: the labels of those that are run, in order.
+        base: the base's labels, where one axis is varied at a time.
+        judged: what the file says of how results are judged, and of what kind the sweep is.
+
+    Raises:
+        ConfigError: a mistake in the file's own keys, the overrides or the names of its bases.
+    """
+
+    def __init__(self, path: Path, items: list[str]) -> None:
+        self._path = path
+        self._items = items
+        self.file = read_file(path, items, SweepKeys, ("name", "seeds", "mode"))
+        self.keys, self.source = self.file.keys, self.file.source
+        self._seeds = seeds_of(self.file)
+        self.axes = axis_values(self.keys.axes, "axes", self.source)
+        base = base_labels(self.keys.baseline, self.axes, self.source)
+        self.base = base if self.keys.mode == ONE_AT_A_TIME else None
+        excluded = exclusions(self.keys.exclude, self.axes, self.source)
+        self.combinations = [
+            labels
+            for labels in combinations(self.axes, self.keys.mode, base)
+            if not any(e.items() <= labels.items() for e in excluded)
+        ]
+        if not self.combinations:
+            raise ConfigError(self.source, "exclude", "leaves no cell to run")
+        if (self.keys.baseline or self.base) and base not in self.combinations:
+            raise ConfigError(self.source, "baseline", f"{base} is excluded; name one that is run")
+        self.judged: dict[str, Any] = {
+            "baseline": base if self.keys.baseline or self.base else {},
+            "margin": self.keys.margin,
+            "claims": self.keys.claims,
+            "mode": self.keys.mode,
+            "tune": list(flatten(self.keys.tune)),
+        }
+
+    def plan(self, seeds: Sequence[int] | None = None, **judged: Any) -> Plan:
+        """The sweep that the file describes.
+
+        Args:
+            seeds: instead of the file's.
+            judged: what else a report must know.
+
+        Raises:
+            ConfigError: any other mistake in the file or its bases.
+        """
+        variants: list[Variant] = [(labels, ()) for labels in self.combinations]
+        plan = self.plan_of(variants, seeds, **self.judged, **judged)
+        check_margin(self.keys.margin, self.source)
+        check_published(self.keys.compare, self.source)
+        labels = {cell.combination: cell.labels for cell in plan.cells}
+        benchmarks = plan.cells[0].config.evaluate.benchmarks
+        check_claims(self.keys.claims, labels, benchmarks, self.source)
+        return plan
+
+    def plan_of(
+        self,
+        variants: Iterable[Variant],
+        seeds: Sequence[int] | None = None,
+        name: str = "",
+        **judged: Any,
+    ) -> Plan:
+        """A sweep of these variants.
+
+        Args:
+            variants: what is run.
+            seeds: instead of the file's.
+            name: instead of the file's.
+            judged: what a report must know.
+
+        Raises:
+            ConfigError: a mistake in the file or its bases.
+        """
+        shared: dict[tuple[str, ...], Cell] = {}
+        found = (self._cells(labels, above, seeds, shared) for labels, above in variants)
+        cells = list(itertools.chain.from_iterable(found))
+        distinct(cells, self.source)
+        axes = {axis: list(values) for axis, values in self.axes.items()}
+        for axis in (a for a in cells[0].labels if a not in self.axes):
+            axes[axis] = list(dict.fromkeys(cell.labels[axis] for cell in cells))
+        return Plan(
+            name or self.keys.name,
+            self.source,
+            axes,
+            cells,
+            self.keys.compare,
+            judged,
+            source_name(self._path),
+            plan_overrides(self._items),
+        )
+
+    def _cells(
+        self,
+        labels: dict[str, str],
+        above: Sequence[Layer],
+        seeds: Sequence[int] | None,
+        shared: dict[tuple[str, ...], Cell],
+    ) -> list[Cell]:
+        """A variant's cells, one per seed; ``shared``: earlier stages that are there."""
+        diffs = [values[labels[axis]] for axis, values in self.axes.items()]
+        layers = [*self.file.layers, *diffs, *self.file.top, *above]
         config = compose(layers)
-        stages = stage_configs(layers, config, source) or {"": config}
-        own = [config.seed] if seeds is None else seeds
-        cells += [_chain(stages, seed, labels, source, shared) for seed in own]
-    _distinct(cells, source)
-    if not cells:
-        raise ConfigError(source, "exclude", "leaves no cell to run")
-    return Plan(
-        keys.name,
-        source,
-        names,
-        cells,
-        keys.compare,
-        _judged(keys, names, cells, source),
-        source_name(path),
-        plan_overrides(items or []),
-    )
+        stages = stage_configs(layers, config, self.source) or {"": config}
+        own = [config.seed] if self._seeds is None else self._seeds
+        return [self._chain(stages, seed, labels, shared) for seed in seeds or own]
+
+    def _chain(
+        self,
+        stages: dict[str, RunConfig],
+        seed: int,
+        labels: dict[str, str],
+        shared: dict[tuple[str, ...], Cell],
+    ) -> Cell:
+        """The cell of the last stage, after those before it."""
+        after: Cell | None = None
+        chain: tuple[str, ...] = ()
+        *earlier, last = stages.items()
+        for name, config in earlier:
+            seeded = dataclasses.replace(config, seed=seed)
+            cell = Cell(labels, seeded, self.source, "", name, after, self.base)
+            chain = (*chain, cell.identity)
+            after = shared.setdefault(chain, cell)
+        seeded = dataclasses.replace(last[1], seed=seed)
+        return Cell(labels, seeded, self.source, after=after, base=self.base)
 
 
 def plan_overrides(items: list[str]) -> tuple[str, ...]:
@@ -196,128 +270,12 @@ def plan_overrides(items: list[str]) -> tuple[str, ...]:
     return tuple(sorted(item for item in items if affects_results(item.partition("=")[0])))
 
 
-def _chain(
-    stages: dict[str, RunConfig],
-    seed: int,
-    labels: dict[str, str],
-    source: str,
-    shared: dict[tuple[str, ...], Cell],
-) -> Cell:
-    """The cell of the last stage, after those before it; ``shared``: chains that are there."""
-    after: Cell | None = None
-    chain: tuple[str, ...] = ()
-    *earlier, last = stages.items()
-    for name, config in earlier:
-        cell = Cell(labels, dataclasses.replace(config, seed=seed), source, "", name, after)
-        chain = (*chain, cell.identity)
-        after = shared.setdefault(chain, cell)
-    return Cell(labels, dataclasses.replace(last[1], seed=seed), source, after=after)
+def distinct(cells: list[Cell], source: str) -> None:
+    """Refuse cells that are the same run, or that a reader could not tell apart.
 
-
-def _judged(
-    keys: SweepKeys, axes: dict[str, list[str]], cells: list[Cell], source: str
-) -> dict[str, Any]:
-    check_margin(keys.margin, source)
-    check_published(keys.compare, source)
-    combinations = {cell.combination: cell.labels for cell in cells}
-    check_claims(keys.claims, combinations, cells[0].config.evaluate.benchmarks, source)
-    baseline = baseline_labels(keys.baseline, axes, list(combinations.values()), source)
-    return {"baseline": baseline, "margin": keys.margin, "claims": keys.claims}
-
-
-def _seeds(file: RunFile[SweepKeys]) -> list[int] | None:
-    """The seeds that a sweep gives; None if it gives none."""
-    if "seeds" not in file.given:
-        return None
-    source, seeds = file.source_of("seeds"), file.keys.seeds
-    if "seed" in file.written:
-        raise ConfigError(source, "seeds", "stands beside seed; give one of both")
-    if not seeds:
-        raise ConfigError(source, "seeds", "is empty; give at least one, as in [0, 1, 2]")
-    for seed in seeds:
-        if not 0 <= seed <= LARGEST_SEED:
-            raise ConfigError(source, "seeds", f"a seed is from 0 to {LARGEST_SEED}, not {seed}")
-        if seeds.count(seed) > 1:
-            raise ConfigError(source, "seeds", f"seed {seed} is listed twice")
-    return seeds
-
-
-def _axes(keys: SweepKeys, source: str) -> dict[str, Any]:
-    """The axes by dotted path: ``expand`` has nested those written with dots."""
-    axes: dict[str, Any] = {}
-
-    def collect(prefix: str, node: Any) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                collect(f"{prefix}.{key}", value)
-        else:
-            axes[prefix] = node
-
-    for key, value in keys.axes.items():
-        collect(key, value)
-    for axis in axes:
-        if axis.split(".")[0] not in (*SECTIONS, VARIANT):
-            known = nearest(axis, [*SECTIONS, VARIANT])
-            raise ConfigError(source, f"axes.{axis}", f"is no config path; {known}")
-    return axes
-
-
-def _values(axis: str, values: Any, source: str) -> list[tuple[str, dict[str, Any]]]:
-    """An axis's values as (label, diff from the root of the config)."""
-    key = f"axes.{axis}"
-    if not isinstance(values, list):
-        raise ConfigError(source, key, "is a list of values")
-    if not values:
-        raise ConfigError(source, key, "is empty; give the values to compare or drop the axis")
-    found: list[tuple[str, dict[str, Any]]] = []
-    for value in values:
-        label, diff = _value(axis, value, source, key)
-        for known, _ in found:
-            if label == known:
-                raise ConfigError(source, key, f"lists {label!r} twice")
-            if _look(label) == _look(known):
-                raise ConfigError(source, key, f"{known!r} and {label!r} look alike; rename one")
-        expanded = expand(diff, _place(source, axis, label))
-        if "seed" in expanded:
-            raise ConfigError(source, key, "sets the seed; a sweep's seeds are given by seeds")
-        found.append((label, expanded))
-    return found
-
-
-def _place(source: str, axis: str, label: str) -> str:
-    return f"{source} ({shortened(axis)}={shortened(label)})"
-
-
-def _value(axis: str, value: Any, source: str, key: str) -> tuple[str, dict[str, Any]]:
-    if isinstance(value, dict):
-        if len(value) != 1 or not isinstance(next(iter(value.values())), dict):
-            given = reprlib.repr(value)
-            raise ConfigError(source, key, f"a value is plain or `label: {{diff}}`, not {given}")
-        label, diff = next(iter(value.items()))
-        return str(label), diff if axis == VARIANT else {axis: diff}
-    if axis == VARIANT:
-        given = reprlib.repr(value)
-        raise ConfigError(source, key, f"a value is `label: {{diff}}`, not {given}")
-    return str(value), {axis: value}
-
-
-def _exclusions(
-    exclude: list[dict[str, Any]], axes: dict[str, list[tuple[str, dict]]], source: str
-) -> list[dict[str, str]]:
-    for entry in exclude:
-        for axis, label in entry.items():
-            if axis not in axes:
-                raise ConfigError(
-                    source, "exclude", f"no axis {axis!r}; {nearest(axis, list(axes))}"
-                )
-            labels = [known for known, _ in axes[axis]]
-            if str(label) not in labels:
-                message = f"axis {axis!r} has no value {label!r}; {nearest(str(label), labels)}"
-                raise ConfigError(source, "exclude", message)
-    return [{axis: str(label) for axis, label in entry.items()} for entry in exclude]
-
-
-def _distinct(cells: list[Cell], source: str) -> None:
+    Raises:
+        ConfigError: as said.
+    """
     seen: dict[str, str] = {}
     alike: dict[str, Cell] = {}
     for cell in cells:
@@ -325,7 +283,7 @@ def _distinct(cells: list[Cell], source: str) -> None:
             message = f"{seen[cell.identity]} and {cell.name} are the same run; drop one"
             raise ConfigError(source, "axes", message)
         seen[cell.identity] = cell.name
-        other = alike.setdefault(_look(cell.combination), cell)
+        other = alike.setdefault(look(cell.combination), cell)
         if other.labels != cell.labels:
             raise ConfigError(
                 source,
@@ -333,8 +291,3 @@ def _distinct(cells: list[Cell], source: str) -> None:
                 f"{other.labels} and {cell.labels} would both be called {cell.combination!r}; "
                 "give a value another label, as in `label: {diff}`",
             )
-
-
-def _look(label: str) -> str:
-    """What labels share that a reader cannot tell apart."""
-    return " ".join(unicodedata.normalize("NFC", printable(label)).split())

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
+
 from ablate.config.registries import data_set, run_benchmark
 from ablate.config.schema import RunConfig
 from ablate.cores import cores_here
@@ -77,9 +79,14 @@ def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
         for config in configs
         for stage in stages(config.encoder)
     }
-    missing = [config for path, config in wanted.items() if not path.exists()]
-    threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
-    _execute("pretrain", missing, threads, cache, display)
+    if all(path.exists() for path in wanted):
+        return
+    place = min(wanted).parent
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / ".lock"):  # what another process is making is waited for
+        missing = [config for path, config in wanted.items() if not path.exists()]
+        threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
+        _execute("pretrain", missing, threads, cache, display)
 
 
 def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:

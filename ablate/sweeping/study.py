@@ -2,82 +2,55 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import optuna
-import yaml
-from optuna.exceptions import OptunaError
-from optuna.trial import FrozenTrial, Trial, TrialState
-from rich.console import Console
-from rich.table import Table
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial, TrialState
 
-from ablate.analysis.connect import home_expanded, refusals
-from ablate.config.compose import expand, merge
-from ablate.config.identity import digest, flatten, identity, to_dict
-from ablate.config.registries import run_benchmark
+from ablate.analysis.held import MEASURED
+from ablate.config.identity import digest, identity, to_dict
+from ablate.config.registries import data_set
 from ablate.config.schema import RunConfig
-from ablate.errors import CellError, ConfigError, printable
-from ablate.models.seeding import derive
+from ablate.efficiency.throughput import measure
+from ablate.errors import COMMAND_LINE, CellError, ConfigError
+from ablate.models.vlm import build_model
 from ablate.processes.executors import Task, execute
 from ablate.processes.interrupts import not_held
-from ablate.processes.messages import Failed, Message, Metrics, Validated
-from ablate.sweeping.metric_names import benchmark_of, check_objective
+from ablate.processes.messages import Done, Failed, Message, Metrics, Reporter, Validated
+from ablate.sweeping.metric_names import check_objective
 from ablate.sweeping.prepare import prepare
 from ablate.sweeping.sample_checks import check_samples, prepare_data
+from ablate.sweeping.study_end import Best, keep_plots, save_best
 from ablate.sweeping.study_plan import StudyPlan
+from ablate.sweeping.study_store import StudyStore
 from ablate.sweeping.work import train_and_evaluate
 from ablate.tracking.progress import Display
-from ablate.tracking.provenance import is_dead, this_process
+from ablate.tracking.provenance import BEAT_SECONDS
 from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import Tracker
 from ablate.training.feature_cache import features_key
 from ablate.training.module import VALIDATED
 
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-STUDIES = "ABLATE_STUDIES names the store of studies: a database (sqlite:///optuna.db)"
-PROCESS, CUT_OFF = "process", "cut_off"
 
+@dataclass
+class Running:
+    """A trial that runs: its numbers so far, and whether it is to be pruned."""
 
-def storage_url() -> str:
-    """``ABLATE_STUDIES``, or a SQLite file in the working folder."""
-    return home_expanded(os.environ.get("ABLATE_STUDIES") or "sqlite:///optuna.db")
-
-
-@dataclass(frozen=True)
-class Best:
-    """The end of a study: its trials, and the best one's settings as a base file."""
-
-    study: optuna.Study
-    path: Path
-
-    def show(self, console: Console) -> None:
-        """Print every trial, the best settings and where they are saved."""
-        table = Table(title=self.study.study_name)
-        for column in ("trial", "state", "value", "settings"):
-            table.add_column(column, overflow="fold")
-        for trial in self.study.trials:
-            value = "" if trial.value is None else f"{trial.value:.4f}"
-            settings = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
-            table.add_row(str(trial.number), trial.state.name.lower(), value, settings)
-        console.print(table)
-        best = self.study.best_trial
-        console.print(f"best: trial {best.number}, {best.value:.4f}")
-        for key, value in best.params.items():
-            console.print(f"  {key}: {_short(value)}")
-        console.print(f"saved as a base file: {self.path}")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    trial: Trial
+    name: str
+    results: dict[str, float] = field(default_factory=dict)
+    pruned: bool = False
 
 
 class StudyRun:
     """One call of a study: trials until ``trials`` have ended, earlier calls' counted in.
+
+    Other calls may run trials of it at the same time.
 
     Args:
         plan: the study.
@@ -92,90 +65,70 @@ class StudyRun:
         self.cache = cache
         self.display = display
         self._prepared: set[str] = set()
+        self._running: dict[str, Running] = {}
         self._failure = ""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._jobs = 1
+        self._beat = time.monotonic()
 
-    def run(self) -> Best:
-        """Run the missing trials and save the best settings.
+    def run(self, jobs: int = 1) -> Best:
+        """Run the missing trials and save the best settings; ``jobs``: trials at a time.
 
         Raises:
             ConfigError: a study of that name has results by another definition, trials would not
-                report the objective, or no trial finished.
+                report an objective, or no trial finished.
             DataError: what all trials need cannot be prepared.
         """
         keys, source = self.plan.keys, str(self.plan.path)
+        if jobs > 1 and self._measures:
+            message = "a speed is an objective, and is measured with nothing else running: give 1"
+            raise ConfigError(COMMAND_LINE, "--jobs", message)
         self.tracker.bury()
         self.tracker.experiment(keys.name)  # refused now, if at all
-        with refusals(storage_url(), STUDIES, OptunaError, RuntimeError):
-            study = self._study()
-        if len(counted(study)) < keys.trials:
-            check_objective(keys.objective, self.plan.config, source, self.cache)
-        with Recorder(self.tracker, self.display, "study", keys.name, "trial") as recorder:
-            while (left := keys.trials - len(counted(study))) > 0:
-                self._trial(study, recorder, left)
+        self._jobs = jobs
+        store = StudyStore(self.plan, self.display.say)
+        if len(store.ended()) < keys.trials:
+            for metric in self.plan.directions:
+                check_objective(metric, self.plan.config, source, self.cache)
+        with (
+            Recorder(self.tracker, self.display, "study", keys.name, "trial") as recorder,
+            tempfile.TemporaryDirectory(prefix="ablate-") as out,
+        ):
+            tasks = self._tasks(store, recorder, Path(out))
+            handle = partial(self._handle, store, recorder)
+            execute(tasks, jobs, handle, partial(self._meanwhile, store, recorder))
             recorder.status = "FINISHED"
-            if not any(t.state is TrialState.COMPLETE for t in study.trials):
+            if not any(t.state is TrialState.COMPLETE for t in store.study.trials):
                 why = f"; the last: {self._failure}" if self._failure else "; see MLflow for why"
                 raise ConfigError(source, "", f"no trial finished{why}")
-            path = self._save(study.best_trial)
-            self.tracker.client.log_artifact(recorder.parent, str(path))
-            self.tracker.metrics(recorder.parent, {keys.objective: study.best_value})
-        return Best(study, path)
+            paths = save_best(self.plan, store.study)
+            best = Best(self.plan, store.study, paths, keep_plots(self.plan, store.study))
+            for path in [*paths, *best.plots]:
+                self.tracker.client.log_artifact(recorder.parent, str(path))
+            self.tracker.metrics(recorder.parent, best.values)
+        return best
 
-    def _study(self) -> optuna.Study:
-        """The study in its storage, its cut-off trials marked as failed."""
-        keys, storage = self.plan.keys, optuna.storages.RDBStorage(storage_url())
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=keys.startup_trials)
-        open_study = partial(
-            optuna.create_study,
-            storage=storage,
-            study_name=keys.name,
-            direction=keys.direction,
-            pruner=pruner,
-            load_if_exists=True,
-        )
-        study = open_study()
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            if is_dead(trial.user_attrs.get(PROCESS)):
-                study.tell(trial.number, state=TrialState.FAIL)
-                cut_off = study.user_attrs.get(CUT_OFF, [])
-                study.set_user_attr(CUT_OFF, [*cut_off, trial.number])
-        if study.user_attrs.get("definition", self.plan.definition) != self.plan.definition:
-            if any(trial.state is not TrialState.FAIL for trial in study.trials):
-                raise ConfigError(
-                    str(self.plan.path),
-                    "name",
-                    f"study {keys.name!r} in {storage_url()} was begun with another base, search "
-                    "or objective; give this one another name",
-                )
-            optuna.delete_study(study_name=keys.name, storage=storage)  # it has no result
-            study = open_study()
-        study.set_user_attr("definition", self.plan.definition)
-        # A continued study must not draw the first trials' random numbers again.
-        seed = derive(keys.sampler_seed, f"sampler/{len(study.trials)}") % 2**32
-        study.sampler = optuna.samplers.TPESampler(seed=seed)
-        return study
+    @property
+    def _measures(self) -> bool:
+        return any(metric.startswith(MEASURED) for metric in self.plan.directions)
 
-    def _trial(self, study: optuna.Study, recorder: Recorder, left: int) -> None:
-        """One trial of those that are left; it fails alone."""
-        trial = study.ask()
-        trial.set_user_attr(PROCESS, this_process())
-        name = f"trial-{trial.number}"
-        try:
-            config = self._ready(trial, left)
-        except CellError as error:
-            self._failure = str(error)
-            self.display.say(f"{name} failed: {error}")
-            study.tell(trial, state=TrialState.FAIL)
-            return
-        recorder.start(name, config, identity=identity(config), study=self.plan.keys.name)
-        results, pruned = self._execute(trial, config, name, recorder)
-        if pruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        elif self.plan.keys.objective in results:
-            study.tell(trial, results[self.plan.keys.objective])
-        else:
-            study.tell(trial, state=TrialState.FAIL)
+    def _tasks(self, store: StudyStore, recorder: Recorder, out: Path) -> Iterator[Task]:
+        """A task per trial, made when there is room for it."""
+        while (trial := store.next()) is not None:
+            running = Running(trial, f"trial-{trial.number}")
+            left = self.plan.keys.trials - len(store.ended())
+            try:
+                config = self._ready(trial, left)
+            except CellError as error:
+                self._failure = str(error)
+                self.display.say(f"{running.name} failed: {error}")
+                store.study.tell(trial, state=TrialState.FAIL)
+                continue
+            about = {"identity": identity(config), "study": self.plan.keys.name}
+            recorder.start(running.name, config, **about)
+            self._running[running.name] = running
+            folder = Path(tempfile.mkdtemp(dir=out))
+            arguments = (config, self.cache, folder, self._measures)
+            yield Task(running.name, run_trial, arguments, config.train.threads)
 
     def _ready(self, trial: Trial, left: int) -> RunConfig:
         """The run of a trial, and all that it needs prepared.
@@ -184,7 +137,7 @@ class StudyRun:
             CellError: its values cannot stand together, or what it alone needs cannot be prepared.
             ConfigError: what all trials need cannot.
         """
-        values = {path: r.suggest(trial, path) for path, r in self.plan.search.items()}
+        values = self.plan.space.suggest(trial)
         try:
             config = self.plan.trial(values)
         except ConfigError as error:
@@ -205,72 +158,84 @@ class StudyRun:
                 raise
             raise CellError(str(error).splitlines()[0]) from error
         self._prepared.add(needs)
-        self.display.phase("trials", left, 1)
+        self.display.phase("trials", left, self._jobs)
         return config
 
-    def _execute(
-        self, trial: Trial, config: RunConfig, name: str, recorder: Recorder
-    ) -> tuple[dict[str, float], bool]:
-        """Train and score: the last value of each metric, and whether the trial was pruned."""
-        keys, results, pruned = self.plan.keys, {}, False
+    def _handle(self, store: StudyStore, recorder: Recorder, task: Task, message: Message) -> bool:
+        """Record what a trial's process says; whether it is to go on."""
+        running = self._running[task.key]
+        going_on = True
+        match message:
+            case Metrics(numbers, _):
+                running.results.update(numbers)
+            case Failed(reason):
+                self._failure = reason
+            case Validated(step, numbers) if self.plan.pruned_by is not None:
+                going_on = self._goes_on(running, step, numbers, recorder)
+        recorder.record(running.name, message, "train")
+        if isinstance(message, Done | Failed):
+            self._end(store, running)
+        return going_on
 
-        def handle(task: Task, message: Message) -> bool:
-            nonlocal pruned
-            match message:
-                case Metrics(numbers, _):
-                    results.update(numbers)
-                case Failed(reason):
-                    self._failure = reason
-                case Validated(step, numbers) if keys.pruned_by is not None:
-                    # Optuna takes it that what is better has the study's direction.
-                    sign = 1 if VALIDATED[keys.pruned_by] == keys.direction else -1
-                    trial.report(sign * numbers[keys.pruned_by], step)
-                    pruned = trial.should_prune()
-                    if pruned:
-                        recorder.tracker.tag(recorder.run_ids[name], state="pruned")
-                    return not pruned
-            recorder.record(name, message, "train")
-            return True
+    def _goes_on(
+        self, running: Running, step: int, numbers: dict[str, float], recorder: Recorder
+    ) -> bool:
+        keys, metric = self.plan.keys, self.plan.pruned_by
+        assert metric is not None
+        # Optuna takes it that what is better has the study's direction.
+        sign = 1 if VALIDATED[metric] == keys.direction else -1
+        try:
+            running.trial.report(sign * numbers[metric], step)
+        except UpdateFinishedTrialError:  # another process took it for dead
+            return False
+        running.pruned = running.trial.should_prune()
+        if running.pruned:
+            recorder.tracker.tag(recorder.run_ids[running.name], state="pruned")
+        return not running.pruned
 
-        with tempfile.TemporaryDirectory(prefix="ablate-") as out:
-            arguments = (config, self.cache, Path(out))
-            task = Task(name, train_and_evaluate, arguments, config.train.threads)
-            execute([task], 1, handle, recorder.beat)
-        return results, pruned
+    def _end(self, store: StudyStore, running: Running) -> None:
+        """Tell Optuna how a trial ended, unless another process took it for dead meanwhile."""
+        del self._running[running.name]
+        found = running.results
+        values = [found[metric] for metric in self.plan.directions if metric in found]
+        tell = partial(store.study.tell, running.trial, skip_if_finished=True)
+        if running.pruned:
+            tell(state=TrialState.PRUNED)
+        elif len(values) < len(self.plan.directions):
+            tell(state=TrialState.FAIL)
+        else:
+            tell(values=values)
 
-    def _save(self, best: FrozenTrial) -> Path:
-        """The best settings over the study's own base, beside the study file.
+    def _meanwhile(self, store: StudyStore, recorder: Recorder) -> None:
+        recorder.beat()
+        now = time.monotonic()
+        if now - self._beat >= BEAT_SECONDS:
+            self._beat = now
+            store.beat([running.trial for running in self._running.values()])
 
-        What the study does to choose (validations, the validation split) is left out, so that a
-        sweep on this base is scored on its own split: on the test items, or on those of them that
-        had no part in the choice.
-        """
-        keys, path = self.plan.keys, self.plan.path.with_name(f"{self.plan.path.stem}-best.yaml")
-        left_out = ("evaluate.split", "train.validate_")
-        written = flatten(self.plan.written).items()
-        own = {key: value for key, value in written if not key.startswith(left_out)}
-        value = f"{keys.objective} {best.value:.4f}"
-        name = printable(keys.name)  # a line break would end the comment
-        heading = f"# Best of study {name}: trial {best.number}, {value}.\n"
-        benchmark = benchmark_of(keys.objective, self.plan.config)
-        if benchmark is not None and run_benchmark(self.plan.config, benchmark).holds_out:
-            own["evaluate.split"] = "rest"
-            heading += (
-                f"# {benchmark}'s validation items, which chose it, are a part of its test items: "
-                "rest is the others.\n# A score on all of them, split: test, is compared with "
-                "published ones, but is in part of items that chose.\n"
-            )
-        merged = merge(expand(own, str(path)), expand(best.params, str(path)))
-        path.write_text(heading + yaml.safe_dump(merged, sort_keys=False))
-        return path
+
+def run_trial(
+    config: RunConfig, cache: Path, out: Path, measures: bool, reporter: Reporter
+) -> None:
+    """Train and score a trial's model, and measure its speed where that is an objective.
+
+    Args:
+        config: the trial's.
+        cache: folder of converted data.
+        out: where its files go.
+        measures: whether its speed is measured, as ``measured/NAME``.
+        reporter: is told what happens.
+
+    Raises:
+        CellError: see ``train_and_evaluate``.
+    """
+    train_and_evaluate(config, cache, out, reporter)
+    if measures:
+        model = build_model(config, data_set(config).tokenizer(cache).vocab_size)
+        found = measure(config, model)
+        reporter.metrics({f"{MEASURED}{name}": value for name, value in found.items()})
 
 
 def _needs(config: RunConfig) -> str:
     """What is to be prepared for a run: equal where it is the same."""
     return digest([to_dict(config.data), features_key(config)])
-
-
-def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that have ended by themselves: complete, pruned or failed, not those cut off."""
-    ended = study.get_trials(states=COUNTED)
-    return [trial for trial in ended if trial.number not in study.user_attrs.get(CUT_OFF, [])]

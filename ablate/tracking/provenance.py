@@ -62,7 +62,9 @@ def is_dead(process: str | None) -> bool:
     if place != _place():
         return False
     try:
-        return abs(psutil.Process(pid).create_time() - started) > 1
+        found = psutil.Process(pid)
+        ended = found.status() == psutil.STATUS_ZOMBIE  # its parent has not noticed yet
+        return ended or abs(found.create_time() - started) > 1
     except psutil.NoSuchProcess:
         return True
 

@@ -38,6 +38,7 @@ from ablate.analysis.report_tables import (
 from ablate.analysis.sentences import limits, sentences, verdict_of_the_whole
 from ablate.analysis.statistics.scores import Scores, ScoresError
 from ablate.analysis.tables import Estimate, Number, Titled, render
+from ablate.analysis.tuned_tables import both_table, both_title, chosen_table, chosen_title
 
 HERE = Path(__file__).parent
 MOST_CATEGORIES = 24
@@ -100,6 +101,7 @@ def page(findings: Findings, extras: Extras | None = None) -> str:
         _comparisons(findings),
         _trade_offs(findings),
         _effects(findings),
+        _own_best(findings),
         _seeds(findings),
         _curves(findings, extras),
         _categories(findings),
@@ -195,6 +197,24 @@ def _effects(findings: Findings) -> Section:
                 f"{each.title}: each axis averaged over the others, and their interactions.",
             )
     section.tabulate("Effects, in points", effects_table(findings))
+    return section
+
+
+def _own_best(findings: Findings) -> Section:
+    """The comparison of each variant at its own best values, where they were tuned."""
+    section = Section("At each variant's own best")
+    tuned = findings.tuned
+    if tuned is None:
+        section.tabulate(chosen_title(findings), chosen_table(findings))
+        return section
+    section.tabulate(both_title(findings), both_table(findings))
+    section.tabulate(chosen_title(tuned), chosen_table(tuned))
+    for number, each in enumerate(tuned.conclusions):
+        if each.comparisons:
+            section.draw(
+                figures.forest(tuned, each, len(findings.conclusions) + number),
+                f"{each.title}: points above {tuned.base}, each at its own best values.",
+            )
     return section
 
 

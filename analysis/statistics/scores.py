@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,13 @@ class Scores:
         if variant not in self.variants:
             raise ScoresError(f"variant: no {variant!r}; known: {', '.join(self.variants)}")
         return self.variants.index(variant)
+
+    def of_seeds(self, seeds: Iterable[Any]) -> Scores:
+        """The scores of some seeds, of all variants; those that are not there are left out."""
+        wanted = set(seeds)
+        there = [seed in wanted for seed in self.seeds]
+        kept = tuple(seed for seed in self.seeds if seed in wanted)
+        return replace(self, seeds=kept, values=self.values[:, there])
 
     def only(self, variants: Iterable[str]) -> Scores:
         """The scores of some variants, in the given order."""

@@ -91,6 +91,19 @@ def seeds_to_find(
     return found
 
 
+def smallest_difference(judge: Judge, base: str, target: float = POWER) -> float | None:
+    """The least true difference from the base that every comparison finds with such a power.
+
+    Of variants that enter the pooled error; None where none is compared.
+    """
+    scores = judge.scores
+    made = judge.estimates(against(scores.index(base), len(scores.variants)))
+    judged = np.array([v not in judge.apart for v in scores.variants if v != base])
+    if made is None or not judged.any():
+        return None
+    return float(_needed(made, target)[judged].max())
+
+
 def _needed(made: Contrasts, target: float) -> np.ndarray:
     """The differences that would be found with a power of ``target``, (..., k)."""
     for_power = made.weighted(

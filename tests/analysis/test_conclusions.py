@@ -11,6 +11,7 @@ import pytest
 
 from ablate.analysis.conclusions import PROBABILITY, Findings, base_variant, conclude, points
 from ablate.analysis.evidence import Evidence
+from ablate.analysis.report_tables import scores_table
 from ablate.analysis.results import ResultsError
 from ablate.analysis.sentences import limits, sentences, verdict_of_the_whole
 from tests.analysis.planted import drawn, records
@@ -283,3 +284,30 @@ def test_points_are_plain() -> None:
         "10 points",
         "0 points",
     ]
+
+
+def test_axes_varied_one_at_a_time_are_compared_with_the_base_alone() -> None:
+    labels = {
+        "base": {"connector": "mlp", "train.lr": "0.001"},
+        "msc": {"connector": "msc", "train.lr": "0.001"},
+        "train.lr=0.01": {"connector": "mlp", "train.lr": "0.01"},
+        "whole": {"connector": "msc", "train.lr": "0.01"},
+    }
+    made = drawn(dict.fromkeys(labels, 0.7), seeds=3)
+    plan = {"baseline": labels["msc"], "mode": "one-at-a-time"}
+    found = conclude(evidence(made, labels=labels, plan=plan))
+    assert found.base == "msc"
+    assert len(accuracy(found).comparisons) == 3
+    assert accuracy(found).effects == []  # though these happen to be a full product
+    assert any("each axis was varied by itself" in line for line in limits(found))
+    table = scores_table(found)
+    assert list(table.columns[:3]) == ["combination", "connector", "train.lr"]
+    shown = table.iloc[1:, :3].to_numpy().tolist()
+    assert shown == [
+        ["base", "mlp", ""],
+        ["msc", "msc", "0.001"],
+        ["train.lr=0.01", "mlp", "0.01"],
+        ["whole", "", "0.01"],
+    ]
+    product = conclude(evidence(made, labels=labels, plan=plan | {"mode": "product"}))
+    assert len(accuracy(product).effects) == 3

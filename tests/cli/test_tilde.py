@@ -23,7 +23,7 @@ from ablate.data import DATASETS
 from ablate.evaluation.chat import find_model, read_image
 from ablate.models.saved import components_of, save, start_from
 from ablate.models.vlm import assemble
-from ablate.sweeping.study import storage_url
+from ablate.sweeping.study_store import storage_url
 from tests.data.support import encoded
 from tests.data.test_llava import record, source
 from tests.support import BASE, ablate, write

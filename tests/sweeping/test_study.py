@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ablate.analysis.connect import tracking_uri
 from ablate.analysis.results import load_sweep
 from ablate.processes.executors import Handler, Task
 from ablate.processes.messages import Done, Metrics, Started, Validated
-from ablate.sweeping import study
+from ablate.sweeping import study, study_end, study_store
 from ablate.sweeping.plan import plan_sweep
 from ablate.tracking.store import Tracker
 from tests.data.support import encoded
@@ -38,6 +39,12 @@ STUDY = {
     "evaluate": {"split": "validation"},
     "measure": {"what": []},
 }
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes seconds; one test does."""
+    monkeypatch.setattr(study, "keep_plots", lambda plan, of: [])
 
 
 def is_made(database: Path) -> bool:
@@ -107,15 +114,17 @@ def outcomes(values: list[float]) -> Any:
     """A stand-in for ``execute``: the trials' token accuracies, which are their objectives too."""
     left = iter(values)
 
-    def execute(tasks: list[Task], jobs: int, handle: Handler, meanwhile: Any = None) -> None:
-        (task,) = tasks
-        accuracy = next(left)
-        handle(task, Started())
-        found = {"validation/loss": 1 - accuracy, "validation/token_accuracy": accuracy}
-        handle(task, Metrics(found, 1))
-        if handle(task, Validated(1, found)):
-            handle(task, Metrics({"easy-vqa/accuracy": accuracy, "seconds/train": accuracy}, None))
-        handle(task, Done())
+    def execute(tasks: Iterable[Task], jobs: int, handle: Handler, meanwhile: Any = None) -> None:
+        for task in tasks:
+            if (accuracy := next(left, None)) is None:
+                raise KeyboardInterrupt
+            handle(task, Started())
+            found = {"validation/loss": 1 - accuracy, "validation/token_accuracy": accuracy}
+            handle(task, Metrics(found, 1))
+            if handle(task, Validated(1, found)):
+                ended = {"easy-vqa/accuracy": accuracy, "seconds/train": accuracy}
+                handle(task, Metrics(ended, None))
+            handle(task, Done())
 
     return execute
 
@@ -163,7 +172,7 @@ def test_a_misspelt_objective_is_refused_and_the_corrected_file_accepted(
     (line,) = capsys.readouterr().err.splitlines()
     assert "tune.yaml: objective: a trial reports no 'easy-vqa/acuracy'; did you mean" in line
     assert not runs("trial")
-    assert not trials(house)
+    assert [t.state for t in trials(house)] == [TrialState.WAITING]
     write(house / "tune.yaml", STUDY | {"direction": "minimize"})
     assert ablate("study", "tune.yaml") == 0
     assert len(trials(house)) == 4
@@ -180,10 +189,9 @@ def test_a_study_without_a_result_may_be_another(
     monkeypatch.setattr(study, "execute", outcomes([]))
     search = {"train.weight_decay": {"choices": [0.1, 0.2]}}
     write(house / "tune.yaml", STUDY | {"search": search})
-    with pytest.raises(StopIteration):
-        ablate("study", "tune.yaml")
+    assert ablate("study", "tune.yaml") != 0
     monkeypatch.setattr(study, "execute", outcomes([0.5, 0.4]))
-    monkeypatch.setattr(study, "is_dead", lambda process: True)
+    monkeypatch.setattr(study_store, "is_dead", lambda process: True)
     search = {"train.weight_decay": {"low": 0.0, "high": 1.0}}
     changed = {"search": search, "trials": 2, "direction": "minimize", "pruned_by": None}
     write(house / "tune.yaml", STUDY | changed)
@@ -199,14 +207,7 @@ def test_a_trial_whose_values_cannot_stand_together_fails_alone(
     house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(study, "execute", outcomes([0.5] * 20))
-    search = {
-        "connector": {"choices": ["mlp", "linear"]},
-        "connector.args.depth": {"low": 2, "high": 3},
-    }
-    base = STUDY | {"search": search, "trials": 8, "pruned_by": None}
-    write(house / "tune.yaml", base)
-    assert ablate("study", "tune.yaml") == 2
-    assert "connector.args.depth" in capsys.readouterr().err
+    base = STUDY | {"trials": 8, "pruned_by": None}
     ok = {"train.batch_size": {"low": 4, "high": 6}, "train.accumulate": {"choices": [1, 2]}}
     write(house / "tune.yaml", base | {"search": ok})
     assert ablate("study", "tune.yaml") == 0
@@ -251,10 +252,10 @@ def test_the_best_of_what_was_held_out_is_scored_on_the_rest(
     for name in names:
         (root / "val" / name).write_bytes(encoded(9, "jpeg"))
 
-    def execute(tasks: list[Task], jobs: int, handle: Handler, meanwhile: Any = None) -> None:
-        (task,) = tasks
-        for message in (Started(), Metrics({"vizwiz/accuracy": 0.5}, None), Done()):
-            handle(task, message)
+    def execute(tasks: Iterable[Task], jobs: int, handle: Handler, meanwhile: Any = None) -> None:
+        for task in tasks:
+            for message in (Started(), Metrics({"vizwiz/accuracy": 0.5}, None), Done()):
+                handle(task, message)
 
     monkeypatch.setattr(study, "execute", execute)
     evaluate = {"benchmarks": ["vizwiz"]}
@@ -265,3 +266,67 @@ def test_the_best_of_what_was_held_out_is_scored_on_the_rest(
     assert "# vizwiz's validation items, which chose it, are a part of its test items" in text
     assert yaml.safe_load(text)["evaluate"] == {"benchmarks": ["vizwiz"], "split": "rest"}
     assert plan_sweep(house / "tune-best.yaml").cells[0].config.evaluate.split == "rest"
+
+
+def test_a_front_with_its_base_files_and_plots(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "keep_plots", study_end.keep_plots)
+
+    def execute(tasks: Iterable[Task], jobs: int, handle: Handler, meanwhile: Any = None) -> None:
+        for number, task in enumerate(tasks):
+            handle(task, Started())
+            found = {"easy-vqa/accuracy": 0.1 * number, "measured/prefill_ms": (number - 2.0) ** 2}
+            handle(task, Metrics(found, None))
+            handle(task, Done())
+
+    monkeypatch.setattr(study, "execute", execute)
+    objectives = {"easy-vqa/accuracy": "maximize", "measured/prefill_ms": "minimize"}
+    values = STUDY | {"objectives": objectives, "trials": 5, "measure": {"what": ["prefill"]}}
+    write(house / "tune.yaml", values)
+    assert ablate("study", "tune.yaml", "--jobs", "2") == 2
+    assert "--jobs: a speed is an objective" in capsys.readouterr().err
+    assert ablate("study", "tune.yaml") == 0
+    printed = capsys.readouterr().out
+    assert "no trial is better in easy-vqa/accuracy and measured/prefill_ms than any" in printed
+    files = sorted(path.name for path in house.glob("tune-front-*.yaml"))
+    assert files == [f"tune-front-{number}.yaml" for number in (2, 3, 4)]
+    front = yaml.safe_load((house / "tune-front-2.yaml").read_text())
+    assert front["train"]["lr"] == trials(house)[2].params["train.lr"]
+    assert "importances for easy-vqa/accuracy: " in printed
+    (parent,) = runs("study")
+    assert parent.data.metrics == {
+        "easy-vqa/accuracy": pytest.approx(0.4),
+        "measured/prefill_ms": 0.0,
+    }
+    drawn = {path.stem for path in (house / "tune-plots").iterdir()}
+    assert {"front", "optimization-history-1", "slice-2"} <= drawn
+
+
+def test_the_end_says_what_the_search_has_gained(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "execute", outcomes([0.5, 0.9, 0.3, 0.2]))
+    write(house / "tune.yaml", STUDY | {"pruned_by": None})
+    assert ablate("study", "tune.yaml") == 0
+    printed = capsys.readouterr().out
+    assert "best: trial 1, 0.9000" in printed
+    assert "the base itself (trial 0): 0.5000" in printed
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_one_is_killed(house: Path) -> None:
+    write(house / "tune.yaml", STUDY | {"trials": 8, "pruned_by": None})
+    one, two = (start(house, "study", "tune.yaml") for _ in range(2))
+    wait_for(lambda: sum(t.state.is_finished() for t in trials(house)) > 2, 240)
+    one.send_signal(signal.SIGKILL)
+    two.wait(timeout=300)
+    assert ablate("study", "tune.yaml", "--jobs", "2") == 0
+    found = trials(house)
+    ended = [t for t in found if t.state is TrialState.COMPLETE]
+    assert len(ended) == 8
+    assert {t.state for t in found} <= {TrialState.COMPLETE, TrialState.FAIL}
+    # What the killed process was at is tried again, with the same settings.
+    for cut_off in (t for t in found if t.state is TrialState.FAIL):
+        assert cut_off.params in [t.params for t in ended]
+    assert "RUNNING" not in {run.info.status for run in runs("trial") + runs("study")}

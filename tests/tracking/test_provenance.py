@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from ablate.tracking import provenance
-from ablate.tracking.provenance import NOT_READ, environment, git_state
+from ablate.tracking.provenance import NOT_READ, environment, git_state, is_dead, this_process
 
 LATIN_1 = b"caf\xe9\n"
 
@@ -110,3 +112,17 @@ def test_a_machine_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     found = environment()
     why = f"{NOT_READ}: RuntimeError: the driver is too old"
     assert found["gpus"] == found["memory_gib"] == why
+
+
+def test_a_process_that_ended_is_dead_though_its_parent_has_not_noticed() -> None:
+    place, _, _ = json.loads(this_process())
+    with subprocess.Popen(["sleep", "60"]) as child:
+        started = psutil.Process(child.pid).create_time()
+        described = json.dumps([place, child.pid, started])
+        assert not is_dead(described)
+        child.kill()
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert is_dead(described)
+    assert is_dead(described)
+    assert not is_dead(this_process())
