@@ -71,9 +71,9 @@ def _(samples: Subset) -> list[list[str]]:
 
 @image_names.register
 def _(samples: AnnotatedItems) -> list[list[str]]:
-    pictures = {item.picture for item in samples.items} - {None}
-    names = {picture: _name(picture) for picture in pictures}
-    return [[names[item.picture]] if item.picture is not None else [] for item in samples.items]
+    pictures = {item.picture for item in samples.items}
+    names = {picture: [] if picture is None else [_name(picture)] for picture in pictures}
+    return [names[item.picture] for item in samples.items]
 
 
 def _name(picture: Path | bytes) -> str:

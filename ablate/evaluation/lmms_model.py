@@ -109,7 +109,14 @@ class LmmsModel(lmms):
         if given.get("num_beams", 1) not in (None, 1):
             raise ValueError(f"num_beams is {given['num_beams']}: beam search is not had")
         chat, transform = self.chat, self.chat.model.encoder.transform
-        batch = PromptCollator(chat.tokenizer, chat.template, transform, answered=True)(samples)
+        collate = PromptCollator(
+            chat.tokenizer,
+            chat.template,
+            transform,
+            answered=True,
+            image_tokens=chat.model.connector.num_output_tokens,
+        )
+        batch = collate(samples)
         longest = int((batch["right_labels"] != IGNORE_INDEX).sum(1).max())
         how = {
             "max_new_tokens": given.get("max_new_tokens") or longest,

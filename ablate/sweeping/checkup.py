@@ -20,7 +20,7 @@ from ablate.cores import cores_here
 from ablate.data.caches import KINDS, OTHERS, UNUSED_DAYS, Entry, unused
 from ablate.errors import StoreError
 from ablate.models.devices import device_here, precision
-from ablate.sweeping.study import storage_url
+from ablate.sweeping.study_store import storage_url
 from ablate.tracking.provenance import MATTER, versions
 from ablate.units import GIB, in_words
 

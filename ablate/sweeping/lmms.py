@@ -20,7 +20,7 @@ from ablate.evaluation.chat import open_chat
 from ablate.evaluation.kept_models import saved_model
 from ablate.models.generation import GREEDY
 from ablate.sweeping.chosen import Chosen
-from ablate.sweeping.run import NOT_TRAINED, weights_not_kept
+from ablate.sweeping.outcome import NOT_TRAINED, weights_not_kept
 from ablate.tracking.names import folder_name
 from ablate.tracking.store import Tracker
 
@@ -95,7 +95,7 @@ def lmms_model(folder: Path, batch_size: int) -> Any:
     """A saved model, as lmms-eval takes it; raises as ``open_chat``."""
     from ablate.evaluation.lmms_model import LmmsModel
 
-    return LmmsModel(open_chat(folder, None, 0, GREEDY), batch_size)
+    return LmmsModel(open_chat(folder, (), 0, GREEDY), batch_size)
 
 
 def _task_of(path: Path) -> str:

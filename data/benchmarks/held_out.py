@@ -107,7 +107,9 @@ def _marks(samples: Samples[Sample]) -> list[str]:
     if isinstance(samples, WeightedSamples):
         parts = [_marks(part) for part in samples.samples]
         return [parts[p][i] for p, i in map(samples.place, range(len(samples)))]
-    names = None if isinstance(samples, ShardDataset) else image_names(samples)
-    marks = samples.image_marks() if names is None else [" ".join(own) for own in names]
+    if isinstance(samples, ShardDataset):
+        marks = samples.image_marks()
+    else:
+        marks = [" ".join(own) for own in image_names(samples)]
     read = question_reader(samples) or samples.__getitem__
     return [mark or read(i).id for i, mark in enumerate(marks)]
