@@ -98,10 +98,11 @@ def sweep(
         return run_plan(part, wishes, console, jobs, strict)
 
     failed: dict[str, str] = {}
-    waiting = False
+    waiting, in_parts = False, automatic is not None or tuning is not None
     for outcome in Parts(sweep_file, automatic, tuning, run, tracker.uri, console).run_all(rerun):
         tell_end(outcome, "run", console)
-        failed |= {f"{outcome.title}: {name}": why for name, why in outcome.failed.items()}
+        of = f"{outcome.title}: " if in_parts else ""
+        failed |= {f"{of}{name}": why for name, why in outcome.failed.items()}
         waiting = waiting or bool(outcome.waiting)
     end_with(failed, console)
     if waiting:

@@ -176,7 +176,7 @@ class SweepRun:
             dispatch = self._dispatch(out)
             with self._recording(dispatch, out):
                 take = partial(dispatch.take_measuring, trained, False)
-                self._execute("measure", cells, take, 1)
+                self._execute("measure", list(cells), take, 1)
         names = [cell.name for cell in cells]
         self.outcome.finished = [name for name in names if name not in self.outcome.failed]
         return self.outcome

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.components.interpreted import check_interpreted
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 
 
+@pytest.mark.slow  # a minute, and tests/gpu has the same
 def test_fused_step_equals_the_plain_one() -> None:
     check_interpreted("tests.components.interpreted_step", TOLERANCE, 8)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ablate.data.samples import Sample, Turn, image_keys
+from ablate.data.samples import Sample, Turn, image_key
 from ablate.data.shards import Record
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def record(number: int) -> Record:
 
 def recorded(sample: Sample) -> dict[str, Any]:
     """What results keep of a sample."""
-    return sample.record(image_keys([sample])[0])
+    return sample.record([image_key(each) for each in sample.images])
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:

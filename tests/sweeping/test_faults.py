@@ -130,7 +130,8 @@ def test_a_shard_deleted_in_mid_run(
 def test_a_sweep_ends_after_its_hours_and_goes_on(
     house: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(house / "hours.yaml", {"base": "base.yaml", "measure": {"what": []}})
+    train = {"max_steps": 600, "epochs": 1000}  # not over before it is told to end
+    write(house / "hours.yaml", {"base": "base.yaml", "measure": {"what": []}, "train": train})
     assert ablate("sweep", "hours.yaml", "--max-hours", "0") == 3
     assert "0 failed, 1 waiting" in capsys.readouterr().out
     assert "RUNNING" not in {run.info.status for run in runs("cell") + runs("sweep")}
