@@ -130,7 +130,9 @@ def answers_to(
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What of a batch the model is given."""
     tensors = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
-    options = [to_device(option, device) for option in batch.get("options", ())]
+    options = [
+        tuple(to_device(each, device) for each in option) for option in batch.get("options", ())
+    ]
     return {**tensors, "pixels": to_device(batch["pixels"], device), "options": options}
 
 
@@ -152,7 +154,7 @@ def read_once(model: VisionLanguageModel, batch: dict[str, Any], how: dict[str, 
 def answers_of(batch: dict[str, Any]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """Ids, labels and ``placed`` of the right answers, and of the options."""
     right = (batch["right_ids"], batch["right_labels"], batch["right_placed"])
-    return [right, *batch["options"]]
+    return [right, *batch.get("options", ())]
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ def chat(cache: Path) -> Chat:
     run = config()
     model, _ = answered(run, cache, Several())
     dataset = data_set(run)
-    return Chat(model, dataset.tokenizer(cache), dataset.template, image(1), max_new_tokens=6)
+    return Chat(model, dataset.tokenizer(cache), dataset.template, [image(1)], max_new_tokens=6)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_the_planned_seeds_may_be_enough() -> None:
 
 def test_a_smaller_effect_takes_more_seeds() -> None:
     judge = Judge(sweep([0.6, 0.6, 0.6], spread=0.03, noise=0.02, images=500))
-    few, many = (second_stage(judge, "a", effect, most=10_000) for effect in (0.2, 0.1))
+    few, many = (second_stage(judge, "a", effect, most=10_000) for effect in (0.1, 0.05))
     assert few.reached
     assert 2 * few.seeds < many.seeds
 
