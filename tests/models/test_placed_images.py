@@ -113,7 +113,7 @@ def test_answers_are_those_of_each_row_alone(backbone: str) -> None:
 
     def answers(samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         how = {"max_new_tokens": 5, "stop_ids": []}
-        made, likely = read_anew(vlm, collate(samples), how)
+        made, (likely,) = read_anew(vlm, collate(samples), how)
         return made.tokens, made.first_logits, likely
 
     together = answers(SAMPLES)
