@@ -24,7 +24,7 @@ from ablate.tracking.store import PROCESS, Tracker
 from ablate.training.checkpoints import CHECKPOINT
 from tests.support import BASE
 from tests.tracking.test_beats import elsewhere
-from tests.tracking.test_claims import dead
+from tests.tracking.test_step_claims import dead
 
 STEP = "evaluate/easy-vqa"
 
