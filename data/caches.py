@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ablate.data.convert import CONVERSION
+from ablate.data.prepared import bytes_in
 
 DAY = 24 * 3600
 UNUSED_DAYS = 30
@@ -60,13 +60,13 @@ class Entry:
 def entries(cache: Path) -> list[Entry]:
     """All that the cache holds."""
     found = [
-        Entry(kind, path, _bytes_in(path), path.stat().st_mtime, leftover)
+        Entry(kind, path, bytes_in(path), path.stat().st_mtime, leftover)
         for kind, patterns in KINDS.items()
         for pattern in patterns
         for path, leftover in _matching(cache, pattern)
     ]
     known = sum(entry.size for entry in found)
-    rest = _bytes_in(cache) - known
+    rest = bytes_in(cache) - known
     return [*found, Entry(OTHERS, cache, rest, time.time())] if rest > 0 else found
 
 
@@ -133,12 +133,3 @@ def remove(entry: Entry) -> bool:
         lock.unlink(missing_ok=True)
         return True
     return False
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):  # removed meanwhile
-                total += Path(root, name).lstat().st_size
-    return total

@@ -19,6 +19,7 @@ from ablate.data.json_lines import parse_json_lines
 from ablate.data.llava_images import ImageFormat, read_image
 from ablate.data.llava_records import (
     BadRecordError,
+    conversations,
     image_names,
     read_records,
     read_turns,
@@ -27,7 +28,7 @@ from ablate.data.llava_records import (
     record_lines,
 )
 from ablate.data.prepared import prepare_once
-from ablate.data.samples import Sample, Turn
+from ablate.data.samples import Sample
 from ablate.data.shards import Record, ShardInfo, read_index, write_index, write_shard
 from ablate.data.templates import TemplateName, get_template
 from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files
@@ -238,7 +239,8 @@ class Conversion:
             if progress is not None:
                 progress(done, len(records))
 
-        _run(directory, list(self._chunks(records)), workers, handle)
+        held = held_out(records, self.options.validation_every)
+        _run(directory, list(self._chunks(records, held)), workers, handle)
         ordered = [results[key] for key in sorted(results)]
         problems = self._located([p for result in ordered for p in result.problems])
         if not any(result.shard.samples for result in ordered):
@@ -248,24 +250,22 @@ class Conversion:
         (directory / PROBLEMS).write_text(lines, "utf-8")
         told = _told(directory) | {"skipped": sum(result.skipped for result in ordered)}
         (directory / CONVERSION).write_text(json.dumps(told))
-        self._write_tokenizer(directory, records)
+        self._write_tokenizer(
+            directory, [r for r, out in zip(records, held, strict=True) if not out]
+        )
         for split in SPLITS:
             (directory / split).mkdir(exist_ok=True)
             shards = [results[key].shard for key in sorted(results) if key[0] == split]
             write_index(directory / split, shards)
         return sum(result.shard.samples for result in ordered if not result.resumed)
 
-    def _chunks(self, records: Sequence[Any]) -> Iterator[Chunk]:
-        held = self._held_out(records)
+    def _chunks(self, records: Sequence[Any], held: Sequence[bool]) -> Iterator[Chunk]:
         for split in SPLITS:
             wanted = split == "validation"
             mine = [(i, r) for i, r in enumerate(records) if held[i] == wanted]
             for number, start in enumerate(range(0, len(mine), PER_SHARD)):
                 chunk = mine[start : start + PER_SHARD]
                 yield Chunk(split, number, chunk, self.images, self.options)
-
-    def _held_out(self, records: Sequence[Any]) -> list[bool]:
-        return held_out(records, self.options.validation_every)
 
     def _located(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems in order, with their lines."""
@@ -280,24 +280,15 @@ class Conversion:
             "mend them, or leave such records out (bad: skip; --on-error skip)"
         )
 
-    def _write_tokenizer(self, directory: Path, records: Sequence[Any]) -> None:
+    def _write_tokenizer(self, directory: Path, training: Sequence[Any]) -> None:
         given = self._given_tokenizer()
         if given is not None:
             Tokenizer.load(given).save(directory / TOKENIZER)
             return
 
-        def conversations() -> Iterator[tuple[list[Turn], bool]]:
-            for record, held in zip(records, self._held_out(records), strict=True):
-                if held:
-                    continue
-                try:
-                    names = image_names(record)
-                    yield read_turns(record, len(names)), bool(names)
-                except BadRecordError:
-                    continue  # reported with the shard it would be in
-
-        template = get_template(self.options.template)
-        tokenizer = train_for(template, conversations(), "bpe", self.options.vocab_size)
+        template, size = get_template(self.options.template), self.options.vocab_size
+        # Bad records are reported with the shards they would be in.
+        tokenizer = train_for(template, conversations(training), "bpe", size)
         tokenizer.save(directory / TOKENIZER)
 
 

@@ -87,7 +87,10 @@ class FeatureTable:
 
 
 def image_transform(
-    samples: Samples[Any], transform: Transform, features: Path | None
+    samples: Samples[Any],
+    transform: Transform,
+    features: Path | None,
+    names: list[list[str]] | None = None,
 ) -> Transform:
     """How the images of some samples reach a model: as stored features, or else as pixels.
 
@@ -95,9 +98,10 @@ def image_transform(
         samples: what is to be read.
         transform: image to pixels, the encoder's.
         features: a folder of tables, named by ``table_of``; None to take pixels.
+        names: ``image_names`` of the samples, in any order, where they are known already.
     """
     if features is not None and features.exists():
-        table = features / table_of(image_names(samples))
+        table = features / table_of(image_names(samples) if names is None else names)
         if table.exists():
             return FeatureTable(table)
     return transform

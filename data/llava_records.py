@@ -22,7 +22,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from ablate.data.samples import Turn
 
 JSON_LINES = ".jsonl"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (".json", JSON_LINES, *DELIMITERS)
+"""Of the files that are read."""
 IMAGE_TOKEN = "<image>"
 IMAGE_KEYS = (
     "image",
@@ -250,6 +252,16 @@ def read_turns(record: Any, images: int | None = None) -> list[Turn]:
     beginning = "\n".join(text for text in [*system, *opening] if text)
     questions = [beginning, *questions]
     return [placed_turn(q, a) for q, a in zip(questions, answers, strict=True)]
+
+
+def conversations(records: Iterable[Any]) -> Iterator[tuple[list[Turn], bool]]:
+    """The turns of each record, and whether it is about an image; without those that are bad."""
+    for record in records:
+        try:
+            names = image_names(record)
+            yield read_turns(record, len(names)), bool(names)
+        except BadRecordError:
+            continue
 
 
 def _without_images(text: str) -> str:

@@ -19,12 +19,11 @@ from ablate.data.convert import Chunk, ConvertOptions, read_record
 from ablate.data.llava_records import (
     IMAGE_TOKEN,
     BadRecordError,
-    image_names,
+    conversations,
     read_records,
-    read_turns,
 )
 from ablate.data.placement import IMAGE_INDEX
-from ablate.data.samples import Sample, Turn
+from ablate.data.samples import Sample
 from ablate.data.shards import decode_stored
 from ablate.data.subsets import evenly_spread
 from ablate.data.templates import TemplateName, get_template
@@ -132,7 +131,7 @@ def of_records(
     """
     records, options = read_records(table), ConvertOptions(template=template)
     written = get_template(template)
-    tokenizer = train_for(written, _readable(records), "bpe", options.vocab_size)
+    tokenizer = train_for(written, conversations(records), "bpe", options.vocab_size)
     chosen = evenly_spread(len(records), count)
     chunk = Chunk("train", 0, [], images.absolute(), options)
     return len(records), (
@@ -146,23 +145,13 @@ def _none(image: Image.Image) -> Any:
     raise AssertionError("no pixels are asked for")
 
 
-def _readable(records: Sequence[Any]) -> Iterator[tuple[list[Turn], bool]]:
-    for record in records:
-        try:
-            names = image_names(record)
-            yield read_turns(record, len(names)), bool(names)
-        except BadRecordError:
-            continue
-
-
 def _of_record(index: int, record: Any, chunk: Chunk, collate: TrainCollator) -> Look:
     try:
         read = read_record(index, record, chunk)
     except BadRecordError as error:
         return Look(f"record {index}", (), (), {}, str(error))
     assert read is not None  # text alone is kept
-    files = [] if read.image is None else [read.image, *read.further_images]
-    return look(read.samples[0].showing([decode_stored(file) for file in files]), collate)
+    return look(read.samples[0].showing(list(map(decode_stored, read.images))), collate)
 
 
 def page(title: str, about: str, looks: Sequence[Look]) -> str:

@@ -57,6 +57,16 @@ def mark_used(directory: Path) -> None:
         os.utime(directory)
 
 
+def bytes_in(folder: Path) -> int:
+    """What the files below a folder take; those that are removed meanwhile do not count."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(root, name).lstat().st_size
+    return total
+
+
 class ShardedDataSet(DataSet):
     """A data set that is converted into a directory of shards a split, and a tokenizer.
 

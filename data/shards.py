@@ -55,6 +55,11 @@ class Record:
     samples: Sequence[Sample]
     further_images: Sequence[bytes] = ()
 
+    @property
+    def images(self) -> list[bytes]:
+        """All images, in order."""
+        return [] if self.image is None else [self.image, *self.further_images]
+
 
 @dataclass
 class ShardInfo:
@@ -113,12 +118,11 @@ def write_shard(directory: Path, number: int, records: Iterable[Record]) -> Shar
         for i, record in enumerate(records):
             text = json.dumps([sample_to_json(s) for s in record.samples], ensure_ascii=False)
             entry: dict[str, Any] = {"__key__": f"{i:08d}", "json": text.encode()}
-            images = [] if record.image is None else [record.image, *record.further_images]
-            for number, image in enumerate(images):
+            for number, image in enumerate(record.images):
                 entry[(f"{number:04d}." if number else "") + _extension(image)] = image
             writer.write(entry)
             counts.append(len(record.samples))
-            crcs.append([zlib.crc32(data) for data in (entry["json"], *images)])
+            crcs.append([zlib.crc32(data) for data in (entry["json"], *record.images)])
     table = _table(tar, counts, crcs)
     np.save(tar.with_suffix(".npy"), table, allow_pickle=False)
     table_sha256 = _sha256(tar.with_suffix(".npy"))

@@ -186,17 +186,16 @@ def evaluate(
 
 def evaluate_by_lmms_eval(what: str, overrides: list[str], given: list[str]) -> None:
     """Score trained cells on lmms-eval's tasks, log that to their runs, and print it."""
-    import tempfile
-
     from ablate.sweeping.chosen import choose
     from ablate.sweeping.lmms import LmmsTasks, score
+    from ablate.sweeping.scratch import scratch
     from ablate.tracking.store import Tracker
 
     console = terminal()
     chosen = choose(what, overrides, ["evaluate.benchmarks=[]"], cache_folder())
     tasks = LmmsTasks([name for names in given for name in names.split(",")])
-    with tempfile.TemporaryDirectory(prefix="ablate-") as out:
-        outcome = score(chosen, tasks, Tracker(), Path(out))
+    with scratch() as out:
+        outcome = score(chosen, tasks, Tracker(), out)
     for cell, found in outcome.scores.items():
         for task, metrics in found.items():
             for name, value in metrics.items():

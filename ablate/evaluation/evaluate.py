@@ -41,9 +41,10 @@ def evaluate(
     """
     tokenizer = dataset.tokenizer(cache)
     samples: Any = benchmark.chosen(cache, config.evaluate.split, config.evaluate.limit)
-    order = by_image(image_names(samples))
+    names = image_names(samples)
+    order = by_image(names)
     samples = Subset(samples, order)
-    transform = image_transform(samples, model.encoder.transform, features)
+    transform = image_transform(samples, model.encoder.transform, features, names)
     choices = benchmark.choices or ()
     collate = PromptCollator(
         tokenizer,

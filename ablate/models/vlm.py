@@ -105,14 +105,13 @@ class VisionLanguageModel(nn.Module):
         text = self.backbone.embed(input_ids)
         if pixels is None:
             return text, None
+        # Not the other way: under autocast the tokens that are decoded are as embedded, too.
+        image = self.image_tokens(pixels).to(text.dtype)
         if placed is not None:
-            image = self.image_tokens(pixels).to(text.dtype)
             if image_of is not None:
                 image = image.index_select(0, image_of)
             both = text.flatten(0, 1).index_copy(0, placed, image.flatten(0, 1))
             return both.view_as(text), None
-        # Not the other way: under autocast the tokens that are decoded are as embedded, too.
-        image = self.image_tokens(pixels).to(text.dtype)
         if len(image) == len(text):
             return torch.cat([image, text], dim=1), None
         assert has_image is not None

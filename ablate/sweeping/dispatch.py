@@ -21,7 +21,6 @@ from ablate.sweeping.jobs import (
     again,
     is_scored,
     missing_steps,
-    runs_held,
     scoring_keys,
 )
 from ablate.sweeping.outcome import AGAIN, NOT_TRAINED, Outcome, weights_not_kept
@@ -96,7 +95,7 @@ class Dispatch:
         self._stages: set[str] = set()
         """Those that are still to be trained."""
         self._fetched: dict[str, Path] = {}
-        runs = runs_held(tracker)
+        runs = tracker.runs_held()
         self._known = {run.info.run_id for run in runs}
         self._before: dict[str, list[Run]] = {}
         for run in runs:

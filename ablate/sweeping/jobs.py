@@ -23,8 +23,6 @@ from ablate.tracking.names import legal_name
 from ablate.tracking.store import Tracker
 
 Kind = Literal["stage", "train", "evaluate", "measure"]
-STAGE = "stage"
-"""The kind of runs that are an earlier stage of cells."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,9 @@ def default_jobs(config: RunConfig) -> int:
     return len(gpus()) or max(1, cores_here() // config.train.threads)
 
 
-def runs_held(tracker: Tracker) -> list[Run]:
-    """The runs of cells and of their earlier stages, of any sweep."""
-    return [*tracker.search(kind="cell"), *tracker.search(kind=STAGE)]
-
-
 def held_steps(tracker: Tracker) -> HeldSteps:
     """The steps that the store's cells and their earlier stages hold, of any sweep."""
-    return HeldSteps(runs_held(tracker))
+    return HeldSteps(tracker.runs_held())
 
 
 def missing_steps(steps: Steps, held: HeldSteps, prefix: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ablate.config.shipped import find_file
 from ablate.data.convert import ConvertOptions, trained_for
 from ablate.data.converted import Shards
 from ablate.data.lengths import no_pixels
-from ablate.data.llava_records import DELIMITERS
+from ablate.data.llava_records import SUFFIXES
 from ablate.data.look import Look, of_records, spread
 from ablate.data.templates import TemplateName
 from ablate.data.text import TrainCollator
@@ -31,7 +31,6 @@ from ablate.tracking.described import find_runs
 from ablate.training.fit import training_samples
 from ablate.training.lengths import collator
 
-RECORDS = (".json", ".jsonl", *DELIMITERS)
 DEFAULT = ConvertOptions.template
 
 
@@ -67,7 +66,7 @@ def looked_at(given: str, written: Written, count: int, cache: Path) -> tuple[st
     template: Any = written.template or trained_for(path) or DEFAULT
     how = f"as {template} writes them, max_length {written.max_length:,}"
     try:
-        if path.is_file() and path.suffix in RECORDS:
+        if path.is_file() and path.suffix in SUFFIXES:
             images = path.parent if written.images is None else written.images
             total, looks = of_records(path, images, template, written.max_length, count)
             return f"{given}: {total:,} conversations, {how}", looks

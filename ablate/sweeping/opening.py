@@ -7,13 +7,13 @@ from typing import Any
 from mlflow.entities import Run
 
 from ablate.analysis.held import EVALUATE, TRAIN, steps_of
-from ablate.sweeping.jobs import STAGE, CellJob
+from ablate.sweeping.jobs import CellJob
 from ablate.sweeping.plan import Cell, Plan
 from ablate.sweeping.states import States
 from ablate.sweeping.steps import Steps
 from ablate.tracking.names import folder_name, legal_name
 from ablate.tracking.recorder import Recorder
-from ablate.tracking.store import AXIS
+from ablate.tracking.store import AXIS, STAGE
 
 
 class Opening:

@@ -19,13 +19,12 @@ from ablate.data.convert import Conversion, ConvertOptions, Summary
 from ablate.data.converted import Shards
 from ablate.data.held_out import image_groups
 from ablate.data.lengths import no_pixels, question_reader
-from ablate.data.llava_records import read_records
+from ablate.data.llava_records import SUFFIXES, read_records
 from ablate.data.survey import Survey, survey
 from ablate.data.templates import TemplateName
 from ablate.data.text import TrainCollator
 from ablate.units import GIB
 
-TABLES = (".json", ".jsonl", ".csv", ".tsv")
 TEMPLATE: TemplateName = "plain"
 VOCABULARY = 4096
 IMAGE_SIDE, KEPT_SIDE = 64, 128
@@ -78,10 +77,10 @@ def find_table(given: Path) -> Path:
         return given
     if not given.is_dir():
         raise ValueError(f"no file or folder at {given}")
-    found = sorted(path for path in given.iterdir() if path.suffix in TABLES and path.is_file())
+    found = sorted(path for path in given.iterdir() if path.suffix in SUFFIXES and path.is_file())
     if len(found) != 1:
         names = ", ".join(path.name for path in found[:10]) or "none"
-        kinds = ", ".join(TABLES)
+        kinds = ", ".join(SUFFIXES)
         raise ValueError(f"{given} must hold one file of records ({kinds}), and has: {names}")
     return found[0]
 

@@ -155,7 +155,7 @@ class SweepRun:
             dispatch = self._dispatch(out)
             with self._recording(dispatch, out):
                 take = partial(dispatch.take_scoring, trained)
-                self._execute("evaluate", list(cells), take, jobs or default_jobs(cells[0].config))
+                self._execute("evaluate", cells, take, jobs or default_jobs(cells[0].config))
         return self.outcome
 
     def measure(self, trained: dict[str, Run]) -> Outcome:
@@ -176,7 +176,7 @@ class SweepRun:
             dispatch = self._dispatch(out)
             with self._recording(dispatch, out):
                 take = partial(dispatch.take_measuring, trained, False)
-                self._execute("measure", list(cells), take, 1)
+                self._execute("measure", cells, take, 1)
         names = [cell.name for cell in cells]
         self.outcome.finished = [name for name in names if name not in self.outcome.failed]
         return self.outcome
@@ -218,7 +218,7 @@ class SweepRun:
         if not cells:
             return
         self.display.phase(kind, len(cells), at_once)
-        self._queue, self._look = cells, True
+        self._queue, self._look = list(cells), True
         execute(self._tasks(take), at_once, self._handle, self._meanwhile)
 
     def _tasks(self, take: Callable[[Cell], Taken]) -> Iterator[Task | None]:

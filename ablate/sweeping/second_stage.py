@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 from ablate.analysis.conclusions import PROBABILITY, conclude
@@ -12,6 +11,7 @@ from ablate.analysis.statistics.scores import ScoresError
 from ablate.analysis.two_stages import TwoStages, decide
 from ablate.errors import COMMAND_LINE, ConfigError
 from ablate.sweeping.plan import Plan
+from ablate.sweeping.sweep_keys import unused_seeds
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,5 @@ def decide_seeds(plan: Plan, title: str, uri: str, asked: AutomaticSeeds) -> Two
 
 def seeds_to_run(stages: TwoStages, taken: list[int]) -> list[int]:
     """The planned seeds and as many more as were decided on, the least that are not taken."""
-    unused = (seed for seed in itertools.count() if seed not in {*stages.planned, *taken})
     more = stages.seeds - len(stages.planned)
-    return [*stages.planned, *itertools.islice(unused, more)]
+    return [*stages.planned, *unused_seeds(more, {*stages.planned, *taken})]

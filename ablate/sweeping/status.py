@@ -59,7 +59,7 @@ def status(tracker: Tracker, cache: Path, name: str | None = None) -> Status:
         newest = parents(tracker.client, "sweep")
         name = newest[0].data.tags[NAME] if newest else ""
     plan, _ = read_plan(tracker.client, tracker.uri, name)
-    runs = [*tracker.search(kind="cell"), *tracker.search(kind="stage")]
+    runs = tracker.runs_held()
     owners = Claims(claims_url(tracker.uri, cache)).owners()
     found, held = Status(name), HeldSteps(runs)
     seconds = []

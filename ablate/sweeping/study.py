@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,21 +13,19 @@ from optuna.trial import Trial, TrialState
 
 from ablate.analysis.held import MEASURED
 from ablate.config.identity import digest, identity, to_dict
-from ablate.config.registries import data_set
 from ablate.config.schema import RunConfig
-from ablate.efficiency.throughput import measure
 from ablate.errors import COMMAND_LINE, CellError, ConfigError
-from ablate.models.vlm import build_model
 from ablate.processes.executors import Task, execute
 from ablate.processes.interrupts import not_held
 from ablate.processes.messages import Done, Failed, Message, Metrics, Reporter, Validated
 from ablate.sweeping.metric_names import check_objective
 from ablate.sweeping.prepare import prepare
 from ablate.sweeping.sample_checks import check_samples, prepare_data
+from ablate.sweeping.scratch import scratch, task_folder
 from ablate.sweeping.study_end import Best, keep_plots, save_best
 from ablate.sweeping.study_plan import StudyPlan
 from ablate.sweeping.study_store import StudyStore
-from ablate.sweeping.work import train_and_evaluate
+from ablate.sweeping.work import measured, train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import BEAT_SECONDS
 from ablate.tracking.recorder import Recorder
@@ -91,9 +88,9 @@ class StudyRun:
                 check_objective(metric, self.plan.config, source, self.cache)
         with (
             Recorder(self.tracker, self.display, "study", keys.name, "trial") as recorder,
-            tempfile.TemporaryDirectory(prefix="ablate-") as out,
+            scratch() as out,
         ):
-            tasks = self._tasks(store, recorder, Path(out))
+            tasks = self._tasks(store, recorder, out)
             handle = partial(self._handle, store, recorder)
             execute(tasks, jobs, handle, partial(self._meanwhile, store, recorder))
             recorder.status = "FINISHED"
@@ -126,8 +123,7 @@ class StudyRun:
             about = {"identity": identity(config), "study": self.plan.keys.name}
             recorder.start(running.name, config, **about)
             self._running[running.name] = running
-            folder = Path(tempfile.mkdtemp(dir=out))
-            arguments = (config, self.cache, folder, self._measures)
+            arguments = (config, self.cache, task_folder(out, "trial"), self._measures)
             yield Task(running.name, run_trial, arguments, config.train.threads)
 
     def _ready(self, trial: Trial, left: int) -> RunConfig:
@@ -231,8 +227,7 @@ def run_trial(
     """
     train_and_evaluate(config, cache, out, reporter)
     if measures:
-        model = build_model(config, data_set(config).tokenizer(cache).vocab_size)
-        found = measure(config, model)
+        found = measured(config, cache)
         reporter.metrics({f"{MEASURED}{name}": value for name, value in found.items()})
 
 

@@ -23,7 +23,7 @@ from ablate.config.shipped import FOLDER
 from ablate.errors import printable
 from ablate.sweeping.metric_names import benchmark_of
 from ablate.sweeping.study_plan import StudyPlan
-from ablate.sweeping.study_store import COPIED
+from ablate.sweeping.study_store import COPIED, best_first
 
 LEAST_FOR_IMPORTANCES = 4
 """Complete trials without which nothing is said of importances."""
@@ -51,7 +51,7 @@ class Best:
         """The best value of each objective."""
         found = {}
         for number, metric in enumerate(self.plan.directions):
-            found[metric] = _by(self.study, number)[0].values[number]
+            found[metric] = best_first(self.study, number)[0].values[number]
         return found
 
     def show(self, console: Console) -> None:
@@ -81,8 +81,7 @@ class Best:
         if len(metrics) > 1:
             console.print(f"no trial is better in {' and '.join(metrics)} than any of these:")
             for trial in front(self.study):
-                pairs = zip(metrics, trial.values, strict=True)
-                values = ", ".join(f"{metric} {value:.4f}" for metric, value in pairs)
+                values = _values(self.plan, trial)
                 console.print(f"  trial {trial.number}: {values}: {_settings(trial)}")
             return
         best = self.study.best_trial
@@ -105,14 +104,7 @@ class Best:
 def front(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that no other is better than in every objective, by the first objective."""
     numbers = {trial.number for trial in study.best_trials}
-    return [trial for trial in _by(study, 0) if trial.number in numbers]
-
-
-def _by(study: optuna.Study, objective: int) -> list[FrozenTrial]:
-    """Complete trials, the best in one objective first."""
-    maximize = study.directions[objective] is optuna.study.StudyDirection.MAXIMIZE
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    return sorted(complete, key=lambda t: t.values[objective], reverse=maximize)
+    return [trial for trial in best_first(study) if trial.number in numbers]
 
 
 def importances(study: optuna.Study, objectives: int) -> dict[int, dict[str, float]]:
@@ -200,10 +192,8 @@ def _save(plan: StudyPlan, trial: FrozenTrial, end: str) -> Path:
     left_out = ("evaluate.split", "train.validate_")
     written = flatten(plan.written).items()
     own = {key: value for key, value in written if not key.startswith(left_out)}
-    pairs = zip(plan.directions, trial.values, strict=True)
-    values = ", ".join(f"{metric} {value:.4f}" for metric, value in pairs)
     name = printable(plan.keys.name)  # a line break would end the comment
-    heading = f"# Best of study {name}: trial {trial.number}, {values}.\n"
+    heading = f"# Best of study {name}: trial {trial.number}, {_values(plan, trial)}.\n"
     named = (benchmark_of(metric, plan.config) for metric in plan.directions)
     held_out = [n for n in named if n is not None and run_benchmark(plan.config, n).holds_out]
     if held_out:
@@ -223,6 +213,11 @@ def _place(plan: StudyPlan, end: str) -> Path:
     """Beside the study's file; of one that ships, in the working folder."""
     ships = plan.path.resolve().is_relative_to(FOLDER.resolve())
     return (Path() if ships else plan.path.parent) / f"{plan.path.stem}{end}"
+
+
+def _values(plan: StudyPlan, trial: FrozenTrial) -> str:
+    pairs = zip(plan.directions, trial.values, strict=True)
+    return ", ".join(f"{metric} {value:.4f}" for metric, value in pairs)
 
 
 def _settings(trial: FrozenTrial) -> str:

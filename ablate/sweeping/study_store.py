@@ -215,7 +215,7 @@ class StudyStore:
                     study.add_trial(self._copied(trial, fitting[trial.number], name))
             self._say(f"{len(fitting)} of {len(complete)} trials of {name} fit, and are known")
             return
-        best = older.best_trials if len(older.directions) > 1 else _sorted(older, complete)
+        best = older.best_trials if len(older.directions) > 1 else best_first(older)
         chosen = [fitting[t.number] for t in best if t.number in fitting][:MOST_ENQUEUED]
         for values in chosen:
             study.enqueue_trial(values, skip_if_exists=True)
@@ -268,7 +268,8 @@ def _storage(try_again: Callable[[optuna.Study, FrozenTrial], None]) -> RDBStora
     raise AssertionError
 
 
-def _sorted(study: optuna.Study, complete: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials of one objective, the best first."""
-    maximize = study.direction is optuna.study.StudyDirection.MAXIMIZE
-    return sorted(complete, key=lambda t: t.value or 0.0, reverse=maximize)
+def best_first(study: optuna.Study, objective: int = 0) -> list[FrozenTrial]:
+    """Complete trials, the best in one objective first."""
+    maximize = study.directions[objective] is optuna.study.StudyDirection.MAXIMIZE
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    return sorted(complete, key=lambda t: t.values[objective], reverse=maximize)

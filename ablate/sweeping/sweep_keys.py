@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,8 +76,7 @@ def tune_seeds_of(file: RunFile[SweepKeys], compared: list[int]) -> list[int]:
     """
     keys, source = file.keys, file.source
     if "tune_seeds" not in file.given:
-        unused = (seed for seed in itertools.count(FIRST_TUNE_SEED) if seed not in compared)
-        return list(itertools.islice(unused, TUNE_SEEDS))
+        return unused_seeds(TUNE_SEEDS, compared, FIRST_TUNE_SEED)
     if not keys.tune:
         raise ConfigError(source, "tune_seeds", "goes with tune")
     if not keys.tune_seeds:
@@ -86,6 +86,12 @@ def tune_seeds_of(file: RunFile[SweepKeys], compared: list[int]) -> list[int]:
         message = f"seed {shared[0]} is one of those that are compared; tune with others"
         raise ConfigError(source, "tune_seeds", message)
     return keys.tune_seeds
+
+
+def unused_seeds(count: int, taken: Collection[int], first: int = 0) -> list[int]:
+    """The least seeds from ``first`` on that are not taken."""
+    unused = (seed for seed in itertools.count(first) if seed not in taken)
+    return list(itertools.islice(unused, count))
 
 
 def _check(seeds: list[int], key: str, source: str) -> None:

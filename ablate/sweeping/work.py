@@ -250,10 +250,15 @@ def measure_only(
         repeat: how often it was measured there before.
         reporter: is told the figures.
     """
-    vocab_size = data_set(config).tokenizer(cache).vocab_size
-    found = measure(config, build_model(config, vocab_size))
+    found = measured(config, cache)
     reporter.metrics({f"{MEASURED}{machine}/{name}": v for name, v in found.items()}, repeat)
     reporter.done(f"{MEASURE}{machine}")
+
+
+def measured(config: RunConfig, cache: Path) -> dict[str, float]:
+    """The efficiency of a run's model with its initial weights, see ``measure``."""
+    vocab_size = data_set(config).tokenizer(cache).vocab_size
+    return measure(config, build_model(config, vocab_size))
 
 
 def pretrain_encoder(config: RunConfig, cache: Path, reporter: Reporter) -> None:

@@ -43,6 +43,8 @@ from ablate.tracking.provenance import (
 
 IDENTITY, KIND, NAME = "ablate.identity", "ablate.kind", "ablate.name"
 PROCESS = "ablate.process"
+STAGE = "stage"
+"""The kind of runs that are an earlier stage of cells."""
 ERROR, LOG = "ablate.error", "ablate.log"
 """The tags that say why a run failed, and where the log of that is."""
 AXIS = "axis."
@@ -113,6 +115,10 @@ class Tracker:
         found = search(self.client, f"tags.`{KIND}` = '{kind}'")
         wanted = {f"ablate.{key}": value for key, value in tags.items()}
         return [run for run in found if wanted.items() <= run.data.tags.items()]
+
+    def runs_held(self) -> list[Run]:
+        """The runs of cells and of their earlier stages, of any sweep."""
+        return [*self.search(kind="cell"), *self.search(kind=STAGE)]
 
     def runs_of(self, identity: str) -> list[Run]:
         """The runs of a trained model: they train it, or add steps to it. Newest first."""

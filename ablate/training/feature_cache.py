@@ -7,7 +7,6 @@ weights and of what else shapes its output, and in it one table for each set of 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import pickle
@@ -30,7 +29,7 @@ from ablate.config.schema import Policy, RunConfig
 from ablate.data.base import DataSet
 from ablate.data.features import table_of, write_features
 from ablate.data.image_names import image_names
-from ablate.data.prepared import mark_used, prepare_once
+from ablate.data.prepared import bytes_in, mark_used, prepare_once
 from ablate.data.samples import Samples
 from ablate.errors import CellError, ConfigError
 from ablate.models.devices import autocast, device_here, precision, to_device
@@ -175,7 +174,7 @@ def bytes_an_image(config: RunConfig, encoder: Encoder) -> int:
 
 def _check_room(needed: int, cache: Path) -> None:
     kept = cache / FOLDER
-    used, free = _bytes_in(kept), shutil.disk_usage(cache).free
+    used, free = bytes_in(kept), shutil.disk_usage(cache).free
     if used + needed > limit():
         raise CellError(
             f"they would take {needed / GIB:.3g} GiB beside {used / GIB:.3g} GiB of others, more "
@@ -185,16 +184,6 @@ def _check_room(needed: int, cache: Path) -> None:
         raise CellError(
             f"they would take {needed / GIB:.3g} GiB, and {cache} has {free / GIB:.3g} GiB free"
         )
-
-
-def _bytes_in(directory: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(directory):
-        for name in names:
-            # Another sweep renames what it has finished.
-            with contextlib.suppress(FileNotFoundError):
-                total += Path(root, name).stat().st_size
-    return total
 
 
 @dataclass

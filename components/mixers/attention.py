@@ -187,11 +187,10 @@ class Attention(nn.Module):
         if self.d_conv == 0:
             return qkv
         before = qkv.new_zeros(len(qkv), self.d_conv - 1, self.channels)
-        if state is not None and attention_mask is not None:
-            before, qkv = after_padding(state.conv, qkv, attention_mask)
-            state.conv.copy_(last_inputs(qkv, before, self.d_conv))
-        elif state is not None:
+        if state is not None:
             before = state.conv.to(qkv.dtype, copy=True)
+            if attention_mask is not None:
+                before, qkv = after_padding(before, qkv, attention_mask)
             state.conv.copy_(last_inputs(qkv, before, self.d_conv))
         padded = torch.cat([before, qkv], dim=1)
         return self.conv1d(padded.transpose(1, 2)).transpose(1, 2)
