@@ -23,21 +23,33 @@ def _exact(values: Tensor) -> torch.dtype:
     return torch.float32 if values.device.type == "mps" else torch.float64
 
 
-class Decays(NamedTuple):
-    """The decays of one chunk of Q positions: all at most 1.
+@dataclass
+class Decays:
+    """The decays of one chunk of Q positions: all at most 1 (those of states when asked for).
 
     Attributes:
         between: from each position (last) to each later one (before it), and 1 to each earlier
             one; (Z, R, Q, Q).
-        from_start: over the positions up to each, (Z, R, Q, 1).
-        to_end: over the positions after each, (Z, R, Q, 1).
-        whole: over the chunk, (B, H, 1, 1).
+        total: the running sums of their logarithms, (Z, R, Q), in float64.
     """
 
     between: Tensor
-    from_start: Tensor
-    to_end: Tensor
-    whole: Tensor
+    total: Tensor
+
+    def from_start(self) -> Tensor:
+        """Over the positions up to each, (Z, R, Q, 1)."""
+        return self._decay(self.total)
+
+    def to_end(self) -> Tensor:
+        """Over the positions after each, (Z, R, Q, 1)."""
+        return self._decay(self.total[..., -1:] - self.total)
+
+    def whole(self, batch: int) -> Tensor:
+        """Over the chunk, (B, H, 1, 1)."""
+        return self._decay(self.total[..., -1]).view(batch, -1, 1, 1)
+
+    def _decay(self, log: Tensor) -> Tensor:
+        return log.clamp(min=_LEAST).exp_().to(self.between.dtype).unsqueeze(-1)
 
 
 def _decays(dt: Tensor, A: Tensor, groups: int) -> Decays:
@@ -54,12 +66,7 @@ def _decays(dt: Tensor, A: Tensor, groups: int) -> Decays:
     rest = (total - rounded).to(dt.dtype)
     between = rounded.unsqueeze(-1) - rounded.unsqueeze(-2)
     between.add_(rest.unsqueeze(-1)).sub_(rest.unsqueeze(-2))
-    return Decays(
-        between=between.clamp_(_LEAST, 0).exp_(),
-        from_start=total.clamp(min=_LEAST).exp().to(dt.dtype).unsqueeze(-1),
-        to_end=(total[..., -1:] - total).clamp(min=_LEAST).exp().to(dt.dtype).unsqueeze(-1),
-        whole=sums[..., -1].clamp(min=_LEAST).exp().to(dt.dtype)[..., None, None],
-    )
+    return Decays(between.clamp_(_LEAST, 0).exp_(), total)
 
 
 class _Chunk(NamedTuple):
@@ -130,16 +137,16 @@ def scan_chunk(
     outputs = _per_head(decays.between.mul_(scores), fed)
     if before is not None:
         carried = torch.bmm(queries, before.view(by_group).mT)
-        outputs.addcmul_(_by_head(carried, fed), decays.from_start)
+        outputs.addcmul_(_by_head(carried, fed), decays.from_start())
     outputs = outputs.view(x.transpose(1, 2).shape).transpose(1, 2)
     torch.addcmul(outputs, x, D.unsqueeze(-1), out=y)
 
     if after is not None:
-        kept = _scaled_by_group(fed, decays.to_end)
+        kept = _scaled_by_group(fed, decays.to_end())
         if before is None:
             torch.bmm(kept.mT, keys, out=after.view(by_group))
         else:
-            torch.mul(before, decays.whole, out=after)
+            torch.mul(before, decays.whole(len(x)), out=after)
             after.view(by_group).baddbmm_(kept.mT, keys)
 
 
@@ -170,7 +177,7 @@ def scan_chunk_backward(
     C: Tensor,
     before: Tensor | None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None]:
-    """Differentiate ``scan_chunk``, but for the skip.
+    """Differentiate ``scan_chunk``, but for the skip. ``grad_after`` is overwritten.
 
     Returns:
         The gradients of x * dt (B, Q, H, P), of B and C (B, Q, G, N) and of each position's log
@@ -189,9 +196,10 @@ def scan_chunk_backward(
         # It also enters what the positions before it, and the state, keep until the end.
         grad_log[..., 1:] += grad_to_end[..., :-1].to(_exact(x)).cumsum(2)
         if before is not None and grad_before is not None:
-            by_head = (grad_after * before).sum((2, 3)) * chunk.decays.whole.flatten(1)
+            whole = chunk.decays.whole(len(x))
+            grad_before.addcmul_(grad_after, whole)
+            by_head = grad_after.mul_(before).sum((2, 3)) * whole.flatten(1)
             grad_log += by_head.view(*grad_log.shape[:2], 1)
-            grad_before.addcmul_(grad_after, chunk.decays.whole)
     made = (grads.fed, grads.keys.unsqueeze(1), grads.queries.unsqueeze(1), grad_log)
     fed, keys, queries, log = (v.reshape(len(x), -1, *v.shape[2:]).transpose(1, 2) for v in made)
     return (fed, keys, queries, log), grad_before
@@ -225,13 +233,12 @@ def _carried_backward(
     Returns:
         The gradient of ``before``.
     """
-    grad_carried = _scaled_by_group(grad_outputs, chunk.decays.from_start)
+    grad_carried = _scaled_by_group(grad_outputs, chunk.decays.from_start())
     grad_before = torch.bmm(grad_carried.mT, chunk.queries).view(before.shape)
-    # Each head's part of the queries' gradient, times the queries, is that of its from_start too.
-    states = before.view(*grad_outputs.shape[:2], *before.shape[2:])
-    by_head = _per_head(_by_head(grad_carried, grad_outputs), states)
-    grads.queries += by_head.sum(1)
-    grads.total += by_head.mul_(chunk.queries.unsqueeze(1)).sum(-1)
+    states = before.view(len(chunk.queries), -1, before.shape[3])
+    grads.queries.baddbmm_(grad_carried, states)
+    carried = torch.bmm(chunk.queries, states.mT)
+    grads.total += _by_head(carried.mul_(grad_carried), grad_outputs).sum(-1)
     return grad_before
 
 
@@ -242,8 +249,9 @@ def _kept_backward(grads: Gradients, grad_after: Tensor, chunk: _Chunk) -> Tenso
         The gradient of the logarithm of ``to_end``, (Z, R, Q).
     """
     grad_states = grad_after.reshape(len(chunk.keys), -1, grad_after.shape[3])
-    kept = _scaled_by_group(chunk.fed, chunk.decays.to_end)
+    to_end = chunk.decays.to_end()
+    kept = _scaled_by_group(chunk.fed, to_end)
     grads.keys.baddbmm_(kept, grad_states)
     grad_kept = torch.bmm(chunk.keys, grad_states.mT)
-    grads.fed.addcmul_(_by_head(grad_kept, chunk.fed), chunk.decays.to_end)
+    grads.fed.addcmul_(_by_head(grad_kept, chunk.fed), to_end)
     return _by_head(grad_kept.mul_(kept), chunk.fed).sum(-1)
