@@ -18,7 +18,7 @@ class CapturedStep:
     Args:
         step: token ids (B,) -> logits (B, vocab_size); all that it remembers is in ``state``,
             updated in place.
-        state: tensors on a CUDA device. Capturing leaves their values as they were.
+        state: tensors on a CUDA device. Capturing writes over them: ``load`` before the first call.
         batch: B.
         choose: logits -> the next ids (B,), which are then what a call gives. They are where the
             step reads its ids, so that given back as they are they need not move.
@@ -31,14 +31,12 @@ class CapturedStep:
         self.state = list(state)
         device = self.state[0].device
         self.ids = torch.zeros(batch, dtype=torch.long, device=device)
-        before = [tensor.clone() for tensor in self.state]
         # Outside the graph first: libraries allocate and kernels are compiled at their first use.
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(2):
                 step(self.ids)
-                _copy(before, self.state)
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
@@ -47,7 +45,8 @@ class CapturedStep:
 
     def load(self, values: Sequence[Tensor]) -> None:
         """Go on from a state of the same shapes."""
-        _copy(values, self.state)
+        for target, value in zip(self.state, values, strict=True):
+            target.copy_(value)
 
     def __call__(self, ids: Tensor) -> Tensor:
         if ids is not self.ids:
@@ -79,8 +78,3 @@ def kept_step(module: nn.Module, key: Hashable, make: Callable[[], Captured]) ->
         with torch.autocast("cuda", enabled=bool(autocast), cache_enabled=False):
             kept = module.__dict__["_kept_step"] = (key, make())
     return kept[1]
-
-
-def _copy(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
-    for target, value in zip(into, values, strict=True):
-        target.copy_(value)

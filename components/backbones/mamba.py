@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
 from ablate.components.backbones.keeping import Keep, plan
+from ablate.components.master_weights.compute_copy import compute_copy
 from ablate.components.master_weights.linear import Linear
 from ablate.components.mixers import Mamba1, Mamba2, Mixer, MixerState
 from ablate.components.scans.kernels import Kernel
@@ -84,11 +85,13 @@ class _Block(nn.Module):
         Returns:
             What is to be added, and the residual to add it to.
         """
-        if state is None and (dtype := fused_dtype(self, residual)) is not None:
-            from ablate.components.backbones.mamba2_fused import fused_block
+        dtype = fused_dtype(self, residual)
+        if dtype is not None and (state is None or not torch.is_grad_enabled()):
+            from ablate.components.backbones.mamba2_fused import fused_block, fused_read
 
+            given = (self.norm, self.mixer, mixed, residual, attention_mask, dtype)
             assert isinstance(self.mixer, Mamba2)
-            return fused_block(self.norm, self.mixer, mixed, residual, attention_mask, dtype, keep)
+            return fused_block(*given, keep) if state is None else fused_read(*given, state)
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(
                 self._mixed, mixed, residual, attention_mask, state, use_reentrant=False
@@ -265,7 +268,7 @@ class MixerBackbone(Backbone):
 
     def _final(self, mixed: Tensor | None, residual: Tensor) -> Tensor:
         norm, block = self.backbone.norm_f, next(self.backbone.blocks())
-        # A prompt or a step ends in what is not fused, (B, d_model) or with a state.
+        # A step ends in what is not fused.
         if mixed is not None and (dtype := fused_dtype(block, residual)) == mixed.dtype:
             from ablate.components.backbones.mamba2_fused import fused_norm
 
@@ -286,18 +289,27 @@ class _MambaBackbone(MixerBackbone):
             return super().decoder(state, choose)
         from ablate.components.backbones.captured import kept_step
 
-        captured = kept_step(self, (batch, choose), lambda: self._capture(batch, choose))
+        dtype = self.lm_head.weight.dtype
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+        # What the graph multiplies by: renewed if training has gone on, in the same places.
+        layers = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+        weights = tuple(compute_copy(layer.weight, dtype).data_ptr() for layer in layers)
+        key = (batch, choose, weights)
+        captured = kept_step(self, key, lambda: self._capture(batch, choose, dtype))
         captured.load(_tensors(state))
         return captured
 
-    def _capture(self, batch: int, choose: Likeliest | None) -> CapturedStep:
+    def _capture(self, batch: int, choose: Likeliest | None, dtype: torch.dtype) -> CapturedStep:
         from ablate.components.backbones.captured import CapturedStep
 
         state = self.init_state(batch, 0)
-        step = self._fused(state) or super().decoder(state)
+        step = self._fused(state, dtype) or super().decoder(state)
         return CapturedStep(step, _tensors(state), batch, choose)
 
-    def _fused(self, state: list[MixerState]) -> Callable[[Tensor], Tensor] | None:
+    def _fused(
+        self, state: list[MixerState], dtype: torch.dtype
+    ) -> Callable[[Tensor], Tensor] | None:
         """The step in fused kernels, if the layers and the installation have them."""
         if find_spec("triton") is None:
             return None
@@ -311,8 +323,10 @@ class _MambaBackbone(MixerBackbone):
         ]
         if not fusable(blocks):
             return None
-        dtype = self._residual(self.lm_head.weight[:0]).dtype
-        return FusedStep(stack.embedding, blocks, stack.norm_f, self.lm_head, state, dtype)
+        residual = self._residual(self.lm_head.weight[:0]).dtype
+        return FusedStep(
+            stack.embedding, blocks, stack.norm_f, self.lm_head, state, dtype, residual
+        )
 
 
 def _tensors(state: list[MixerState]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from ablate.components.master_weights.compute_copy import compute_copy
 from ablate.components.master_weights.linear import is_linear
 from ablate.components.master_weights.partial_sums import summed_gradient
 from ablate.components.master_weights.weight_gradient import weight_gradient
-from ablate.components.mixers import Mamba2
+from ablate.components.mixers import Mamba2, MixerState
 from ablate.components.mixers.norm_fused import (
     add_norm,
     add_norm_backward,
@@ -94,6 +94,31 @@ def fused_block(
     if documents is not None:
         documents = documents.to(torch.int32).contiguous()
     return _Block.apply(mixed, residual.contiguous(), documents, settings, *parameters)
+
+
+@torch.no_grad()
+def fused_read(
+    norm: nn.RMSNorm,
+    mixer: Mamba2,
+    mixed: Tensor | None,
+    residual: Tensor,
+    attention_mask: Tensor | None,
+    dtype: torch.dtype,
+    state: MixerState,
+) -> tuple[Tensor, Tensor]:
+    """``fused_block`` of what follows on what ``state`` has read, which is updated; no gradients.
+
+    Args:
+        attention_mask: (B, L), 0 for padding, on the left.
+    """
+    assert norm.eps is not None
+    total, normed, _ = add_norm(mixed, residual.contiguous(), norm.weight, norm.eps, dtype)
+    inner = mixer.norm
+    sizes = [mixer.d_inner, mixer.conv_dim, mixer.nheads]
+    gate, xbc, dt = _product(normed, mixer.in_proj.weight).split(sizes, dim=-1)
+    y = mixer.scan_after(xbc, dt, attention_mask, state)
+    opened, _ = gated_norm(y, gate, inner.weight, inner.groups, inner.eps)
+    return _product(opened, mixer.out_proj.weight), total
 
 
 def fused_norm(

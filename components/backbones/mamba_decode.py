@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ablate.components.master_weights.compute_copy import compute_copy
 from ablate.components.master_weights.linear import is_linear
 from ablate.components.mixers import Mamba1, Mamba2, MixerState
 from ablate.components.mixers.decode import Conv, linear, selective_step_gated, ssd_step_gated
@@ -27,6 +28,8 @@ class FusedStep:
         norm_f: the last norm.
         head: its output to logits.
         state: one per layer, updated in place.
+        dtype: what is multiplied. Weights of another are read as their ``compute_copy``, which the
+            caller renews.
         residual_dtype: of the residual stream.
     """
 
@@ -37,15 +40,16 @@ class FusedStep:
         norm_f: nn.RMSNorm,
         head: nn.Linear,
         state: list[MixerState],
+        dtype: torch.dtype,
         residual_dtype: torch.dtype,
     ) -> None:
         self.embedding, self.blocks, self.norm_f, self.head = embedding, blocks, norm_f, head
-        self.state = state
-        batch, weight = len(state[0].ssm), head.weight
+        self.state, self.dtype = state, dtype
+        batch, device = len(state[0].ssm), head.weight.device
         mixer = blocks[0][1]
 
-        def buffer(size: int, dtype: torch.dtype = weight.dtype) -> Tensor:
-            return torch.empty(batch, size, dtype=dtype, device=weight.device)
+        def buffer(size: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.empty(batch, size, dtype=dtype, device=device)
 
         self.residual = buffer(head.in_features, residual_dtype)
         self.inner = buffer(mixer.in_proj.out_features)
@@ -62,7 +66,7 @@ class FusedStep:
                 self._mamba1(norm, mixer, state)
         linear(
             self.residual,
-            self.head.weight,
+            self._weight(self.head),
             self.logits,
             norm=self.norm_f.weight,
             eps=_eps(self.norm_f),
@@ -77,7 +81,7 @@ class FusedStep:
         )
         linear(
             self.y,
-            mixer.out_proj.weight,
+            self._weight(mixer.out_proj),
             self.residual,
             norm=mixer.norm.weight,
             eps=mixer.norm.eps,
@@ -87,35 +91,38 @@ class FusedStep:
     def _mamba1(self, norm: nn.RMSNorm, mixer: Mamba1, state: MixerState) -> None:
         assert self.low is not None
         self._project_in(norm, mixer, Conv(mixer.conv1d.weight, mixer.conv1d.bias, state.conv, 0))
-        linear(self.inner[:, : mixer.d_inner], mixer.x_proj.weight, self.low)
+        linear(self.inner[:, : mixer.d_inner], self._weight(mixer.x_proj), self.low)
         selective_step_gated(
             self.inner,
             self.low,
-            mixer.dt_proj.weight,
+            self._weight(mixer.dt_proj),
             mixer.dt_proj.bias,
             mixer.A_log,
             mixer.D,
             state.ssm,
             self.y,
         )
-        linear(self.y, mixer.out_proj.weight, self.residual, add=True)
+        linear(self.y, self._weight(mixer.out_proj), self.residual, add=True)
 
     def _project_in(self, norm: nn.RMSNorm, mixer: Mamba1 | Mamba2, conv: Conv) -> None:
         linear(
             self.residual,
-            mixer.in_proj.weight,
+            self._weight(mixer.in_proj),
             self.inner,
             norm=norm.weight,
             eps=_eps(norm),
             conv=conv,
         )
 
+    def _weight(self, layer: nn.Module) -> Tensor:
+        assert isinstance(layer.weight, Tensor)
+        return compute_copy(layer.weight, self.dtype)
+
 
 def fusable(blocks: Sequence[tuple[nn.RMSNorm, nn.Module]]) -> bool:
-    """Whether ``FusedStep`` may take these layers: plain ones of one kind, not under autocast."""
+    """Whether ``FusedStep`` may take these layers: plain ones of one kind."""
     alike = len({type(mixer) for _, mixer in blocks}) == 1
-    plain = all(_plain(mixer) for _, mixer in blocks)
-    return alike and plain and not torch.is_autocast_enabled("cuda")
+    return alike and all(_plain(mixer) for _, mixer in blocks)
 
 
 def _plain(mixer: nn.Module) -> bool:

@@ -12,6 +12,7 @@ norm around it. A mixer that reads a sequence both ways shares one ``Mamba2``'s 
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 
 import torch
@@ -19,7 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.components.master_weights.linear import Linear
-from ablate.components.mixers.base import CausalConv1d, MixerState, initial_dt_bias, keep_tokens
+from ablate.components.mixers.base import (
+    CausalConv1d,
+    MixerState,
+    after_padding,
+    initial_dt_bias,
+    keep_tokens,
+)
 from ablate.components.mixers.gated_norm import gated_rms_norm
 from ablate.components.scans.kernels import Kernel, known_kernel, ssd
 from ablate.components.scans.ssd import ssd_step
@@ -125,8 +132,11 @@ class Mamba2Scan(nn.Module):
         Returns:
             (B, L, d_inner).
         """
-        if state is None and xbc.is_cuda and xbc.dtype == torch.bfloat16 and self.has_kernels:
-            return self._scan_fused(xbc, dt, attention_mask)
+        if xbc.is_cuda and xbc.dtype == torch.bfloat16 and self.has_kernels:
+            if state is None:
+                return self._scan_fused(xbc, dt, attention_mask)
+            if not torch.is_grad_enabled():
+                return self.scan_after(xbc, dt, attention_mask, state)
         xbc = self.conv1d.filter(keep_tokens(xbc, attention_mask), state, attention_mask)
         x, B, C = self._split(xbc)
         steps = keep_tokens(self._steps(dt), attention_mask)
@@ -161,6 +171,27 @@ class Mamba2Scan(nn.Module):
         documents = None if attention_mask is None else attention_mask.to(torch.int32)
         own = (self.conv1d.weight, self.conv1d.bias, self.dt_bias, self.A_log, self.D)
         return Scan.apply(xbc, dt, documents, self.ngroups, self.d_state, *own)
+
+    def scan_after(
+        self, xbc: Tensor, dt: Tensor, attention_mask: Tensor | None, state: MixerState
+    ) -> Tensor:
+        """``scan`` with a state in fused kernels: bfloat16 on a CUDA device, without gradients."""
+        from ablate.components.scans.ssd_fused import given_by, scan_after
+
+        own = (self.conv1d.weight, self.conv1d.bias, self.dt_bias, self.A_log, self.D)
+        given = given_by(None, self.ngroups, self.d_state, *own)
+        window = state.conv
+        if attention_mask is not None:
+            dt = dt.masked_fill((attention_mask == 0).unsqueeze(-1), -math.inf)
+            xbc = keep_tokens(xbc, attention_mask)
+            if not state.empty:
+                window, xbc = after_padding(window, xbc, attention_mask)
+                window = window.contiguous()
+        y = scan_after(xbc, dt, given, window, state.ssm, state.empty)
+        if window is not state.conv:
+            state.conv.copy_(window)
+        state.empty = False
+        return y
 
     def scan_step(self, xbc: Tensor, dt: Tensor, state: MixerState) -> Tensor:
         """One position of ``scan``: xbc (B, channels), dt (B, nheads) -> (B, d_inner)."""

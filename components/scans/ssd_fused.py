@@ -127,13 +127,58 @@ def scan(xbc: Tensor, raw_dt: Tensor, given: Scanned) -> tuple[Tensor, Tensor]:
     computed_by("ssd_fused")
     dt, a, reach = _steps(raw_dt, given)
     filtered = _filtered(xbc, reach, given)
+    return _scanned(filtered, dt, a, given), filtered
+
+
+def scan_after(
+    xbc: Tensor,
+    raw_dt: Tensor,
+    given: Scanned,
+    window: Tensor,
+    states: Tensor,
+    empty: bool,
+) -> Tensor:
+    """``scan`` of what follows on what was read before, without a derivative.
+
+    Args:
+        xbc, raw_dt: as ``scan`` takes them; a position whose ``raw_dt`` is -inf leaves the states.
+        given: the rest, without documents.
+        window: the last 3 rows of ``xbc`` before these, (B, 3, C); updated.
+        states: (B, H, P, N), float32, contiguous; updated.
+        empty: whether nothing was read before: ``window`` and ``states`` are zero.
+
+    Returns:
+        y (B, L, H P) in the dtype of ``xbc``.
+    """
+    computed_by("ssd_fused")
+    dt, a, reach = _steps(raw_dt, given)
+    if empty and xbc.shape[1] >= TAPS - 1:
+        filtered = _filtered(xbc, reach, given)
+        window.copy_(xbc[:, 1 - TAPS :])
+    else:
+        joined = torch.cat([window.to(xbc.dtype), xbc], dim=1)
+        filtered = _filtered(joined, reach, given)[:, TAPS - 1 :].contiguous()
+        window.copy_(joined[:, 1 - TAPS :])
+    return _scanned(filtered, dt, a, given, states, empty)
+
+
+def _scanned(
+    filtered: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    given: Scanned,
+    states: Tensor | None = None,
+    empty: bool = True,
+) -> Tensor:
+    """y (B, L, H P); from ``states`` unless they are empty, and to them, if given."""
     batch, length, channels = filtered.shape
     y = filtered.new_empty(batch, length, given.inner)
     scan_kernel[(given.heads, batch)](
-        *_parts_of(filtered, given), dt, a, given.D, y, channels, length, dt.shape[-1], given.heads,
-        given.heads // given.groups, Q=CHUNK, P=given.width, N=given.states, **_SCAN,
+        *_parts_of(filtered, given), dt, a, given.D, y, y if states is None else states, channels,
+        length, dt.shape[-1], given.heads, given.heads // given.groups, Q=CHUNK, P=given.width,
+        N=given.states, READ=not empty, WRITE=states is not None, **_SCAN,
     )  # fmt: skip
-    return y, filtered
+    return y
 
 
 def scan_backward(

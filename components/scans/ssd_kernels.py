@@ -64,15 +64,18 @@ def steps_kernel(
 
 @triton.jit
 def scan_kernel(
-    x_ptr, B_ptr, C_ptr, dt_ptr, a_ptr, D_ptr, y_ptr, stride, length, padded, H, PER_GROUP,
-    Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    x_ptr, B_ptr, C_ptr, dt_ptr, a_ptr, D_ptr, y_ptr, state_ptr, stride, length, padded, H,
+    PER_GROUP, Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, READ: tl.constexpr,
+    WRITE: tl.constexpr,
 ):  # fmt: skip
+    """Scan, from the state (B, H, P, N) at ``state_ptr`` with READ, to it with WRITE."""
     h, b = tl.program_id(0), tl.program_id(1)
     q, p, n = tl.arange(0, Q), tl.arange(0, P), tl.arange(0, N)
     group = (h // PER_GROUP) * N
     steps = (b * H + h).to(tl.int64) * padded
     D = tl.load(D_ptr + h)
-    state = tl.zeros([N, P], tl.float32)
+    kept = state_ptr + ((b * H + h).to(tl.int64) * P + p)[:, None] * N + n[None, :]
+    state = tl.trans(tl.load(kept)) if READ else tl.zeros([N, P], tl.float32)
     for start in range(0, length, Q):
         t = start + q
         inside = t < length
@@ -91,6 +94,8 @@ def scan_kernel(
         y += D * x.to(tl.float32)
         out = (b * length + t).to(tl.int64)[:, None] * (H * P) + h * P + p[None, :]
         tl.store(y_ptr + out, y.to(x.dtype), inside[:, None])
+    if WRITE:
+        tl.store(kept, tl.trans(state))
 
 
 @triton.jit

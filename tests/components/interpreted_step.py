@@ -38,7 +38,9 @@ def largest_error(kind: str, sizes: dict[str, int], batch: int, dtype: torch.dty
     blocks = [(block.norm, block.mixer) for block in model.backbone.blocks()]
     assert fusable(blocks)
     stack = model.backbone
-    step = FusedStep(stack.embedding, blocks, stack.norm_f, model.lm_head, fused, torch.float32)
+    step = FusedStep(
+        stack.embedding, blocks, stack.norm_f, model.lm_head, fused, dtype, torch.float32
+    )
     errors = [
         error(step(ids[:, t]), model.step(model.embed(ids[:, t : t + 1])[:, 0], plain))
         for t in range(6, 8)

@@ -108,6 +108,32 @@ def model_errors() -> Iterator[float]:
         mamba.fused_dtype = plain
 
 
+def readings(model: Any, embeds: Tensor) -> list[Tensor]:
+    """Hidden states and decoding states: an image, questions about it, and prompts of their own."""
+    image, questions = embeds[:, :9], embeds[[1, 0, 1], 9:]
+    mask = torch.ones(3, 5, dtype=torch.long)
+    mask[1, :2], mask[2, :4] = 0, 0
+    state, anew = model.init_state(2, 0), model.init_state(3, 0)
+    found = [model.read(image, state)]
+    forked = model.fork(state, torch.tensor([1, 0, 1]))
+    for each in (forked, anew):
+        found.append(model.read(questions, each, mask) * mask.unsqueeze(-1))
+        found.append(model.read(questions[:, :2], each))
+        found += mamba._tensors(each)
+    return found
+
+
+def reading_error() -> float:
+    """Reading into states, in chunks with padding and without."""
+    model = uneven(BACKBONES.get("mamba2")(20, d_model=24, n_layer=2, d_state=16, headdim=16))
+    embeds, plain = torch.randn(2, 14, 24), mamba.fused_dtype
+    expected = readings(model, embeds)
+    mamba.fused_dtype = lambda *_: torch.float32
+    found = readings(model, embeds)
+    mamba.fused_dtype = plain
+    return largest(found, expected)
+
+
 def report(case: str, dtype: torch.dtype, error: float) -> None:
     print(case, str(dtype).removeprefix("torch."), error)  # noqa: T201
 
@@ -121,5 +147,6 @@ if __name__ == "__main__":
     report("documents", torch.float32, scan_error(66, 1, 1, True, torch.float32))
     for width, groups in ((24, 1), (48, 3), (16, 1)):
         report("gated-norm", torch.float32, norm_error(width, groups))
+    report("reading", torch.float32, reading_error())
     for error in model_errors():
         report("model", torch.float32, error)

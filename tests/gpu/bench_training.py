@@ -46,6 +46,7 @@ class Trained(ABC):
 
     name: str
     in_place = True
+    image = IMAGE
 
     def __init__(self, samples: int, parts: int) -> None:
         self.samples, self.parts = samples, parts
@@ -70,7 +71,7 @@ class Trained(ABC):
     @property
     def tokens(self) -> int:
         """Positions of a step."""
-        return self.samples * (IMAGE + TEXT)
+        return self.samples * (self.image + TEXT)
 
     def whole_flops(self) -> float | None:
         """Operations of a step by ``training_flops``; None for a language model alone."""
@@ -96,6 +97,9 @@ class MLMamba(Trained):
     """The whole model: frozen encoder, connector and language model trained."""
 
     name = "ml-mamba, images encoded in the step"
+    encoder = "dinosiglip-384"
+    connector = ComponentConfig(name="msc-advanced", args={"scan": "bsm"})
+    backbone = "mamba2-2.7b"
     stored = False
 
     def whole_flops(self) -> float:
@@ -105,10 +109,10 @@ class MLMamba(Trained):
     def build(self) -> nn.Module:
         config = RunConfig(
             encoder=EncoderConfig(
-                name="dinosiglip-384", args={"weights": "none"}, policy=Policy.freeze
+                name=self.encoder, args={"weights": "none"}, policy=Policy.freeze
             ),
-            connector=ComponentConfig(name="msc-advanced", args={"scan": "bsm"}),
-            backbone=ComponentConfig(name="mamba2-2.7b"),
+            connector=self.connector,
+            backbone=ComponentConfig(name=self.backbone),
             train=TrainConfig(activation_checkpointing=True, precision="bf16"),
         )
         model = build_model(config, VOCABULARY)
@@ -118,12 +122,9 @@ class MLMamba(Trained):
 
     def inputs(self, samples: int) -> Any:
         encoder: Any = self.model.encoder
-        sides = {
-            key: part.image_size for key, part in zip(encoder.keys, encoder.parts, strict=True)
-        }
-        pixels = {
-            k: torch.randn(samples, 3, side, side, device="cuda") for k, side in sides.items()
-        }
+        parts = getattr(encoder, "parts", [encoder])
+        found = [torch.randn(samples, 3, *[part.image_size] * 2, device="cuda") for part in parts]
+        pixels = dict(zip(encoder.keys, found, strict=True)) if len(found) > 1 else found[0]
         ids = torch.randint(VOCABULARY, (samples, TEXT), device="cuda")
         labels = torch.full_like(ids, -100)
         labels[:, -SUPERVISED:] = ids[:, -SUPERVISED:]
@@ -145,6 +146,26 @@ class MLMambaFromFeatures(MLMamba):
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
             features = self.model.encoder(pixels)
         return {FEATURES: features}, *text
+
+
+class Cobra(MLMamba):
+    """Cobra: Mamba-1 2.8B."""
+
+    name, connector, backbone = "cobra", ComponentConfig(name="mlp"), "mamba-2.8b"
+
+
+class TinyLLaVA(MLMamba):
+    """TinyLLaVA: CLIP and Phi-2."""
+
+    name, encoder, backbone, image = "tinyllava", "clip-vit-l-336", "phi-2", 576
+    connector = ComponentConfig(name="mlp", args={"depth": 2})
+
+
+class MobileVLM(MLMamba):
+    """MobileVLM v2: CLIP, 144 image tokens and MobileLLaMA 2.7B."""
+
+    name, encoder, backbone, image = "mobilevlm-v2", "clip-vit-l-336", "mobilellama-2.7b", 144
+    connector = ComponentConfig(name="ldpv2")
 
 
 class Language(Trained):
@@ -233,6 +254,9 @@ class TheirCheckpointedLanguage(TheirLanguage):
 MODELS: dict[str, Callable[[int, int], Trained]] = {
     "ml-mamba": MLMamba,
     "features": MLMambaFromFeatures,
+    "cobra": Cobra,
+    "tinyllava": TinyLLaVA,
+    "mobilevlm": MobileVLM,
     "ours": OurLanguage,
     "packed": OurPackedLanguage,
     "theirs": TheirLanguage,

@@ -103,15 +103,18 @@ def test_ids_chosen_in_the_graph_are_the_likeliest(name: str, batch: int) -> Non
         assert torch.equal(given, expected)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_trained_weights_are_seen(name: str) -> None:
+def test_trained_weights_are_seen(name: str, autocast: bool) -> None:
     """A graph made before an optimiser's step decodes with the weights after it."""
     model = build(name, torch.float32)
-    compare(model, tokens(1, 1), None, 1e-5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.1)
-    compare(model, tokens(1, 1), None, 1e-5)
+    tolerance = TOLERANCE[torch.bfloat16 if autocast else torch.float32]
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        decode = compare(model, tokens(1, 1), None, tolerance)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        assert compare(model, tokens(1, 1), None, tolerance) is decode
 
 
 @pytest.mark.parametrize("prompt", [torch.float32, torch.bfloat16])

@@ -140,6 +140,26 @@ def test_gradients_summed_where_they_are_made(pair: Pair) -> None:
         close(together[name], value, 1e-5)
 
 
+@torch.inference_mode()
+def test_reading_into_a_state(pair: Pair) -> None:
+    """In chunks, rows forked between them, with padding on the left of the second."""
+    mask = torch.ones(3, LENGTH - 200, dtype=torch.long, device="cuda")
+    mask[1, :70] = 0
+    rows = torch.tensor([1, 0, 1], device="cuda")
+    found = []
+    for model in (pair.fused, pair.plain):
+        with torch.autocast("cuda", torch.bfloat16, enabled=model is pair.fused):
+            state = model.init_state(2, 0)
+            image = model.read(pair.embeds[:, :200], state)
+            forked = model.fork(state, rows)
+            text = model.read(pair.embeds[rows, 200:], forked, mask) * mask.unsqueeze(-1)
+            last = model.read(pair.embeds[rows, :1], forked)
+        states = [layer.ssm for layer in forked if hasattr(layer, "ssm")]
+        found.append([image, text, last, *states])
+    for actual, expected in zip(*found, strict=True):
+        close(actual.float(), expected.float(), OUTPUT)
+
+
 def test_connector() -> None:
     torch.manual_seed(0)
     with torch.device("cuda"):
