@@ -71,7 +71,7 @@ class Claims:
 
     Args:
         url: of the database.
-        wait: is called where the database is away; returns whether to ask it again.
+        wait: is given why the database does not do it; returns whether to ask it again.
         owner: who claims: this process.
 
     Raises:
@@ -191,9 +191,9 @@ class Claims:
                         return work(connection)
                 except IntegrityError:
                     return None
-                except (OperationalError, ProgrammingError):
+                except (OperationalError, ProgrammingError) as error:
                     had_table, has_table = has_table, self._has_table()
-                    if (had_table or not has_table) and not self._wait():
+                    if (had_table or not has_table) and not self._wait(error):
                         raise
 
     def _has_table(self) -> bool:
