@@ -31,6 +31,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 _AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
 _UNANSWERED = re.compile(r"API request to .* failed with (exception|timeout|error code 50[234])")
+_REMARK = "(raised as a result of "
 ARTIFACTS = "mlartifacts"
 """The folder of artifacts beside an SQLite store."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
@@ -97,11 +98,17 @@ def refusals(uri: str, remedy: str = REMEDY, *own: type[Exception]) -> Iterator[
     try:
         yield
     except errors as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        line = first_line(error)
         room = LONGEST - len(f"{uri}:  ... ; {remedy}")  # what is asked for, and why it cannot be
         if len(line) > room > 0:
             line = f"{line[: room * 3 // 4]} ... {line[-room // 4 :]}"
         raise StoreError(uri, "", f"{line}; {remedy}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says on one line, without the remark that SQLAlchemy may begin with."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(_REMARK)), repr(error))
 
 
 def _open_database(uri: str) -> None:

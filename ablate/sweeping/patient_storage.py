@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from optuna.exceptions import OptunaError, StorageInternalError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from ablate.analysis.connect import is_away, refusals
@@ -49,7 +49,7 @@ def _patiently(storage: PatientStorage, method: Callable[..., Any]) -> Callable[
                 if not isinstance(cause, Exception) or not is_away(cause):
                     raise
                 if not storage._wait(cause):
-                    with refusals(storage.url, storage._remedy, OptunaError):
-                        raise cause
+                    with refusals(storage.url, storage._remedy):
+                        raise cause from None
 
     return call

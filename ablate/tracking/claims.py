@@ -79,7 +79,10 @@ class Claims:
     """
 
     def __init__(
-        self, url: str, wait: Callable[[], bool] = lambda: False, owner: str | None = None
+        self,
+        url: str,
+        wait: Callable[[Exception], bool] = lambda error: False,
+        owner: str | None = None,
     ) -> None:
         self.url = url
         self.owner = owner or this_process()

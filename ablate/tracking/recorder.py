@@ -9,7 +9,7 @@ from types import TracebackType
 
 from mlflow.entities import Run
 
-from ablate.analysis.connect import patient
+from ablate.analysis.connect import first_line, patient
 from ablate.analysis.held import PREDICTIONS
 from ablate.config.schema import RunConfig
 from ablate.errors import LONGEST, shortened
@@ -59,8 +59,8 @@ class Patience:
         if self._since is None or now - self._last > 60:  # it was there in between
             self._since = now
             minutes = f"{PATIENCE_SECONDS / 60:.0f} minutes"
-            why = shortened(str(error).strip().partition("\n")[0], LONGEST)
-            self._display.say(f"the store is away ({why}): asked again for {minutes}")
+            why = shortened(first_line(error), LONGEST)
+            self._display.say(f"the store is away: {why}; asked again for {minutes}")
         self._last = now
         if now - self._since > PATIENCE_SECONDS:
             return False

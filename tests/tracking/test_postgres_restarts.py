@@ -83,7 +83,7 @@ def test_each_of_them_is_asked_again(
     server.stop()  # it stays away
     monkeypatch.setattr(Back, "__call__", lambda self, error: False)
     for ask in (claims.owners, store.ended, lambda: tracker.client.get_run(run_id)):
-        with pytest.raises(StoreError, match="names (a database|the store)"):
+        with pytest.raises(StoreError, match=r"names (a database|the store)"):
             ask()  # type: ignore[operator]
     server.start()
 
