@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ablate.config.compose import Layer, compose, expand, merge
+from ablate.config.schema import RunConfig
+from ablate.config.shipped import find_file
 from ablate.models.sizes import planned_size
+from ablate.models.vlm import build_model
 from ablate.processes.executors import Task
 from ablate.processes.messages import Done, Failed, Started
 from ablate.sweeping import cards as cards_module
 from ablate.sweeping import run as run_module
 from ablate.sweeping.cards import Cards, default_jobs, needed
+from ablate.sweeping.plan import plan_sweep
 from ablate.units import GIB
 from tests.support import BASE, ablate, write
+
+VOCABULARY, TEXT = 1000, 64
 
 
 def config(**sections: Any) -> Any:
@@ -76,6 +84,36 @@ def test_the_estimate_grows_with_what_is_trained_at_once() -> None:
     assert need(**rows) > 10 * need()
     assert need(**rows, **{"train.accumulate": 16}) == pytest.approx(need(), rel=0.01)
     assert need(**{"encoder.policy": "freeze"}) < need(**{"encoder.policy": "train"})
+
+
+def kept(run: RunConfig, rows: int) -> int:
+    """Bytes that a step of so many rows keeps for its backward pass, weights apart."""
+    model = build_model(run, VOCABULARY).train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in weights:
+            found[place] = tensor
+        return tensor
+
+    size = model.encoder.image_size
+    pixels = torch.randn(rows, 3, size, size)
+    ids = torch.randint(0, VOCABULARY, (rows, TEXT))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.loss(pixels, ids, ids)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["connector", "backbone", "proxy/backbone"])
+def test_the_estimate_is_above_what_is_kept(name: str) -> None:
+    """Of all sizes and kinds of models that ship as small ones, and not by much."""
+    for cell in plan_sweep(find_file(name)).combinations.values():
+        run = replace(cell.config, train=replace(cell.config.train, batch_size=8, accumulate=1))
+        size = planned_size(run, VOCABULARY, {})
+        estimated = needed(run, size, TEXT) - cards_module.PROCESS - size.memory["total"].total
+        assert 1 < estimated / kept(run, 8) < 4
 
 
 def test_a_sweep_never_gives_a_card_more_than_fits(
