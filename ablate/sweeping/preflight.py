@@ -45,10 +45,18 @@ def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
 
 
 def memory_needed(plan: Plan, sizes: dict[str, ModelSize], cache: Path) -> dict[str, int]:
-    """The bytes of a GPU that a cell takes in training, by its combination's identity."""
+    """The bytes of a GPU that a cell takes in training, by its combination's identity.
+
+    Raises:
+        ConfigError: a conversation that its template has no way to write.
+    """
     found = {}
     for identity, cell in plan.combinations.items():
-        text = max_length(cell.config, data_set(cell.config), cache)
+        try:
+            text = max_length(cell.config, data_set(cell.config), cache)
+        except ValueError as error:
+            where = f"{plan.source} (cell {cell.combination})"
+            raise ConfigError(where, "data", str(error)) from error
         found[identity] = needed(cell.config, sizes[identity], text)
     return found
 
