@@ -134,7 +134,7 @@ def test_a_store_without_room_for_a_while(store: Path, house: Path) -> None:
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     line = " ".join(printed.split())
-    assert "(sqlite3.OperationalError) database or disk is full): asked again for 10" in line, line
+    assert "(sqlite3.OperationalError) database or disk is full; asked again for 10" in line
     check_whole(40, 2 * 40)
 
 
