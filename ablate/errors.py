@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 COMMAND_LINE = "command line"
 """The source of a mistake in a command's own words."""
 
@@ -56,3 +58,12 @@ def reason(error: Exception) -> str:
     """What an exception says, with its kind where the words alone may not tell (``'depht'``)."""
     spoken = isinstance(error, ValueError | OSError)
     return str(error) if spoken else f"{type(error).__name__}: {error}"
+
+
+_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk is full, or a user's share of it, as Python, Rust, Arrow or SQLite say it."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or any(words in str(error) for words in _FULL)

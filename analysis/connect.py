@@ -23,7 +23,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from ablate.errors import LONGEST, StoreError
+from ablate.errors import LONGEST, StoreError, is_full
 
 # A bar per file would fill a log, or a notebook.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -31,6 +31,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 _AT_HOME = re.compile(r"((?:sqlite:///|file:(?://)?)?)(~.*)", re.DOTALL)
 REMEDY = "MLFLOW_TRACKING_URI names the store: a database (sqlite:///mlflow.db) or a running server"
 _UNANSWERED = re.compile(r"API request to .* failed with (exception|timeout|error code 50[234])")
+_REMARK = "(raised as a result of "
 ARTIFACTS = "mlartifacts"
 """The folder of artifacts beside an SQLite store."""
 REFUSALS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
@@ -97,11 +98,17 @@ def refusals(uri: str, remedy: str = REMEDY, *own: type[Exception]) -> Iterator[
     try:
         yield
     except errors as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        line = first_line(error)
         room = LONGEST - len(f"{uri}:  ... ; {remedy}")  # what is asked for, and why it cannot be
         if len(line) > room > 0:
             line = f"{line[: room * 3 // 4]} ... {line[-room // 4 :]}"
         raise StoreError(uri, "", f"{line}; {remedy}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says on one line, without the remark that SQLAlchemy may begin with."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith(_REMARK)), repr(error))
 
 
 def _open_database(uri: str) -> None:
@@ -123,6 +130,16 @@ def _open_database(uri: str) -> None:
 def is_database(uri: str) -> bool:
     """Whether a store is a database, and not a server or a folder."""
     return uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
+
+
+def is_same_database(one: str, other: str) -> bool:
+    """Whether two addresses are of one database, perhaps by different drivers."""
+    try:
+        urls = make_url(one), make_url(other)
+    except SQLAlchemyError:
+        return False
+    first, second = ((u.get_backend_name(), u.host, u.port, u.database) for u in urls)
+    return first == second
 
 
 def lacks_tables(uri: str) -> bool:
@@ -161,7 +178,7 @@ class _Told:
     def __init__(self, client: MlflowClient, uri: str) -> None:
         self._client = client
         self._uri = uri
-        self._wait: Callable[[], bool] | None = None
+        self._wait: Callable[[Exception], bool] | None = None
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
@@ -173,19 +190,22 @@ class _Told:
                     with refusals(self._uri):
                         return method(*arguments, **options)
                 except StoreError as error:
-                    if self._wait is None or not _is_away(error.__cause__) or not self._wait():
+                    cause = error.__cause__
+                    if self._wait is None or not isinstance(cause, Exception):
+                        raise
+                    if not is_away(cause) or not self._wait(cause):
                         raise
 
         return call
 
 
 @contextmanager
-def patient(client: MlflowClient, wait: Callable[[], bool]) -> Iterator[None]:
+def patient(client: MlflowClient, wait: Callable[[Exception], bool]) -> Iterator[None]:
     """Within, what a store cannot take because it is away is given to it again.
 
     Args:
         client: as ``connect`` gives it.
-        wait: is called before each further try; returns whether to make it.
+        wait: is given why it could not, before each further try; returns whether to make it.
     """
     told = cast(_Told, client)
     told._wait = wait
@@ -196,8 +216,10 @@ def patient(client: MlflowClient, wait: Callable[[], bool]) -> Iterator[None]:
         told._wait = None
 
 
-def _is_away(error: BaseException | None) -> bool:
-    """Whether a store may be back soon: a server that does not answer, a database that is down."""
+def is_away(error: BaseException | None) -> bool:
+    """Whether a store may be back soon: a server that is silent, a database down, a disk full."""
+    if isinstance(error, Exception) and is_full(error):
+        return True
     if isinstance(error, MlflowException):
         passing = error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
         return passing or _UNANSWERED.search(str(error)) is not None

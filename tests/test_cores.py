@@ -10,7 +10,7 @@ import pytest
 
 from ablate.config.compose import Layer, compose, expand
 from ablate.cores import cores_here
-from ablate.sweeping.jobs import default_jobs
+from ablate.sweeping.cards import default_jobs
 from tests.support import BASE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -15,7 +16,7 @@ from ablate.cli.doctor_command import doctor
 from ablate.cli.init_command import init
 from ablate.cli.look_commands import diff, list_, show, status
 from ablate.cli.run_commands import bench, chat, evaluate, measure, study, sweep
-from ablate.errors import CellError, ConfigError
+from ablate.errors import CellError, ConfigError, is_full
 
 SHOWN = "backslashreplace"
 DISTRIBUTION = "ablate-vlm"
@@ -65,6 +66,11 @@ def main(arguments: list[str] | None = None) -> Any:
         return app(arguments)
     except ConfigError as error:
         typer.echo(f"ablate: {error}", err=True)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if not is_full(error) and error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        typer.echo(f"ablate: {error}; the same command goes on once it can write there", err=True)
         raise SystemExit(2) from None
     except CellError as error:
         typer.echo(f"ablate: {error}", err=True)

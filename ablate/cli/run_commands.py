@@ -116,7 +116,7 @@ def run_plan(
     from ablate.processes.executors import warm_up
     from ablate.sweeping.jobs import again, held_steps, is_scored
     from ablate.sweeping.made_with import made_otherwise
-    from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
+    from ablate.sweeping.preflight import memory_needed, model_sizes, vocabulary_sizes
     from ablate.sweeping.run import SweepRun
     from ablate.sweeping.steps import plan_steps
     from ablate.tracking.progress import Display
@@ -139,11 +139,12 @@ def run_plan(
         again(cell, wishes.rerun) or not is_scored(steps[cell.name], held) for cell in plan.cells
     )
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
+    memory: dict[str, int] = {}
     if new:
         warm_up(*FORKED)
-        model_sizes(plan.whole, vocabularies)
+        memory = memory_needed(plan.whole, model_sizes(plan.whole, vocabularies), cache)
     with Display(console) as display:
-        return SweepRun(plan, steps, tracker, cache, display, wishes).run(jobs)
+        return SweepRun(plan, steps, tracker, cache, display, wishes, memory).run(jobs)
 
 
 def evaluate(

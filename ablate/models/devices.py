@@ -27,6 +27,12 @@ def gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
+def gpu_memory() -> dict[str, int]:
+    """The bytes of each of these GPUs."""
+    cards = enumerate(gpus())
+    return {name: torch.cuda.get_device_properties(n).total_memory for n, name in cards}
+
+
 def building_device() -> AbstractContextManager[Any]:
     """Where a model is built and initialised: where it runs, or on the meta device if that is set.
 

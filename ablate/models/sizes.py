@@ -2,8 +2,8 @@
 
 Lightning's bf16-mixed keeps every weight in float32 and casts inside each operation, so that there
 is no second, low-precision copy to count: 4 bytes a weight, and for a trained one 4 more for its
-gradient and 8 for AdamW's two moments. Not counted, as they depend on the batch: activations, and
-the bf16 casts of weights that autocast keeps during a step.
+gradient and 8 for AdamW's two moments. Not counted: the bf16 casts of weights that autocast keeps
+during a step. Activations are estimated apart, as they depend on the batch.
 """
 
 from __future__ import annotations
@@ -45,11 +45,15 @@ class ModelSize:
             (``trainable``).
         memory: in training, by component and in all (``total``).
         image_tokens: embeddings per image that the backbone gets.
+        image_bytes: activations of encoder and connector per image, see ``kept_bytes``.
+        position_bytes: those of the backbone per position.
     """
 
     parameters: dict[str, int]
     memory: dict[str, Memory]
     image_tokens: int
+    image_bytes: int
+    position_bytes: int
 
 
 def planned_size(config: RunConfig, vocab_size: int, built: dict[str, Any]) -> ModelSize:
@@ -66,9 +70,29 @@ def planned_size(config: RunConfig, vocab_size: int, built: dict[str, Any]) -> M
     with torch.device("meta"):
         model = build_model(config, vocab_size, built)
     check_shapes(model, config, built)
+    encoder, connector, backbone = kept_bytes(model)
     return ModelSize(
-        parameter_counts(model), training_memory(model), model.connector.num_output_tokens
+        parameter_counts(model),
+        training_memory(model),
+        model.connector.num_output_tokens,
+        model.encoder.num_tokens * (encoder + connector),
+        backbone,
     )
+
+
+def kept_bytes(model: VisionLanguageModel) -> list[int]:
+    """What a training step keeps for its backward pass, about, by component and position.
+
+    What goes into each matrix and what comes out, in float32, and as much again for what stands
+    between them (norms, nonlinearities, sums); nothing before the first weight that is trained.
+    """
+    found, passes = [], False
+    for role in COMPONENT_ROLES:
+        parameters = list(getattr(model, role).parameters())
+        passes = passes or any(p.requires_grad for p in parameters)
+        widths = sum(p.shape[0] + p[0].numel() for p in parameters if p.dim() > 1)
+        found.append(2 * 4 * widths if passes else 0)
+    return found
 
 
 def training_memory(model: VisionLanguageModel) -> dict[str, Memory]:

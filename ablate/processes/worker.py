@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ablate.errors import CellError
+from ablate.errors import CellError, is_full
 from ablate.processes.messages import (
     Done,
     Ended,
@@ -91,7 +91,8 @@ def main(
         last = Failed(str(error), traceback.format_exc())
     except Exception as error:
         memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc(), memory)
+        reason, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+        last = Failed(reason, trace, memory, is_full(error))
         if asked():  # which may have ended a loader's processes
             last = Ended()
     connection.send(last)

@@ -15,10 +15,11 @@ from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.data.lengths import question_reader
 from ablate.errors import ConfigError, DataError
 from ablate.models.sizes import ModelSize
+from ablate.sweeping.cards import default_jobs
 from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once, without_memory
-from ablate.sweeping.jobs import default_jobs, is_scored
+from ablate.sweeping.jobs import is_scored
 from ablate.sweeping.plan import Plan
-from ablate.sweeping.preflight import model_sizes, vocabulary_sizes
+from ablate.sweeping.preflight import memory_needed, model_sizes, vocabulary_sizes
 from ablate.sweeping.steps import plan_steps
 from ablate.training.feature_cache import LIMIT, Request, bytes_an_image, limit, requests
 from ablate.training.lengths import max_length, surveyed
@@ -38,6 +39,7 @@ def print_dry_run(console: Console, plan: Plan, held: HeldSteps, cache: Path) ->
         ConfigError: components or arguments that cannot be used.
     """
     seconds, once = None, Once(0, 0, None)
+    needs: dict[str, int] = {}
     finished: set[str] = set()
     try:
         vocabularies = vocabulary_sizes(plan, cache)
@@ -48,14 +50,16 @@ def print_dry_run(console: Console, plan: Plan, held: HeldSteps, cache: Path) ->
         console.print(note)
     else:
         sizes = model_sizes(plan, vocabularies)
+        needs = memory_needed(plan, sizes, cache)
         print_lengths(console, plan, cache)
         finished = {name for name, each in steps.items() if is_scored(each, held)}
         todo = [c.config for c in plan.cells if c.name not in finished]
         stored = print_features(console, todo, cache)
         seconds = estimated_seconds(plan, sizes, finished, held.runs, stored, cache)
         once = prepared_once(todo, stored, cache)
-    print_memory(console, plan, sizes)
-    print_plan(console, plan, sizes, finished, seconds, once)
+    print_memory(console, plan, sizes, needs)
+    jobs = default_jobs(plan.cells[0].config, needs.values())
+    print_plan(console, plan, sizes, finished, seconds, once, jobs)
 
 
 def print_lengths(console: Console, plan: Plan, cache: Path) -> None:
@@ -112,19 +116,25 @@ def _features_line(request: Request, size: int) -> str:
     )
 
 
-def print_memory(console: Console, plan: Plan, sizes: dict[str, ModelSize]) -> None:
-    """A row per combination: GiB by component, by kind and in all, see ``Memory``."""
-    title = "memory in training without activations, GiB"
+def print_memory(
+    console: Console, plan: Plan, sizes: dict[str, ModelSize], needs: dict[str, int]
+) -> None:
+    """A row per combination: GiB by component, by kind and in all, see ``Memory``.
+
+    Beside them, if known, what a cell takes of a GPU, see ``memory_needed``.
+    """
+    title = "memory in training without activations, and of a GPU with them, about, GiB"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("combination", overflow="fold")
-    for column in [*COMPONENT_ROLES, "weights", "gradients", "optimizer", "total"]:
+    for column in [*COMPONENT_ROLES, "weights", "gradients", "optimizer", "total", "of a GPU"]:
         table.add_column(column, justify="right", no_wrap=True)
     for identity, size in sizes.items():
         whole = size.memory["total"]
         figures = [size.memory[role].total for role in COMPONENT_ROLES]
         figures += [whole.weights, whole.gradients, whole.optimizer, whole.total]
         name = plan.combinations[identity].combination
-        table.add_row(name, *[f"{figure / GIB:.3g}" for figure in figures])
+        need = f"{needs[identity] / GIB:.3g}" if needs else "-"
+        table.add_row(name, *[f"{figure / GIB:.3g}" for figure in figures], need)
     console.print(table)
 
 
@@ -135,6 +145,7 @@ def print_plan(
     finished: set[str],
     seconds: dict[str, float] | None,
     once: Once,
+    jobs: int,
 ) -> None:
     """A row per combination (parameters, image tokens, cells to run, estimated time) and the sum.
 
@@ -145,6 +156,7 @@ def print_plan(
         finished: names of cells that are.
         seconds: of a cell by its combination's identity; None if they are not known.
         once: what is made before the first cell.
+        jobs: cells at a time.
     """
     title = f"{plan.name}: {len(plan.cells)} cells"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -160,7 +172,6 @@ def print_plan(
         figures.append(str(size.image_tokens))
         table.add_row(cells[0].combination, *figures, f"{todo} of {len(cells)}", minutes)
     console.print(table)
-    jobs = default_jobs(plan.cells[0].config)
     remaining = [c for c in plan.cells if c.name not in finished]
     total = (
         None if seconds is None else sum(seconds[c.combination_identity] for c in remaining) / jobs

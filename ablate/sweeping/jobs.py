@@ -12,10 +12,7 @@ from mlflow.entities import Run
 
 from ablate.analysis.held import EVALUATE, TRAIN, HeldSteps
 from ablate.components.registry import nearest
-from ablate.config.schema import RunConfig
-from ablate.cores import cores_here
 from ablate.errors import COMMAND_LINE, ConfigError
-from ablate.models.devices import gpus
 from ablate.sweeping.plan import Cell
 from ablate.sweeping.steps import Steps
 from ablate.tracking.claims import claim_key
@@ -46,11 +43,6 @@ class CellJob:
     weights: Path | None = None
     begun: Run | None = None
     claimed: tuple[str, ...] = ()
-
-
-def default_jobs(config: RunConfig) -> int:
-    """Cells at once: as many as the cores allow on a CPU, one on each GPU."""
-    return len(gpus()) or max(1, cores_here() // config.train.threads)
 
 
 def held_steps(tracker: Tracker) -> HeldSteps:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ablate.config.registries import data_key
+from ablate.config.registries import data_key, data_set
 from ablate.data.tokenizer import Tokenizer
 from ablate.errors import ConfigError
 from ablate.models.sizes import ModelSize, planned_size
 from ablate.models.vlm import IncompatibleError
+from ablate.sweeping.cards import needed
 from ablate.sweeping.plan import Plan
 from ablate.sweeping.sample_checks import check_samples, prepare_data
+from ablate.training.lengths import max_length
 
 
 def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
@@ -39,6 +41,23 @@ def vocabulary_sizes(plan: Plan, cache: Path) -> dict[str, int]:
             uses.add(use)
             check_samples(where, cell.config, cache)
         found[identity] = tokenizers[key].vocab_size
+    return found
+
+
+def memory_needed(plan: Plan, sizes: dict[str, ModelSize], cache: Path) -> dict[str, int]:
+    """The bytes of a GPU that a cell takes in training, by its combination's identity.
+
+    Raises:
+        ConfigError: a conversation that its template has no way to write.
+    """
+    found = {}
+    for identity, cell in plan.combinations.items():
+        try:
+            text = max_length(cell.config, data_set(cell.config), cache)
+        except ValueError as error:
+            where = f"{plan.source} (cell {cell.combination})"
+            raise ConfigError(where, "data", str(error)) from error
+        found[identity] = needed(cell.config, sizes[identity], text)
     return found
 
 

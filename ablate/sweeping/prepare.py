@@ -120,7 +120,8 @@ def _execute(
                 display.ended(name)
             case Failed(reason, trace) if kind == "pretrain":
                 display.ended(name, reason)
-                raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
+                trace = "" if message.disk else f"\n{trace}"
+                raise CellError(f"stage 0 of {name} failed: {reason}{trace}")
             case Failed(reason):  # costs time alone
                 display.ended(name, f"{reason}; its cells encode their images themselves")
         return True

@@ -8,23 +8,27 @@ processes may run the same plan at the same time: see ``ablate.sweeping.dispatch
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from shutil import disk_usage
 
 from mlflow.entities import Run
 
+from ablate.analysis.connect import sqlite_file
 from ablate.analysis.held import EVALUATE, MEASURE, TRAIN, HeldSteps
 from ablate.config.identity import digest
 from ablate.cores import cores_here
 from ablate.errors import ConfigError, reason
-from ablate.models.devices import gpus
+from ablate.models.devices import gpu_memory
 from ablate.processes.executors import Task, execute
-from ablate.processes.messages import LAST, Done, Failed, Message, StepDone
+from ablate.processes.messages import LAST, Done, Ended, Failed, Message, StepDone
+from ablate.sweeping.cards import Cards, default_jobs
 from ablate.sweeping.dispatch import LATER, Dispatch, Taken, Wishes
-from ablate.sweeping.jobs import CellJob, again, default_jobs, held_steps, missing_steps
+from ablate.sweeping.jobs import CellJob, again, held_steps, missing_steps
 from ablate.sweeping.judging import register_claims
 from ablate.sweeping.opening import Opening, describe
 from ablate.sweeping.outcome import NOT_TRAINED, Outcome
@@ -59,6 +63,7 @@ class SweepRun:
         cache: folder of converted data.
         display: shows progress.
         wishes: what the user asks beside the plan.
+        memory: bytes that a cell takes in training, by its combination's identity.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class SweepRun:
         cache: Path,
         display: Display,
         wishes: Wishes | None = None,
+        memory: Mapping[str, int] | None = None,
     ) -> None:
         self.plan = plan
         self.steps = steps
@@ -76,6 +82,7 @@ class SweepRun:
         self.cache = cache
         self.display = display
         self.wishes = wishes or Wishes()
+        self.memory = memory or {}
         self.outcome = Outcome()
         self.states = States(cache, tracker.uri)
         self.claims = Claims(claims_url(tracker.uri, cache), Patience(display))
@@ -90,9 +97,7 @@ class SweepRun:
         self._lost: set[str] = set()
         """What another process has taken over, as this one was silent for too long."""
         self._look = True
-        self._gpus = gpus()
-        self._devices: dict[str, str | None] = {}
-        """What runs -> the GPU that it sees."""
+        self._cards = Cards(gpu_memory())
 
     def run(self, jobs: int | None = None) -> Outcome:
         """Train, score and measure what is not done yet; every run ends, whatever happens."""
@@ -112,7 +117,8 @@ class SweepRun:
                 register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
                 kinds = " + ".join(kind for kind, found in todo.items() if found)
                 pool = [cell for found in todo.values() for cell in found]
-                self._execute(kinds, pool, dispatch.take, jobs or default_jobs(cells[0].config))
+                at_once = jobs or default_jobs(cells[0].config, list(map(self._need, pool)))
+                self._execute(kinds, pool, dispatch.take, at_once)
                 self._measure_new(dispatch)
                 if self.outcome.finished:
                     self._summarise(recorder)
@@ -240,17 +246,22 @@ class SweepRun:
                     self.display.over(cell.name, self.outcome.failed.get(cell.name, ""))
 
     def _keeps_out(self, cell: Cell) -> bool:
-        """Whether a cell has to wait: it or another has the device alone, or the sweep ends."""
+        """Whether a cell has to wait: for a card with room, for one alone, or the sweep ends."""
         alone = cell.name in self._alone or not self._alone.isdisjoint(self._running)
-        return bool(self._enough or (alone and self._running))
+        full = not self._cards.has_room(self._need(cell))
+        return bool(self._enough or full or (alone and self._running))
+
+    def _need(self, cell: Cell) -> int:
+        """The bytes of a card that a cell takes; 0 where they are not known."""
+        return self.memory.get(cell.combination_identity, 0)
 
     def _begin(self, job: CellJob) -> Task:
         """Open the job's run; what its process does."""
         name, cell = job.cell.name, job.cell
         self._opening.open(job)
-        self._devices[name] = self._free_device()
+        device = self._cards.place(name, self._need(cell))
         self._running[name], self._left[name] = job, set(job.missing)
-        where = (cell.config.train.threads, self._devices[name])
+        where = (cell.config.train.threads, device)
         given = (cell.config, self.cache)
         out = task_folder(self._out, job.kind)
         if job.kind in ("train", "stage"):
@@ -265,11 +276,6 @@ class SweepRun:
         machine = job.missing[0].removeprefix(MEASURE)
         repeat = self.tracker.repeats(job.trained, machine)
         return Task(name, measure_only, (*given, machine, repeat), cores_here(), where[1])
-
-    def _free_device(self) -> str | None:
-        """The GPU on which the fewest cells of this process run; None where there is none."""
-        used = list(self._devices.values())
-        return min(self._gpus, key=used.count, default=None)
 
     def _meanwhile(self) -> set[str]:
         """Say that this process lives; what it runs and has lost to others.
@@ -307,6 +313,9 @@ class SweepRun:
             return False  # lost
         if isinstance(message, Failed) and message.memory and self._sets_back(job, message):
             return True
+        if isinstance(message, Failed) and message.disk:  # which is not the cell's fault
+            self._enough = f"{name} found no room on the disk: {message.reason} ({self._room()})"
+            message = Ended()
         self._recorder.record(name, message, job.kind)
         match message:
             case StepDone(step):
@@ -321,8 +330,17 @@ class SweepRun:
             self._ended(job)
         return True
 
+    def _room(self) -> str:
+        """The room that is left where a sweep writes."""
+        file = sqlite_file(self.tracker.uri)
+        places = {"temporary files": Path(tempfile.gettempdir()), "cache": self.cache}
+        places |= {} if file is None else {"store": file.parent}
+        left = {f"{kind} in {each}": disk_usage(each).free for kind, each in places.items()}
+        return "left: " + ", ".join(f"{free / 2**20:,.1f} MiB for {k}" for k, free in left.items())
+
     def _ended(self, job: CellJob) -> None:
-        del self._running[job.cell.name], self._devices[job.cell.name]
+        del self._running[job.cell.name]
+        self._cards.leave(job.cell.name)
         self._dispatching.done(job)
         self._look = True
 

@@ -28,7 +28,7 @@ from ablate.sweeping.study_store import StudyStore
 from ablate.sweeping.work import measured, train_and_evaluate
 from ablate.tracking.progress import Display
 from ablate.tracking.provenance import BEAT_SECONDS
-from ablate.tracking.recorder import Recorder
+from ablate.tracking.recorder import Patience, Recorder
 from ablate.tracking.store import Tracker
 from ablate.training.feature_cache import features_key
 from ablate.training.module import VALIDATED
@@ -82,7 +82,7 @@ class StudyRun:
         self.tracker.bury()
         self.tracker.experiment(keys.name)  # refused now, if at all
         self._jobs = jobs
-        store = StudyStore(self.plan, self.display.say)
+        store = StudyStore(self.plan, self.display.say, Patience(self.display))
         if len(store.ended()) < keys.trials:
             for metric in self.plan.directions:
                 check_objective(metric, self.plan.config, source, self.cache)

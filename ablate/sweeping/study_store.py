@@ -23,16 +23,16 @@ from optuna.exceptions import (
     OptunaError,
     UpdateFinishedTrialError,
 )
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ablate.analysis.connect import home_expanded, refusals
+from ablate.analysis.connect import home_expanded, is_same_database, refusals, tracking_uri
 from ablate.components.registry import nearest
 from ablate.config.identity import digest
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, StoreError
 from ablate.models.seeding import derive
 from ablate.sweeping.optuna_parts import pruner, sampler
+from ablate.sweeping.patient_storage import PatientStorage
 from ablate.sweeping.study_plan import StudyPlan
 from ablate.tracking.provenance import BEAT_SECONDS, SILENT_SECONDS, is_dead, this_process
 
@@ -56,6 +56,7 @@ class StudyStore:
     Args:
         plan: the study.
         say: is told what a user should know.
+        wait: is given why the storage does not answer; returns whether to ask it again.
 
     Attributes:
         study: Optuna's.
@@ -68,15 +69,23 @@ class StudyStore:
 
     study: optuna.Study
 
-    def __init__(self, plan: StudyPlan, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plan: StudyPlan,
+        say: Callable[[str], None],
+        wait: Callable[[Exception], bool] = lambda error: False,
+    ) -> None:
         self._plan = plan
         self._say = say
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         # Heartbeats are Optuna's own, and so is their end; only who sends them is not.
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
+        if is_same_database(storage_url(), tracking_uri()):
+            message = f"MLflow's runs are there, and studies need another database; {STUDIES}"
+            raise StoreError(storage_url(), "", message)
         with refusals(storage_url(), STUDIES, OptunaError, RuntimeError, ImportError):
-            self._storage = _storage(self._try_again)
+            self._storage = _storage(wait, self._try_again)
             self.study = self._open()
 
     def next(self) -> Trial | None:
@@ -251,12 +260,16 @@ def _has_said_nothing(trial: FrozenTrial) -> bool:
     return silent and PROCESS not in trial.user_attrs
 
 
-def _storage(try_again: Callable[[optuna.Study, FrozenTrial], None]) -> RDBStorage:
+def _storage(
+    wait: Callable[[Exception], bool], try_again: Callable[[optuna.Study, FrozenTrial], None]
+) -> PatientStorage:
     """The storage; others may be making its tables at the same time."""
     for tries_left in (2, 1, 0):
         try:
-            return RDBStorage(
+            return PatientStorage(
                 storage_url(),
+                STUDIES,
+                wait,
                 heartbeat_interval=BEAT_SECONDS,
                 grace_period=SILENT_SECONDS,
                 heartbeat_stale_trial_callback=try_again,

@@ -17,7 +17,7 @@ from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
-from ablate.errors import CellError
+from ablate.errors import CellError, is_full
 from ablate.evaluation.evaluate import evaluate
 from ablate.models.devices import conditions
 from ablate.models.saved import MODEL, components_of, load, save, saved_parts, start_from
@@ -209,6 +209,8 @@ def answer_benchmarks(
             keep_results(name, benchmark, answered, out, reporter)
             reporter.done(f"{EVALUATE}{name}")
         except Exception as error:  # a benchmark fails alone
+            if is_full(error):
+                raise
             failed[name] = f"{type(error).__name__}: {error}"
     reporter.metrics({"seconds/evaluate": time.perf_counter() - start})
     if failed:

@@ -71,7 +71,7 @@ class Claims:
 
     Args:
         url: of the database.
-        wait: is called where the database is away; returns whether to ask it again.
+        wait: is given why the database does not do it; returns whether to ask it again.
         owner: who claims: this process.
 
     Raises:
@@ -79,7 +79,10 @@ class Claims:
     """
 
     def __init__(
-        self, url: str, wait: Callable[[], bool] = lambda: False, owner: str | None = None
+        self,
+        url: str,
+        wait: Callable[[Exception], bool] = lambda error: False,
+        owner: str | None = None,
     ) -> None:
         self.url = url
         self.owner = owner or this_process()
@@ -191,9 +194,9 @@ class Claims:
                         return work(connection)
                 except IntegrityError:
                     return None
-                except (OperationalError, ProgrammingError):
+                except (OperationalError, ProgrammingError) as error:
                     had_table, has_table = has_table, self._has_table()
-                    if (had_table or not has_table) and not self._wait():
+                    if (had_table or not has_table) and not self._wait(error):
                         raise
 
     def _has_table(self) -> bool:

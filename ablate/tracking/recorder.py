@@ -9,9 +9,10 @@ from types import TracebackType
 
 from mlflow.entities import Run
 
-from ablate.analysis.connect import patient
+from ablate.analysis.connect import first_line, patient
 from ablate.analysis.held import PREDICTIONS
 from ablate.config.schema import RunConfig
+from ablate.errors import LONGEST, shortened
 from ablate.processes.interrupts import held, let_through
 from ablate.processes.messages import (
     Done,
@@ -40,7 +41,7 @@ class Patience:
     """Waits for a store that is away, and heeds Ctrl-C meanwhile.
 
     Args:
-        display: is told once that the store is away.
+        display: is told once that the store is away, and why.
     """
 
     def __init__(self, display: Display) -> None:
@@ -48,8 +49,8 @@ class Patience:
         self._since: float | None = None
         self._last = 0.0
 
-    def __call__(self) -> bool:
-        """Wait a moment; whether to ask the store again.
+    def __call__(self, error: Exception) -> bool:
+        """Wait a moment; whether to ask the store again, which could not because of an error.
 
         Raises:
             KeyboardInterrupt, SystemExit: what was asked for meanwhile; it is not waited then.
@@ -58,7 +59,8 @@ class Patience:
         if self._since is None or now - self._last > 60:  # it was there in between
             self._since = now
             minutes = f"{PATIENCE_SECONDS / 60:.0f} minutes"
-            self._display.say(f"the store does not answer: asked again for {minutes}")
+            why = shortened(first_line(error), LONGEST)
+            self._display.say(f"the store is away: {why}; asked again for {minutes}")
         self._last = now
         if now - self._since > PATIENCE_SECONDS:
             return False

@@ -151,6 +151,7 @@ class Saving(Callback):
         self._generators: dict[str, Any] | None = None
         self._begun = self._last = time.monotonic()
         self._step = self._saved = 0
+        self._told = False
 
     def state_dict(self) -> dict[str, Any]:
         """The random generators, and the seconds of training so far."""
@@ -220,7 +221,9 @@ class Saving(Callback):
             OSError,
             RuntimeError,
         ) as error:  # a full disk, say, of which torch tells the latter
-            self.reporter.note(f"no checkpoint could be written: {error}")
+            if not self._told:
+                self.reporter.note(f"no checkpoint could be written: {error}")
+            self._told = True
 
 
 def _validation_follows(trainer: pl.Trainer) -> bool:

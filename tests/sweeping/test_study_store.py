@@ -184,3 +184,20 @@ def test_a_front_of_several_objectives(house: Path) -> None:
     assert {t.number for t in store.study.best_trials} == {0, 1}
     assert store.study.metric_names == list(directions)
     assert optuna.load_study(study_name="one", storage="sqlite:///optuna.db").trials[0].values
+
+
+@pytest.mark.parametrize(
+    ("runs", "studies"),
+    [
+        ("postgresql://a@host:5/both", "postgresql+psycopg://b@host:5/both"),
+        ("sqlite:////x/both.db", "sqlite:////x/both.db"),
+    ],
+)
+def test_studies_have_a_database_of_their_own(
+    runs: str, studies: str, house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both libraries keep their tables' version in one of the same name."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", runs)
+    monkeypatch.setenv("ABLATE_STUDIES", studies)
+    with pytest.raises(StoreError, match="studies need another database"):
+        opened(house)

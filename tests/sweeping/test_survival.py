@@ -77,7 +77,7 @@ def store(
     if request.param == "sqlite":
         yield
         return
-    with postgres(house) as server:
+    with postgres() as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         yield
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sql
 
 FOLDERS = ("/usr/lib/postgresql", "/usr/local/bin", "/usr/bin")
 
@@ -32,6 +35,14 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def database(self, name: str) -> str:
+        """The address of a new, empty database."""
+        engine = sql.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sql.text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return f"{self.url.rpartition('/')[0]}/{name}"
 
     def call(self, program: str, *words: str) -> None:
         """As a user that is not root, whom PostgreSQL refuses."""
@@ -55,19 +66,20 @@ class Server:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Server]:
-    """A server with an empty database; skips the test where it cannot be had."""
+def postgres() -> Iterator[Server]:
+    """A server with an empty database; skips the test where it cannot be had.
+
+    It is not in pytest's folder, which each run of pytest on the machine closes to other users.
+    """
     programs = _programs()
-    if programs is None or find_spec("psycopg") is None:
-        pytest.skip("needs Debian's postgresql and psycopg (ablate-vlm[postgres])")
-    shutil.chown(folder, "postgres")
-    for parent in folder.parents:
-        if parent.owner() == "root" and str(parent) not in ("/", "/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    server = Server(folder, programs)
-    server.call("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    if programs is None or find_spec("psycopg") is None or os.geteuid() != 0:
+        pytest.skip("needs Debian's postgresql, psycopg (ablate-vlm[postgres]) and root's rights")
+    with tempfile.TemporaryDirectory() as name:
+        shutil.chown(name, "postgres")
+        server = Server(Path(name), programs)
+        server.call("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

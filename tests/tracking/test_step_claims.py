@@ -27,7 +27,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if request.param == "sqlite":
         yield f"sqlite:///{folder / 'claims.db'}"
         return
-    with postgres(folder) as server:
+    with postgres() as server:
         yield server.url
 
 
