@@ -307,8 +307,8 @@ def _eps(norm: Any) -> float:
     return norm.eps if isinstance(norm, nn.LayerNorm) else norm.variance_epsilon
 
 
-# Rows, columns and warps of one program's tile, by the product's shape, and whether it has a partner
-# beside it: from the Mambas' (``mixers.decode``).
+# Rows, columns and warps of one program's tile, by the product's shape: the Mambas' (see
+# ``mixers.decode``). Products that are made side by side share the rows.
 _MANY_ROWS = (8, 512, 2)
 _FEW_ROWS = (4, 2048, 4)
 

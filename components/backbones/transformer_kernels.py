@@ -83,7 +83,9 @@ def project_kernel(
     P2: tl.constexpr = P1 + (N2 + BLOCK_N - 1) // BLOCK_N
     program = tl.program_id(0)
     rows = tl.where(program >= P2, N3, tl.where(program >= P1, N2, tl.where(program >= P0, N1, N0)))
-    before = tl.where(program >= P2, P2, tl.where(program >= P1, P1, tl.where(program >= P0, P0, 0)))
+    before = tl.where(
+        program >= P2, P2, tl.where(program >= P1, P1, tl.where(program >= P0, P0, 0))
+    )
     begin = tl.where(
         program >= P2,
         N0 + N1 + N2,
@@ -126,8 +128,7 @@ def project_kernel(
     if BIASED:
         value += tl.load(bias_ptr + n, live, 0.0).to(tl.float32)
     if GELU:
-        if program >= P2:
-            value = _gelu_new(value)
+        value = tl.where(program >= P2, _gelu_new(value), value)
     tl.store(out_ptr + begin + n, value, live)
 
 
