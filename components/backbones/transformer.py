@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from ablate.components.backbones.base import BACKBONES, Backbone, Likeliest
 from ablate.components.backbones.documents import positions
 from ablate.components.checkpoints import read_causal_lm
 from ablate.components.registry import nearest
+
+if TYPE_CHECKING:
+    from ablate.components.backbones.transformer_decode import FixedState, FixedStep
+    from ablate.components.backbones.transformer_fused import FusedTransformerStep
 
 _TINY_LLAMA = {
     "hidden_size": 128,
@@ -210,7 +215,8 @@ class TransformerBackbone(Backbone):
     def decoder(
         self, state: TransformerState, choose: Likeliest | None = None
     ) -> Callable[[Tensor], Tensor]:
-        """On a CUDA device, one captured graph, where the architecture allows it."""
+        """On a CUDA device, one captured graph where the architecture allows it, of fused kernels
+        where they know it."""
         if not state.positions.is_cuda:
             return super().decoder(state, choose)
         from ablate.components.backbones import transformer_decode as fast
@@ -218,14 +224,34 @@ class TransformerBackbone(Backbone):
 
         if not (self._takes_positions and fast.capturable(self.model.config.get_text_config())):
             return super().decoder(state, choose)
-        cache, batch = state.cache, len(state.positions)
+        cache, batch, fused = state.cache, len(state.positions), self._fusable()
 
         def make() -> fast.CapturedTransformerStep:
-            step = fast.FixedStep(self._run, self.embed, self.head, cache, batch)
-            return fast.CapturedTransformerStep(step, batch, choose)
+            fixed = fast.FixedState(cache, batch)
+            step = self._fused(fixed) if fused else self._fixed(fixed)
+            return fast.CapturedTransformerStep(step, fixed, choose)
 
-        key = (batch, fast.room(cache), cache.layers[0].keys.dtype, choose)
+        key = (fused, batch, fast.room(cache), cache.layers[0].keys.dtype, choose)
         return kept_step(self, key, make).start(state)
+
+    def _fusable(self) -> bool:
+        """Whether the layers and the installation have the step in fused kernels."""
+        if find_spec("triton") is None:
+            return False
+        from ablate.components.backbones.transformer_fused import fusable
+
+        return fusable(self.model)
+
+    def _fused(self, state: FixedState) -> FusedTransformerStep:
+        from ablate.components.backbones.transformer_fused import FusedTransformerStep
+
+        return FusedTransformerStep(self.model, state)
+
+    def _fixed(self, state: FixedState) -> FixedStep:
+        """The step of the library's own modules."""
+        from ablate.components.backbones.transformer_decode import FixedStep
+
+        return FixedStep(self._run, self.embed, self.head, state)
 
     def blueprint(self) -> tuple[str, dict[str, Any]]:
         """Its configuration, all settings of which may come from a directory.

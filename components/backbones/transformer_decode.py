@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from ablate.components.backbones.captured import CapturedStep
+from ablate.components.backbones.captured import CapturedStep, Step
 from ablate.components.backbones.kv_cache import FixedLayer, PreallocatedLayer
 from ablate.components.mixers.base import no_room
 
@@ -20,42 +20,30 @@ _ROOM = 256
 Run = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]
 
 
-class FixedStep:
-    """``step`` with a cache, a mask and positions at fixed places: ids (B,) -> logits (B, V).
+class FixedState:
+    """Keys, values, mask and positions of decoding rows, at places that never change.
 
     Args:
-        run: embeddings (B, 1, d_model), mask (B, 1, 1, room), positions (B, 1) and cache -> hidden
-            states (B, 1, d_model).
-        embed: ids -> embeddings.
-        head: hidden states -> logits.
         cache: the prefilled cache whose sizes to take.
         batch: B.
+
+    Attributes:
+        place: the position in the cache that the next token takes, (1,).
+        positions: its number in each row, (B, 1).
+        mask: which positions hold a token, (B, room).
+        layers: keys and values of each layer.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        embed: Callable[[Tensor], Tensor],
-        head: Callable[[Tensor], Tensor],
-        cache: Cache,
-        batch: int,
-    ) -> None:
-        self.run, self.embed, self.head = run, embed, head
+    def __init__(self, cache: Cache, batch: int) -> None:
         device = _layers(cache)[0].device
-        self.place = torch.zeros(1, dtype=torch.long, device=device)
-        self.positions = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self.counters = torch.zeros(1 + batch, dtype=torch.long, device=device)
+        self.place, self.positions = self.counters[:1], self.counters[1:, None]
         self.mask = torch.zeros(batch, room(cache), dtype=torch.bool, device=device)
         self.layers = [FixedLayer(layer, room(cache), self.place) for layer in _layers(cache)]
-        self.cache = Cache(layers=list(self.layers))
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        self.mask.index_fill_(1, self.place, True)
-        hidden = self.run(
-            self.embed(ids[:, None]), self.mask[:, None, None], self.positions, self.cache
-        )
-        self.positions += 1
-        self.place += 1
-        return self.head(hidden[:, 0])
+    def advance(self) -> None:
+        """Go to the next position."""
+        self.counters += 1
 
     def load(self, state: Any) -> None:
         """Go on from a ``TransformerState`` of the same sizes."""
@@ -68,15 +56,46 @@ class FixedStep:
             fixed.load(layer)
 
 
-class CapturedTransformerStep(CapturedStep):
-    """A ``FixedStep`` as a graph, and the room that is left in its state."""
+class FixedStep:
+    """``step`` on a ``FixedState``: ids (B,) -> logits (B, V).
+
+    Args:
+        run: embeddings (B, 1, d_model), mask (B, 1, 1, room), positions (B, 1) and cache -> hidden
+            states (B, 1, d_model).
+        embed: ids -> embeddings.
+        head: hidden states -> logits.
+        state: updated in place.
+    """
 
     def __init__(
-        self, step: FixedStep, batch: int, choose: Callable[[Tensor], Tensor] | None = None
+        self,
+        run: Run,
+        embed: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor], Tensor],
+        state: FixedState,
     ) -> None:
-        self.fixed = step
+        self.run, self.embed, self.head, self.state = run, embed, head, state
+        self.cache = Cache(layers=list(state.layers))
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        state = self.state
+        state.mask.index_fill_(1, state.place, True)
+        hidden = self.run(
+            self.embed(ids[:, None]), state.mask[:, None, None], state.positions, self.cache
+        )
+        state.advance()
+        return self.head(hidden[:, 0])
+
+
+class CapturedTransformerStep(CapturedStep):
+    """A step on a ``FixedState`` as a graph, and the room that is left in its state."""
+
+    def __init__(
+        self, step: Step, state: FixedState, choose: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.fixed = state
         # Keys and values need not be restored: ``load`` writes them, and the mask hides the rest.
-        super().__init__(step, [step.mask, step.positions, step.place], batch, choose)
+        super().__init__(step, [state.mask, state.counters], len(state.mask), choose)
 
     def start(self, state: Any) -> CapturedTransformerStep:
         """Go on from ``state``, whose cache is given up for the step's own."""

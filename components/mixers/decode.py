@@ -71,7 +71,7 @@ def linear(
         normed = torch.empty(x.shape, dtype=weight.dtype, device=x.device)
         block = triton.next_power_of_2(x.shape[1])
         normalise_kernel[(len(x),)](
-            x, norm, normed, eps, COLS=x.shape[1], BLOCK_K=block, **_dependent(x.device)
+            x, norm, normed, eps, COLS=x.shape[1], BLOCK_K=block, **dependent(x.device)
         )
         x = normed
     if add:
@@ -90,7 +90,7 @@ def linear(
             CHANNELS=channels,
             TAPS=taps,
             BLOCK_N=256,
-            **_dependent(x.device),
+            **dependent(x.device),
         )
 
 
@@ -122,7 +122,7 @@ def _linear_one(
         ADD=add,
         TAPS=0 if conv is None else conv.weight.shape[-1],
         **tile,
-        **_dependent(x.device),
+        **dependent(x.device),
     )
 
 
@@ -156,7 +156,7 @@ def ssd_step_gated(
         GROUPS=groups,
         BLOCK_P=block,
         BLOCK_S=triton.next_power_of_2(states),
-        **_dependent(inner.device),
+        **dependent(inner.device),
     )
 
 
@@ -202,7 +202,7 @@ def selective_step_gated(
         BLOCK_S=triton.next_power_of_2(states),
         BLOCK_R=triton.next_power_of_2(rank),
         num_warps=warps,
-        **_dependent(inner.device),
+        **dependent(inner.device),
     )
 
 
@@ -226,6 +226,6 @@ def _tile(rows: int, cols: int, normed: bool) -> dict[str, int]:
     return {"BLOCK_N": block_n, "BLOCK_K": block_k, "num_warps": warps}
 
 
-def _dependent(device: torch.device) -> dict[str, Any]:
+def dependent(device: torch.device) -> dict[str, Any]:
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
     return {"DEPENDENT": True, "launch_pdl": True} if hopper else {"DEPENDENT": False}

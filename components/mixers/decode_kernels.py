@@ -17,19 +17,19 @@ from ablate.components.scans.ssd_kernels import softplus
 
 
 @triton.jit
-def _let_next_start(DEPENDENT: tl.constexpr):
+def let_next_start(DEPENDENT: tl.constexpr):
     if DEPENDENT:
         gdc_launch_dependents()
 
 
 @triton.jit
-def _wait_for_inputs(DEPENDENT: tl.constexpr):
+def wait_for_inputs(DEPENDENT: tl.constexpr):
     if DEPENDENT:
         gdc_wait()
 
 
 @triton.jit
-def _silu(x):
+def silu(x):
     return x * tl.sigmoid(x)
 
 
@@ -65,7 +65,7 @@ def linear_row_kernel(
     CHANNELS: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr,
     TAPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    _let_next_start(DEPENDENT)
+    let_next_start(DEPENDENT)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     live = n < n_rows
@@ -81,7 +81,7 @@ def linear_row_kernel(
         past, tap = _shift(channel, filtered, taps_ptr, bias_ptr, window_ptr, CHANNELS, TAPS)
     total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     squares = tl.zeros([BLOCK_K], tl.float32)
-    _wait_for_inputs(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     if ADD:
         before = tl.load(out_ptr + n, live, 0.0).to(tl.float32)
     for start in tl.static_range(0, COLS, BLOCK_K):
@@ -110,7 +110,7 @@ def linear_row_kernel(
     if TAPS > 0:
         if TAPS > 1:
             tl.store(window_ptr + (TAPS - 2) * CHANNELS + channel, value, filtered)
-        value = tl.where(filtered, _silu(past + tap * value), value)
+        value = tl.where(filtered, silu(past + tap * value), value)
     tl.store(out_ptr + n, value, live)
 
 
@@ -119,11 +119,11 @@ def normalise_kernel(
     x_ptr, norm_ptr, out_ptr, eps, COLS: tl.constexpr, BLOCK_K: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    _let_next_start(DEPENDENT)
+    let_next_start(DEPENDENT)
     row = tl.program_id(0)
     k = tl.arange(0, BLOCK_K)
     norm = tl.load(norm_ptr + k, k < COLS, 0.0).to(tl.float32)
-    _wait_for_inputs(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     x = tl.load(x_ptr + row * COLS + k, k < COLS, 0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, 0) / COLS + eps)
     tl.store(out_ptr + row * COLS + k, x * scale * norm, k < COLS)
@@ -134,19 +134,19 @@ def convolve_kernel(
     out_ptr, taps_ptr, bias_ptr, window_ptr, out_stride, conv_start,
     CHANNELS: tl.constexpr, TAPS: tl.constexpr, BLOCK_N: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    _let_next_start(DEPENDENT)
+    let_next_start(DEPENDENT)
     row = tl.program_id(1)
     channel = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = channel < CHANNELS
     out = out_ptr + row * out_stride + conv_start + channel
     window = window_ptr + row * (TAPS - 1) * CHANNELS
     past, tap = _shift(channel, live, taps_ptr, bias_ptr, window, CHANNELS, TAPS)
-    _wait_for_inputs(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     value = tl.load(out, live, 0.0).to(tl.float32)
     tl.debug_barrier()  # as in _shift
     if TAPS > 1:
         tl.store(window + (TAPS - 2) * CHANNELS + channel, value, live)
-    tl.store(out, _silu(past + tap * value), live)
+    tl.store(out, silu(past + tap * value), live)
 
 
 @triton.jit
@@ -155,7 +155,7 @@ def ssd_step_kernel(
     HEADS: tl.constexpr, WIDTH: tl.constexpr, STATES: tl.constexpr, GROUPS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    _let_next_start(DEPENDENT)
+    let_next_start(DEPENDENT)
     h, row = tl.program_id(1), tl.program_id(2)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     s = tl.arange(0, BLOCK_S)
@@ -167,7 +167,7 @@ def ssd_step_kernel(
     A = -tl.exp(tl.load(A_log_ptr + h).to(tl.float32))
     D = tl.load(D_ptr + h).to(tl.float32)
     bias = tl.load(dt_bias_ptr + h).to(tl.float32)
-    _wait_for_inputs(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     inner = inner_ptr + row * inner_stride
     shared = inner + 2 * HEADS * WIDTH + (h // (HEADS // GROUPS)) * STATES + s
     gate = tl.load(inner + h * WIDTH + p, inside, 0.0).to(tl.float32)
@@ -180,7 +180,7 @@ def ssd_step_kernel(
     tl.debug_barrier()  # as in _shift
     tl.store(state_ptr + place, state, both)
     y = tl.sum(state * C[None, :], 1) + D * x
-    tl.store(y_ptr + (row * HEADS + h) * WIDTH + p, y * _silu(gate), inside)
+    tl.store(y_ptr + (row * HEADS + h) * WIDTH + p, y * silu(gate), inside)
 
 
 @triton.jit
@@ -189,7 +189,7 @@ def selective_step_kernel(
     CHANNELS: tl.constexpr, STATES: tl.constexpr, RANK: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    _let_next_start(DEPENDENT)
+    let_next_start(DEPENDENT)
     row = tl.program_id(1)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     s = tl.arange(0, BLOCK_S)
@@ -203,7 +203,7 @@ def selective_step_kernel(
     weight = tl.load(dt_weight_ptr + d[:, None] * RANK + r[None, :], rates, 0.0).to(tl.float32)
     bias = tl.load(dt_bias_ptr + d, inside, 0.0).to(tl.float32)
     D = tl.load(D_ptr + d, inside, 0.0).to(tl.float32)
-    _wait_for_inputs(DEPENDENT)
+    wait_for_inputs(DEPENDENT)
     low = low_ptr + row * (RANK + 2 * STATES)
     rank = tl.load(low + r, ranked, 0.0).to(tl.float32)
     B = tl.load(low + RANK + s, known, 0.0).to(tl.float32)
@@ -215,4 +215,4 @@ def selective_step_kernel(
     tl.debug_barrier()  # as in _shift
     tl.store(state_ptr + place, state, both)
     y = tl.sum(state * C[None, :], 1) + D * x
-    tl.store(y_ptr + row * CHANNELS + d, y * _silu(gate), inside)
+    tl.store(y_ptr + row * CHANNELS + d, y * silu(gate), inside)

@@ -6,9 +6,14 @@ import pytest
 
 from tests.components.interpreted import check_interpreted
 
-TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 
 
 @pytest.mark.slow  # a minute, and tests/gpu has the same
 def test_fused_step_equals_the_plain_one() -> None:
     check_interpreted("tests.components.interpreted_step", TOLERANCE, 8)
+
+
+@pytest.mark.slow  # a minute, and tests/gpu has the same
+def test_fused_step_of_a_transformer_equals_the_plain_one() -> None:
+    check_interpreted("tests.components.interpreted_transformer_step", TOLERANCE, 18)

@@ -1,0 +1,74 @@
+"""A transformer's fused decoding step against its own, by Triton's interpreter; a program of its
+own.
+
+Triton decides at its import whether to interpret. Prints the largest relative error of logits, keys
+and values, and of what, for the test that runs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablate.components.backbones import BACKBONES
+from ablate.components.backbones.transformer_decode import FixedState
+from ablate.components.backbones.transformer_fused import FusedTransformerStep, fusable
+
+# Sizes that are no powers of 2; groups of queries; part of a head turning; biases here and there.
+_SIZES = {"hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 20}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 52},
+    "qwen2": {**_SIZES, "num_key_value_heads": 4, "intermediate_size": 36},
+    "phi": {
+        **_SIZES,
+        "hidden_size": 48,
+        "intermediate_size": 52,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 100.0,
+            "partial_rotary_factor": 0.5,
+        },
+    },
+}
+PROMPT, NEW = 67, 3  # in two chunks of the attention
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.float() - expected.float()).norm() / expected.float().norm())
+
+
+@torch.inference_mode()
+def largest_error(kind: str, batch: int, dtype: torch.dtype) -> float:
+    torch.manual_seed(0)
+    model = BACKBONES.get("transformer")(20, architecture=kind, config=KINDS[kind])
+    model = model.to(dtype).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    assert fusable(model.model)
+    ids = torch.randint(0, 20, (batch, PROMPT + NEW))
+    mask = torch.ones(batch, PROMPT, dtype=torch.long)
+    # A row that begins in the attention's second chunk, which sees nothing of the first.
+    mask[-1, :65] = 0 if batch > 1 else 1
+    plain, fast = (model.init_state(batch, PROMPT + NEW) for _ in range(2))
+    for state in (plain, fast):
+        model.prefill(model.embed(ids[:, :PROMPT]), state, mask if batch > 1 else None)
+    fixed = FixedState(fast.cache, batch)
+    fixed.load(fast)
+    step = FusedTransformerStep(model.model, fixed)
+    errors = [
+        error(step(ids[:, t]), model.step(model.embed(ids[:, t : t + 1])[:, 0], plain))
+        for t in range(PROMPT, PROMPT + NEW)
+    ]
+    for mine, theirs in zip(fixed.layers, plain.cache.layers, strict=True):
+        for fixed_part, part in zip(mine.fixed, (theirs.keys, theirs.values), strict=True):
+            errors.append(error(fixed_part[:, :, : PROMPT + NEW], part))
+    return max(errors)
+
+
+if __name__ == "__main__":
+    for kind, batch, dtype in itertools.product(KINDS, (1, 3), DTYPES):
+        print(kind, str(dtype).removeprefix("torch."), largest_error(kind, batch, dtype))  # noqa: T201
