@@ -49,8 +49,10 @@ class CellJob:
 
 
 def default_jobs(config: RunConfig) -> int:
-    """Cells at once: as many as the cores allow on a CPU, one on each GPU."""
-    return len(gpus()) or max(1, cores_here() // config.train.threads)
+    """Cells at once: as many as the cores allow on a CPU, one on each GPU, or so many of them."""
+    each = config.train.devices
+    here = len(gpus()) or cores_here() // config.train.threads
+    return max(1, here // each)
 
 
 def held_steps(tracker: Tracker) -> HeldSteps:

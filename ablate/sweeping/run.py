@@ -92,13 +92,17 @@ class SweepRun:
         self._look = True
         self._gpus = gpus()
         self._devices: dict[str, str | None] = {}
-        """What runs -> the GPU that it sees."""
+        """What runs -> the GPUs that it sees."""
 
     def run(self, jobs: int | None = None) -> Outcome:
-        """Train, score and measure what is not done yet; every run ends, whatever happens."""
+        """Train, score and measure what is not done yet; every run ends, whatever happens.
+
+        Raises:
+            ConfigError: a cell asks for more GPUs than there are.
+        """
+        self._check_devices()
         self.tracker.bury()
         self.claims.clear()
-        cells = self.plan.cells
         with scratch() as out:
             dispatch = self._dispatch(out)
             todo = dispatch.to_do()
@@ -112,11 +116,22 @@ class SweepRun:
                 register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
                 kinds = " + ".join(kind for kind, found in todo.items() if found)
                 pool = [cell for found in todo.values() for cell in found]
-                self._execute(kinds, pool, dispatch.take, jobs or default_jobs(cells[0].config))
+                self._execute(kinds, pool, dispatch.take, jobs or self._at_once())
                 self._measure_new(dispatch)
                 if self.outcome.finished:
                     self._summarise(recorder)
         return self.outcome
+
+    def _at_once(self) -> int:
+        return min(default_jobs(cell.config) for cell in self.plan.cells)
+
+    def _check_devices(self) -> None:
+        for cell in self.plan.whole.cells:
+            number = cell.config.train.devices
+            if self._gpus and number > len(self._gpus):
+                where = f"{self.plan.source} (cell {cell.name})"
+                message = f"is {number}, and this process may use {len(self._gpus)} GPUs"
+                raise ConfigError(where, "train.devices", message)
 
     def _measure_new(self, dispatch: Dispatch) -> None:
         """Measure what the plan asks to be measured and is not held yet, of this machine."""
@@ -155,7 +170,7 @@ class SweepRun:
             dispatch = self._dispatch(out)
             with self._recording(dispatch, out):
                 take = partial(dispatch.take_scoring, trained)
-                self._execute("evaluate", cells, take, jobs or default_jobs(cells[0].config))
+                self._execute("evaluate", cells, take, jobs or self._at_once())
         return self.outcome
 
     def measure(self, trained: dict[str, Run]) -> Outcome:
@@ -248,7 +263,8 @@ class SweepRun:
         """Open the job's run; what its process does."""
         name, cell = job.cell.name, job.cell
         self._opening.open(job)
-        self._devices[name] = self._free_device()
+        trains = job.kind in ("train", "stage")
+        self._devices[name] = self._free_devices(cell.config.train.devices if trains else 1)
         self._running[name], self._left[name] = job, set(job.missing)
         where = (cell.config.train.threads, self._devices[name])
         given = (cell.config, self.cache)
@@ -266,10 +282,10 @@ class SweepRun:
         repeat = self.tracker.repeats(job.trained, machine)
         return Task(name, measure_only, (*given, machine, repeat), cores_here(), where[1])
 
-    def _free_device(self) -> str | None:
-        """The GPU on which the fewest cells of this process run; None where there is none."""
-        used = list(self._devices.values())
-        return min(self._gpus, key=used.count, default=None)
+    def _free_devices(self, number: int) -> str | None:
+        """The GPUs on which the fewest cells of this process run; None where there is none."""
+        used = [each for given in self._devices.values() if given for each in given.split(",")]
+        return ",".join(sorted(self._gpus, key=used.count)[:number]) or None
 
     def _meanwhile(self) -> set[str]:
         """Say that this process lives; what it runs and has lost to others.
