@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -171,7 +171,8 @@ def _run(
         last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc(), memory)
         if asked():
             last = Ended()
-    connection.send(last)
+    with suppress(OSError):  # the first has died
+        connection.send(last)
 
 
 def _watch(others: list[_Companion], over: threading.Event) -> None:

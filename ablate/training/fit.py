@@ -218,8 +218,9 @@ def _take_over(
     model: VisionLanguageModel, trained: VisionLanguageModel, weights: dict[str, Any]
 ) -> None:
     """Give the model the components of one without weights, and these the weights."""
-    prefix = "objective.model."
-    found = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    trained.load_state_dict(found, assign=True)
+    found = {name.removeprefix("objective.model."): each for name, each in weights.items()}
+    for name, parameter in trained.named_parameters():
+        parameter.data = found.pop(name)
+    trained.load_state_dict(found, strict=False)  # buffers
     for role in COMPONENT_ROLES:
         setattr(model, role, getattr(trained, role))

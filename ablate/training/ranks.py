@@ -206,12 +206,12 @@ def is_frozen(module: nn.Module) -> bool:
 
 
 def without_weights(model: VisionLanguageModel) -> VisionLanguageModel:
-    """A copy whose weights are to be loaded: on the meta device, but those of a frozen encoder."""
+    """A copy whose weights are empty, to be loaded; but a frozen encoder is itself."""
     given: dict[int, Any] = {}
     if is_frozen(model.encoder):
         given[id(model.encoder)] = model.encoder
     for parameter in model.parameters():
-        empty = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        empty = nn.Parameter(parameter.new_empty(0, device="cpu"), parameter.requires_grad)
         vars(empty).update(vars(parameter))
         given.setdefault(id(parameter), empty)
     copied = copy.deepcopy(model, given)
