@@ -128,6 +128,7 @@ def companions(
             if (failed := _failure(others, _TELL_SECONDS)) is None:
                 raise
             raise failed from error
+        over.set()
         watch.join()  # until each has said its last
         if (failed := _failure(others, 0)) is not None:
             raise failed
@@ -176,21 +177,22 @@ def _run(
 
 
 def _watch(others: list[_Companion], over: threading.Event) -> None:
-    """Receive the others' last words; end this process if it waits in vain for one of them."""
+    """Receive the others' last words; end this process if its work waits in vain for one of them.
+
+    Args:
+        others: the processes.
+        over: whether this one's own work is.
+    """
     failed_at = float("inf")
-    while not over.is_set():
-        silent = [other for other in others if other.last is None]
-        if not silent and failed_at == float("inf"):
-            return
+    while silent := [other for other in others if other.last is None]:
         for ready in wait([other.connection for other in silent], 0.2):
             other = next(each for each in silent if each.connection is ready)
             other.last = _last_words(other)
             if isinstance(other.last, Failed):
                 failed_at = min(failed_at, time.monotonic())
-        if time.monotonic() > failed_at + _GRACE_SECONDS:
-            worker.give_up(next(o.last for o in others if isinstance(o.last, Failed)))
-        if not silent:
-            time.sleep(0.2)
+    for failed in [other.last for other in others if isinstance(other.last, Failed)]:
+        if not over.wait(failed_at + _GRACE_SECONDS - time.monotonic()):
+            worker.give_up(failed)
 
 
 def _last_words(other: _Companion) -> Message:
