@@ -22,7 +22,8 @@ class SeededSampler(Sampler[int]):
     """Indices of a data set in an order that depends on (seed, epoch) alone.
 
     Each epoch gives every sample exactly once over all ranks: nothing is dropped and nothing is
-    repeated to even the ranks out, so their numbers of samples may differ by one.
+    repeated to even the ranks out, so their numbers of samples may differ by one. What the ranks
+    read next to each other is next to each other in the order, whatever their number.
 
     Args:
         length: size of the data set.
@@ -30,13 +31,21 @@ class SeededSampler(Sampler[int]):
         shuffle: a new random order each epoch; otherwise 0, 1, 2, ...
         rank: which process this is, of ``world_size``; it gets every ``world_size``-th sample.
         world_size: number of processes.
+        even: samples in a rank's batch, if all ranks are to have as many batches: one that would
+            have one fewer gets the epoch's first sample as its last batch, which is not to count.
 
     Raises:
         ValueError: the rank is not one of the ``world_size``.
     """
 
     def __init__(
-        self, length: int, seed: int, shuffle: bool, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        even: int | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of 0 to {world_size - 1}")
@@ -45,6 +54,7 @@ class SeededSampler(Sampler[int]):
         self.shuffle = shuffle
         self.rank = rank
         self.world_size = world_size
+        self.even = even
         self.epoch = 0
         self.start = 0
 
@@ -56,39 +66,46 @@ class SeededSampler(Sampler[int]):
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch, wherever a resumed one starts."""
-        return len(range(self.rank, self.length, self.world_size))
+        own = len(range(self.rank, self.length, self.world_size))
+        return own + self._is_one_batch_short(own)
+
+    def _is_one_batch_short(self, own: int) -> bool:
+        most = len(range(0, self.length, self.world_size))
+        return self.even is not None and own < most and own % self.even == 0
 
     def __iter__(self) -> Iterator[int]:
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        yield from order[self.rank :: self.world_size][self.start :].tolist()
+        own = order[self.rank :: self.world_size].tolist()
+        if self._is_one_batch_short(len(own)):
+            own.append(int(order[0]))
+        yield from own[self.start :]
 
     def state_dict(self, consumed: int) -> dict[str, int]:
-        """Where this rank is after ``consumed`` of its samples of this epoch."""
+        """Where all ranks are when this one has consumed so many of its samples of this epoch."""
         return {
             "length": self.length,
             "seed": self.seed,
-            "world_size": self.world_size,
             "epoch": self.epoch,
-            "consumed": consumed,
+            "consumed": min(consumed * self.world_size, self.length),
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a saved place: the next iteration gives the samples that are left.
+        """Go on from a saved place, which may be another number of ranks'.
 
         Raises:
-            ValueError: the state is of another data set, order or number of processes.
+            ValueError: the state is of another data set or order.
         """
         mine = self.state_dict(0)
-        for key in ("length", "seed", "world_size"):
+        for key in ("length", "seed"):
             if state[key] != mine[key]:
                 raise ValueError(
                     f"cannot resume in the middle of an epoch: {key} was {state[key]} and is now "
                     f"{mine[key]}; resume with the same one, or start from the epoch's beginning"
                 )
         self.epoch = state["epoch"]
-        self.start = state["consumed"]
+        self.start = -(-state["consumed"] // self.world_size)
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -116,24 +133,31 @@ class ResumableLoader(DataLoader[Any]):
         self._handed_out = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Where the loader is: the sampler's state after the batches handed out so far."""
+        """Where the loaders of all ranks are, after the batches that this one has handed out."""
         assert self.batch_size is not None
         consumed = min(self._handed_out * self.batch_size, len(self.sampler))
-        return {**self.sampler.state_dict(consumed), "batch_size": self.batch_size}
+        return {**self.sampler.state_dict(consumed), "batch_size": self._of_all_ranks}
+
+    @property
+    def _of_all_ranks(self) -> int:
+        assert self.batch_size is not None
+        return self.batch_size * self.sampler.world_size
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a saved place.
+        """Go on from a saved place, which may be another number of ranks'.
 
         Raises:
-            ValueError: the state is of another data set, order, batch size or number of processes.
+            ValueError: the state is of another data set or order, or of batches that have another
+                size on all ranks together.
         """
-        if state["batch_size"] != self.batch_size:
+        if state["batch_size"] != self._of_all_ranks:
             raise ValueError(
                 f"cannot resume in the middle of an epoch: the batch size was "
-                f"{state['batch_size']} and is now {self.batch_size}"
+                f"{state['batch_size']} and is now {self._of_all_ranks}"
             )
         self.sampler.load_state_dict(state)
-        self._handed_out = self.sampler.start // state["batch_size"]
+        assert self.batch_size is not None
+        self._handed_out = self.sampler.start // self.batch_size
 
 
 def make_loader(

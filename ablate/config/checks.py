@@ -23,6 +23,7 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
         "train.epochs": t.epochs,
         "train.batch_size": t.batch_size,
         "train.accumulate": t.accumulate,
+        "train.devices": t.devices,
         "train.lr": t.lr,
         "train.grad_clip": t.grad_clip,
         "train.threads": t.threads,
@@ -67,6 +68,9 @@ def problems(config: RunConfig) -> list[tuple[str, str]]:
     if t.accumulate > 0 and t.batch_size % t.accumulate:
         message = f"must divide train.batch_size ({t.batch_size}), which {t.accumulate} does not"
         found.append(("train.accumulate", message))
+    elif t.accumulate > 0 and t.devices > 0 and t.batch_size // t.accumulate % t.devices:
+        part = f"train.batch_size / train.accumulate ({t.batch_size} / {t.accumulate})"
+        found.append(("train.devices", f"must divide {part}, which {t.devices} does not"))
     found += _pretrain_problems(config.encoder)
     if config.encoder.feature_precision != "exact" and config.encoder.policy is not Policy.freeze:
         message = "rounds the features of a frozen encoder; set encoder.policy: freeze"

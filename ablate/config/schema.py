@@ -128,6 +128,11 @@ class TrainConfig:
     gradients are summed. ``activation_checkpointing`` keeps only the inputs of each layer for the
     backward pass and computes the rest again: the same results from less memory and more time.
 
+    ``devices`` is the GPUs that one training runs on, or without a GPU its processes. They share
+    each part of a step, so that the results are the same within rounding, but for what dropout
+    draws. With ``strategy: ddp`` each has a whole copy of the model; with ``fsdp`` they share the
+    weights that are trained, their gradients and moments too; ``auto`` is the first that fits.
+
     The trained model is kept with the run, as the artifact folder ``model``, where its weights take
     at most ``save_below_mb`` (10^6 bytes), and beyond that if ``save`` says so; a run that is done
     already is not done again for it.
@@ -141,6 +146,8 @@ class TrainConfig:
     batch_size: int = 64
     accumulate: int = field(default=1, metadata=IN_IDENTITY_IF_SET)
     activation_checkpointing: bool = field(default=False, metadata=NOT_IN_IDENTITY)
+    devices: int = field(default=1, metadata=NOT_IN_IDENTITY)
+    strategy: Literal["auto", "ddp", "fsdp"] = field(default="auto", metadata=NOT_IN_IDENTITY)
     lr: float = 1e-3
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)

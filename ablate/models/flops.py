@@ -23,6 +23,13 @@ class Positions:
     backbone: int = 0
     tokens: int = 0
 
+    def __add__(self, other: Positions) -> Positions:
+        return Positions(
+            self.images + other.images,
+            self.backbone + other.backbone,
+            self.tokens + other.tokens,
+        )
+
     @property
     def fill(self) -> float:
         """The share of positions that are no padding."""

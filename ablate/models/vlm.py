@@ -29,6 +29,8 @@ from ablate.models.seeding import stream
 READ = ("pixels", "input_ids", "labels", "has_image", "placed", "image_of", "documents")
 """What the loss reads of a batch of ``TrainCollator``; the last two are there if it is packed."""
 
+UNSUPERVISED = "a batch holds no supervised token: every label is masked"
+
 
 class IncompatibleError(ValueError):
     """Components that cannot be built, alone or together; ``role`` is the one that refused."""
@@ -134,6 +136,7 @@ class VisionLanguageModel(nn.Module):
         placed: Tensor | None = None,
         image_of: Tensor | None = None,
         documents: Tensor | None = None,
+        of: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy over the supervised tokens of a right-padded batch.
 
@@ -145,6 +148,8 @@ class VisionLanguageModel(nn.Module):
                 which it answers when all its work is done.
             documents: (B, L), with ``placed`` or without images: the numbers of the conversations
                 in a row, see ``Backbone.packed_hidden_states``; None: a row is one.
+            of: how many tokens the mean is over, if this is a share of the batch, which may hold
+                none of them; the shares' losses add up to the batch's.
 
         Returns:
             Two scalars: the loss, and the share of supervised tokens that are the most likely.
@@ -154,11 +159,13 @@ class VisionLanguageModel(nn.Module):
         """
         if supervised is None:
             supervised = supervised_tokens(labels, _preceded(pixels, labels, has_image, placed))
-        if not len(supervised):
-            raise CellError("a batch holds no supervised token: every label is masked")
+        if of is None and not len(supervised):
+            raise CellError(UNSUPERVISED)
         sequence = (pixels, input_ids, has_image, placed, image_of)
         logits, targets = self._predictions(sequence, labels, supervised, documents)
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        if of is not None:
+            return F.cross_entropy(logits, targets, reduction="sum") / of, accuracy
         return F.cross_entropy(logits, targets), accuracy
 
     @torch.inference_mode()

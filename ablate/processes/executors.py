@@ -28,7 +28,7 @@ class Task:
         work: a function of a module; called with ``arguments`` and a ``Reporter``.
         arguments: picklable.
         threads: CPU threads that it may use.
-        device: the one GPU that it sees, as ``CUDA_VISIBLE_DEVICES`` has it; None: all.
+        device: the GPUs that it sees, as ``CUDA_VISIBLE_DEVICES`` has them; None: all.
     """
 
     key: Any

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -78,9 +78,9 @@ def main(
     connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...], threads: int
 ) -> None:
     """Entry point of the process; its last message is ``Done``, ``Failed`` or ``Ended``."""
-    _exit_with_parent()
-    _hush()
-    torch.set_num_threads(threads)
+    global _speaks_by
+    _speaks_by = connection
+    settle(threads)
     last: Message = Done()
     heed()
     try:
@@ -98,10 +98,30 @@ def main(
     connection.send(last)
 
 
+_speaks_by: Connection | None = None
+
+
+def settle(threads: int) -> None:
+    """What a process does first that works for the one which started it."""
+    _exit_with_parent()
+    _hush()
+    torch.set_num_threads(threads)
+
+
+def give_up(last: Failed) -> NoReturn:
+    """End this process at once, from another thread than the main one, which hangs."""
+    if _speaks_by is not None:
+        _speaks_by.send(last)
+    os._exit(1)
+
+
 def _hush() -> None:
     """Keep Lightning's advice about devices and loaders out of the progress display."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    # Of what a layer puts out nothing is changed in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
 def _exit_with_parent() -> None:

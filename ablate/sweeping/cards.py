@@ -36,28 +36,33 @@ class Cards:
 
     def __init__(self, memory: Mapping[str, int]) -> None:
         self._memory = memory
-        self._cells: dict[str, tuple[str, int]] = {}
-        """What runs -> its GPU, and the bytes that it needs."""
+        self._cells: dict[str, tuple[list[str], int]] = {}
+        """What runs -> its GPUs, and the bytes that it needs of each."""
 
-    def has_room(self, need: int) -> bool:
-        """Whether a cell fits on a card now. One that has a card to itself may always try."""
-        return not self._memory or any(self._fits(card, need) for card in self._memory)
+    def __len__(self) -> int:
+        return len(self._memory)
 
-    def place(self, cell: str, need: int) -> str | None:
-        """Begin a cell on the card with the most room; None where there is none."""
-        cards = [card for card in self._memory if self._fits(card, need)] or list(self._memory)
-        if not cards:
-            return None
-        card = min(cards, key=lambda each: (-self._room(each), len(self._on(each))))
-        self._cells[cell] = card, need
-        return card
+    def has_room(self, need: int, number: int = 1) -> bool:
+        """Whether a cell fits on so many cards now. On one that it has to itself it may try."""
+        fitting = sum(self._fits(card, need) for card in self._memory)
+        return fitting >= min(number, len(self))
+
+    def place(self, cell: str, need: int, number: int = 1) -> str | None:
+        """Begin a cell on the cards with the most room, with commas; None where there are none."""
+
+        def least_wanted(card: str) -> tuple[bool, int, int]:
+            return not self._fits(card, need), -self._room(card), len(self._on(card))
+
+        cards = sorted(self._memory, key=least_wanted)[:number]
+        self._cells[cell] = cards, need
+        return ",".join(cards) or None
 
     def leave(self, cell: str) -> None:
         """A cell has ended."""
         self._cells.pop(cell, None)
 
     def _on(self, card: str) -> list[int]:
-        return [need for each, need in self._cells.values() if each == card]
+        return [need for cards, need in self._cells.values() if card in cards]
 
     def _room(self, card: str) -> int:
         return self._memory[card] - sum(self._on(card))
@@ -73,9 +78,10 @@ def default_jobs(config: RunConfig, needs: Collection[int] = ()) -> int:
         config: a cell's, of which all others have the threads.
         needs: bytes that each cell takes; where they are not known, each has a GPU to itself.
     """
-    by_cores = max(1, cores_here() // config.train.threads)
+    devices = config.train.devices
+    by_cores = max(1, cores_here() // (config.train.threads * devices))
     if not (cards := gpu_memory()):
         return by_cores
     most = max(needs, default=0)
     by_memory = sum(max(1, size // most) for size in cards.values()) if most else 0
-    return max(len(cards), min(by_cores, by_memory))
+    return max(1, len(cards) // devices, min(by_cores, by_memory // devices))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -100,10 +100,14 @@ class SweepRun:
         self._cards = Cards(gpu_memory())
 
     def run(self, jobs: int | None = None) -> Outcome:
-        """Train, score and measure what is not done yet; every run ends, whatever happens."""
+        """Train, score and measure what is not done yet; every run ends, whatever happens.
+
+        Raises:
+            ConfigError: a cell asks for more GPUs than there are.
+        """
+        self._check_devices()
         self.tracker.bury()
         self.claims.clear()
-        cells = self.plan.cells
         with scratch() as out:
             dispatch = self._dispatch(out)
             todo = dispatch.to_do()
@@ -117,12 +121,23 @@ class SweepRun:
                 register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
                 kinds = " + ".join(kind for kind, found in todo.items() if found)
                 pool = [cell for found in todo.values() for cell in found]
-                at_once = jobs or default_jobs(cells[0].config, list(map(self._need, pool)))
+                at_once = jobs or self._at_once(list(map(self._need, pool)))
                 self._execute(kinds, pool, dispatch.take, at_once)
                 self._measure_new(dispatch)
                 if self.outcome.finished:
                     self._summarise(recorder)
         return self.outcome
+
+    def _at_once(self, needs: Collection[int] = ()) -> int:
+        return min(default_jobs(cell.config, needs) for cell in self.plan.cells)
+
+    def _check_devices(self) -> None:
+        for cell in self.plan.whole.cells:
+            number = cell.config.train.devices
+            if self._cards and number > len(self._cards):
+                where = f"{self.plan.source} (cell {cell.name})"
+                message = f"is {number}, and this process may use {len(self._cards)} GPUs"
+                raise ConfigError(where, "train.devices", message)
 
     def _measure_new(self, dispatch: Dispatch) -> None:
         """Measure what the plan asks to be measured and is not held yet, of this machine."""
@@ -161,7 +176,7 @@ class SweepRun:
             dispatch = self._dispatch(out)
             with self._recording(dispatch, out):
                 take = partial(dispatch.take_scoring, trained)
-                self._execute("evaluate", cells, take, jobs or default_jobs(cells[0].config))
+                self._execute("evaluate", cells, take, jobs or self._at_once())
         return self.outcome
 
     def measure(self, trained: dict[str, Run]) -> Outcome:
@@ -248,7 +263,7 @@ class SweepRun:
     def _keeps_out(self, cell: Cell) -> bool:
         """Whether a cell has to wait: for a card with room, for one alone, or the sweep ends."""
         alone = cell.name in self._alone or not self._alone.isdisjoint(self._running)
-        full = not self._cards.has_room(self._need(cell))
+        full = not self._cards.has_room(self._need(cell), cell.config.train.devices)
         return bool(self._enough or full or (alone and self._running))
 
     def _need(self, cell: Cell) -> int:
@@ -259,7 +274,8 @@ class SweepRun:
         """Open the job's run; what its process does."""
         name, cell = job.cell.name, job.cell
         self._opening.open(job)
-        device = self._cards.place(name, self._need(cell))
+        number = cell.config.train.devices if job.kind in ("train", "stage") else 1
+        device = self._cards.place(name, self._need(cell), number)
         self._running[name], self._left[name] = job, set(job.missing)
         where = (cell.config.train.threads, device)
         given = (cell.config, self.cache)

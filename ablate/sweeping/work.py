@@ -19,8 +19,9 @@ from ablate.data.tokenizer import TOKENIZER
 from ablate.efficiency.throughput import measure
 from ablate.errors import CellError, is_full
 from ablate.evaluation.evaluate import evaluate
-from ablate.models.devices import conditions
+from ablate.models.devices import conditions, gpus
 from ablate.models.saved import MODEL, components_of, load, save, saved_parts, start_from
+from ablate.models.seeding import derive
 from ablate.models.vlm import (
     VisionLanguageModel,
     apply_policies,
@@ -30,6 +31,7 @@ from ablate.models.vlm import (
     parameter_counts,
     weight_bytes,
 )
+from ablate.processes.companions import Place, Silent, companions
 from ablate.processes.messages import Reporter
 from ablate.training.checkpoints import Checkpoints, opened
 from ablate.training.feature_cache import applies, folder, make_features
@@ -110,7 +112,42 @@ def train(
     reporter: Reporter,
     saved: Path | None = None,
 ) -> Trained | None:
-    """A cell's model, trained; None if the reporter asked to stop before the end."""
+    """A cell's model, trained; None if the reporter asked to stop before the end.
+
+    Raises:
+        CellError: the cell cannot give a result.
+    """
+    checkpoints = None
+    if saved is not None:
+        often = (config.train.checkpoint_minutes, config.train.checkpoint_steps)
+        checkpoints = opened(Checkpoints(saved, *often), reporter)
+    given = (config, cache, after, saved if checkpoints else None)
+    size, devices = config.train.devices, gpus() if config.train.devices > 1 else []
+    if devices and len(devices) < size:
+        raise CellError(f"train.devices is {size}, and this process sees {len(devices)} GPUs")
+    with companions(size, train_rank, given, config.train.threads, devices) as place:
+        return _train(config, cache, after, reporter, checkpoints, place)
+
+
+def train_rank(
+    config: RunConfig, cache: Path, after: Path | None, saved: Path | None, place: Place
+) -> None:
+    """What the other processes of a cell's training do: see ``train``."""
+    checkpoints = None
+    if saved is not None:
+        often = (config.train.checkpoint_minutes, config.train.checkpoint_steps)
+        checkpoints = Checkpoints(saved, *often)
+    _train(config, cache, after, Silent(), checkpoints, place)
+
+
+def _train(
+    config: RunConfig,
+    cache: Path,
+    after: Path | None,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None,
+    place: Place,
+) -> Trained | None:
     start = time.perf_counter()
     model, scores = assembled(config, cache, after)
     reporter.metrics(scores)
@@ -118,12 +155,10 @@ def train(
     apply_policies(model, config)
     counts = parameter_counts(model)
     reporter.metrics({f"parameters/{name}": float(count) for name, count in counts.items()})
-    pl.seed_everything(config.seed, verbose=False)
-    checkpoints = None
-    if saved is not None:
-        often = (config.train.checkpoint_minutes, config.train.checkpoint_steps)
-        checkpoints = opened(Checkpoints(saved, *often), reporter)
-    whole = fit(config, model, data_set(config), cache, reporter, features, checkpoints)
+    # What dropout draws is each rank's own.
+    own = derive(config.seed, f"rank/{place.rank}") % 2**32 if place.rank else config.seed
+    pl.seed_everything(own, verbose=False)
+    whole = fit(config, model, data_set(config), cache, reporter, features, checkpoints, place)
     before = 0.0 if checkpoints is None else checkpoints.seconds_before
     reporter.metrics({"seconds/train": before + time.perf_counter() - start})
     reporter.facts({**conditions(config.train), "scans by": paths_used() or "none"})

@@ -24,8 +24,9 @@ from pytorch_lightning.callbacks import Callback
 from ablate.processes.messages import Reporter
 from ablate.processes.stopping import Stopped, asked, deferred, heed
 from ablate.tracking.provenance import versions
+from ablate.training.ranks import ranks_device, summed, told_by_first
 
-FORMAT = 1
+FORMAT = 2
 """Raised by whoever changes what a checkpoint holds: those of another one are not gone on from."""
 CHECKPOINT, MADE = "last.ckpt", "made.json"
 
@@ -107,12 +108,19 @@ def go_on(
 
 
 class WholeFiles(CheckpointIO):
-    """Checkpoints that are written straight to the disk and are there only when whole."""
+    """Checkpoints that are written straight to the disk and are there only when whole.
+
+    Where one cannot be written, ``failure`` says why: an exception of the rank that writes would
+    leave the others waiting for it.
+    """
+
+    failure: Exception | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Write it beside the one before, then in its place."""
+        self.failure = None
         part = Path(path).with_suffix(".part")
         try:
             with part.open("wb") as file:
@@ -120,6 +128,11 @@ class WholeFiles(CheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())  # the name is not to be there before the content
             part.replace(path)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # a full disk, say, of which torch tells the latter
+            self.failure = error
         finally:
             part.unlink(missing_ok=True)
 
@@ -154,7 +167,7 @@ class Saving(Callback):
         self._told = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The random generators, and the seconds of training so far."""
+        """The random generators of the first rank, and the seconds of training so far."""
         return {
             "python": random.getstate(),
             "numpy": np.random.get_state(),
@@ -173,13 +186,13 @@ class Saving(Callback):
         heed()  # again: Lightning handles the signal in its own way
         self._last = time.monotonic()
         self._step = self._saved = trainer.global_step
-        if self._generators is None:
+        if self._generators is None or not trainer.is_global_zero:
             return
         random.setstate(self._generators["python"])
         np.random.set_state(self._generators["numpy"])
         torch.set_rng_state(self._generators["torch"])
-        if self._generators["cuda"]:
-            torch.cuda.set_rng_state_all(self._generators["cuda"])
+        for device, state in enumerate(self._generators["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -200,10 +213,12 @@ class Saving(Callback):
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if asked() or self._is_due(step):
+        # Whichever rank is asked, all end; when it is time, the first says.
+        ends = _any_rank(asked())
+        if ends or told_by_first(self._is_due(step)):
             self._save(trainer)
             self._last, self._saved = time.monotonic(), step
-        if asked():
+        if ends:
             raise Stopped
 
     def _is_due(self, step: int) -> bool:
@@ -213,17 +228,19 @@ class Saving(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         # Who goes on from the state does not say again what was said before it.
-        if not self.reporter.recorded():
+        if not told_by_first(self.reporter.recorded()):
             return
-        try:
-            trainer.save_checkpoint(self.checkpoints.file)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # a full disk, say, of which torch tells the latter
+        trainer.save_checkpoint(self.checkpoints.file)
+        files = trainer.strategy.checkpoint_io
+        assert isinstance(files, WholeFiles)
+        if files.failure is not None:
             if not self._told:
-                self.reporter.note(f"no checkpoint could be written: {error}")
+                self.reporter.note(f"no checkpoint could be written: {files.failure}")
             self._told = True
+
+
+def _any_rank(wish: bool) -> bool:
+    return bool(summed(torch.tensor(float(wish), device=ranks_device())))
 
 
 def _validation_follows(trainer: pl.Trainer) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from ablate.components.master_weights.compute_copy import copies_kept
 from ablate.config.identity import digest, to_dict
-from ablate.config.schema import RunConfig
+from ablate.config.schema import COMPONENT_ROLES, RunConfig
 from ablate.data.base import DataSet, Split
 from ablate.data.features import image_transform
 from ablate.data.lengths import VERSION as LENGTHS_VERSION
@@ -21,14 +22,17 @@ from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited, without
 from ablate.data.text import Transform
+from ablate.errors import CellError
 from ablate.models.devices import precision
 from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
+from ablate.processes.companions import ALONE, Place
 from ablate.processes.messages import Reporter
 from ablate.training.checkpoints import Checkpoints, Saving, go_on
 from ablate.training.lengths import collator
-from ablate.training.module import Report, VisionLanguageTraining, alone
+from ablate.training.module import Report, VisionLanguageTraining, together
+from ablate.training.ranks import chosen_strategy, part, without_weights
 from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
 
@@ -86,21 +90,29 @@ def training_loader(
     transform: Transform,
     features: Path | None = None,
     image_tokens: int = 1,
+    place: Place = ALONE,
 ) -> tuple[DataLoader, int]:
     """The seeded loader of the training split, and the optimiser steps of the whole training.
 
-    A batch is one of the ``accumulate`` parts of a step. ``features``: see ``image_transform``;
-    ``image_tokens``: see ``TrainCollator``.
+    A batch is this rank's share of one of the ``accumulate`` parts of a step. ``features``: see
+    ``image_transform``; ``image_tokens``: see ``TrainCollator``.
+
+    Raises:
+        CellError: there are more ranks than samples.
     """
     samples: Any = training_samples(config, dataset, cache)
     reads = image_transform(samples, transform, features)
     collate = collator(config, dataset, cache, reads, image_tokens)
     collate = replace(collate, pack=config.data.pack)
-    sampler = SeededSampler(len(samples), derive(config.seed, "data"), shuffle=True)
+    if len(samples) < place.size:
+        raise CellError(f"{len(samples)} samples are too few for train.devices: {place.size}")
+    size = config.train.batch_size // config.train.accumulate // place.size
+    seed, rank = derive(config.seed, "data"), (place.rank, place.size)
+    sampler = SeededSampler(len(samples), seed, True, *rank, even=size)
     loader = make_loader(
         samples,
         collate,
-        config.train.batch_size // config.train.accumulate,
+        size,
         sampler=sampler,
         num_workers=config.data.num_workers,
     )
@@ -131,8 +143,12 @@ def fit(
     reporter: Reporter,
     features: Path | None = None,
     checkpoints: Checkpoints | None = None,
+    place: Place = ALONE,
 ) -> bool:
     """Train the model in place, from its checkpoint if there is one.
+
+    Where several processes do so together, each is to call this; the first one has the trained
+    model then.
 
     Args:
         config: the run.
@@ -142,6 +158,7 @@ def fit(
         reporter: is told what happens.
         features: see ``image_transform``.
         checkpoints: where its state is saved on the way; None: nowhere.
+        place: which of the processes this is.
 
     Returns:
         False if the reporter asked to stop before the end.
@@ -151,11 +168,12 @@ def fit(
         Stopped: the process was asked to end; the state is saved.
     """
     reading = (model.encoder.transform, features, model.connector.num_output_tokens)
-    loader, steps = training_loader(config, dataset, cache, *reading)
+    loader, steps = training_loader(config, dataset, cache, *reading, place)
     if config.data.too_long != "refuse":
         found = too_long(config, dataset, cache, "train")
         reporter.metrics({"data/too_long": float(len(found))})
     every = config.train.validate_every
+    strategy = chosen_strategy(config.train.strategy, model)
     report = Report(reporter, steps, config.train.log_every)
     speed = Speed(config.train, stored=features is not None)
     saving = [] if checkpoints is None else [Saving(checkpoints, reporter)]
@@ -171,17 +189,38 @@ def fit(
         limit_val_batches=None if every else 0,
         callbacks=[report, speed, *saving],
         profiler=speed.loader,
-        **alone(),
+        **together(place, strategy),
     )
-    module = VisionLanguageTraining(model, config, steps)
+    shared = place.size > 1 and strategy == "fsdp"
+    trained = without_weights(model) if shared and place.rank == 0 else None
+    module = VisionLanguageTraining(model, config, steps, features is not None, place.size)
     validation = validation_loader(config, dataset, cache, *reading) if every else None
-    go_on(trainer, module, checkpoints, loader, validation)
+    with copies_kept(not shared):
+        go_on(trainer, module, checkpoints, loader, validation)
+    read = speed.all_read()
     reporter.metrics(
         {
-            "train/flops": training_flops(model, speed.read, speed.stored),
+            "train/flops": training_flops(model, read, speed.stored),
             "train/image_tokens": float(model.connector.num_output_tokens),
-            **({FILL: speed.read.fill} if config.data.pack else {}),
+            **({FILL: read.fill} if config.data.pack else {}),
             **speed.metrics(model),
         }
     )
+    if place.size > 1:
+        reporter.facts({"devices": f"{place.size}, {strategy}"})
+        part()
+    if trained is not None:
+        _take_over(model, trained, module.whole)
     return trainer.global_step == steps
+
+
+def _take_over(
+    model: VisionLanguageModel, trained: VisionLanguageModel, weights: dict[str, Any]
+) -> None:
+    """Give the model the components of one without weights, and these the weights."""
+    found = {name.removeprefix("objective.model."): each for name, each in weights.items()}
+    for name, parameter in trained.named_parameters():
+        parameter.data = found.pop(name)
+    trained.load_state_dict(found, strict=False)  # buffers
+    for role in COMPONENT_ROLES:
+        setattr(model, role, getattr(trained, role))

@@ -6,17 +6,30 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ablate.components.master_weights.weight_gradient import summing_in_place
 from ablate.config.schema import COMPONENT_ROLES, Policy, PretrainConfig, RunConfig, TrainConfig
+from ablate.data.features import FEATURES
 from ablate.errors import CellError
 from ablate.models.flops import counted
-from ablate.models.vlm import READ, VisionLanguageModel, supervised_tokens
+from ablate.models.vlm import READ, UNSUPERVISED, VisionLanguageModel, supervised_tokens
+from ablate.processes.companions import Place
 from ablate.processes.messages import Reporter
 from ablate.training.checkpoints import WholeFiles
+from ablate.training.ranks import (
+    OneHost,
+    Replicas,
+    Shards,
+    Strategy,
+    is_frozen,
+    summed,
+    told_by_first,
+)
 from ablate.training.schedule import learning_rate_factor
 
 TRAINED = ("train/loss", "train/lr", "train/gradient_norm")
@@ -26,6 +39,10 @@ VALIDATED: dict[str, Literal["maximize", "minimize"]] = {
     "validation/token_accuracy": "maximize",
 }
 """What validations report, and which way is better."""
+UNTAUGHT = (
+    "a batch of conversations without images teaches nothing to a run that trains its "
+    "encoder or connector alone; leave them out of its data (llava: text_only: skip)"
+)
 
 
 def alone() -> dict[str, Any]:
@@ -40,6 +57,18 @@ def alone() -> dict[str, Any]:
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "use_distributed_sampler": False,
+    }
+
+
+def together(place: Place, strategy: Strategy) -> dict[str, Any]:
+    """Settings of a ``Trainer`` whose training is also that of other processes."""
+    if place.size == 1:
+        return alone()
+    return {
+        **alone(),
+        "plugins": [OneHost(place), WholeFiles()],
+        "num_nodes": place.size,
+        "strategy": Replicas() if strategy == "ddp" else Shards(),
     }
 
 
@@ -71,9 +100,20 @@ def activation_budget(model: nn.Module) -> float:
     free, total = torch.cuda.mem_get_info(parameter.device)
     cached = torch.cuda.memory_reserved(parameter.device)
     cached -= torch.cuda.memory_allocated(parameter.device)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    every = sum(p.numel() for p in model.parameters())
+    sizes = [(_here(p).numel(), p.requires_grad) for p in model.parameters()]
+    trained = sum(size for size, learns in sizes if learns)
+    every = sum(size for size, _ in sizes)
     return free + cached - 12 * trained - 2 * every - total / 12
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """What this device has of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    norm = nn.utils.get_total_norm(gradients)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def optimisation(
@@ -93,6 +133,29 @@ def optimisation(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class Objective(nn.Module):
+    """The loss of a model, to be called as a whole: strategies have their hooks on it."""
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, read: dict[str, Any], of: Tensor | None = None, blank: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``VisionLanguageModel.loss``.
+
+        Args:
+            read: what it takes of a batch.
+            of: as there.
+            blank: an image that is looked at and has no effect, where others look at theirs.
+        """
+        loss, accuracy = self.model.loss(**read, of=of)
+        if blank is not None:
+            loss = loss + 0 * self.model.image_tokens(blank).float().sum()
+        return loss, accuracy
+
+
 class VisionLanguageTraining(pl.LightningModule):
     """Loss, optimiser and schedule of a vision-language model.
 
@@ -100,17 +163,47 @@ class VisionLanguageTraining(pl.LightningModule):
         model: the model to train.
         config: the run; its train section and freeze policies are used.
         total_steps: optimiser steps of the whole training, for the schedule.
+        stored: whether the encoder's features are stored, so that it does not run.
+        ranks: that share each part of a step.
     """
 
-    def __init__(self, model: VisionLanguageModel, config: RunConfig, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        config: RunConfig,
+        total_steps: int,
+        stored: bool = False,
+        ranks: int = 1,
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.ranks = ranks
+        self.objective = Objective(model)
+        self.stored = stored
         self.config: TrainConfig = config.train
         self.frozen = [r for r in COMPONENT_ROLES if getattr(config, r).policy is Policy.freeze]
         self.total_steps = total_steps
         self.strict_loading = False  # see ``on_save_checkpoint``
         self.losses: list[Tensor] = []
         """Of the parts of the step so far."""
+        self.seen: list[Tensor] = []
+        """Of these parts, if ranks share them: supervised tokens and rows with images, of all."""
+        self.whole: dict[str, Any] = {}
+        """Where ranks share the weights: all of them, on the first rank, after the training."""
+
+    @property
+    def model(self) -> VisionLanguageModel:
+        """The model that is trained."""
+        return self.objective.model
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether ranks do."""
+        return isinstance(self.trainer.strategy, Shards)
+
+    def on_train_end(self) -> None:
+        """Gather what ranks have shared, while they can."""
+        if self.shares_weights:
+            self.whole = self.trainer.strategy.lightning_module_state_dict()
 
     def on_train_start(self) -> None:
         """Tell the backbone how much of its activations it may keep."""
@@ -128,33 +221,75 @@ class VisionLanguageTraining(pl.LightningModule):
         Raises:
             CellError: no token is supervised, or nothing learns from it.
         """
-        loss, _ = self._loss(batch)
+        loss, _ = self._loss(batch) if self.ranks == 1 else self._shared_loss(batch, batch_idx)
         if not loss.requires_grad:
-            raise CellError(
-                "a batch of conversations without images teaches nothing to a run that trains its "
-                "encoder or connector alone; leave them out of its data (llava: text_only: skip)"
-            )
+            raise CellError(UNTAUGHT)
         self.losses.append(loss.detach())
         if self.config.accumulate > 1:
-            loss = loss * self._share(batch["conversations"], batch_idx)
+            loss = loss * self._share(batch_idx)
         return loss
 
+    def _shared_loss(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """What this rank's share of a part adds to the part's loss."""
+        labels, supervised = batch["labels"], batch["supervised"]
+        images = batch["images"]
+        first = batch_idx * self._part_size + self.global_rank
+        if first >= self._samples:  # see ``SeededSampler``: it is not to count
+            supervised, images = supervised[:0], 0
+        own = torch.tensor([len(supervised), images], dtype=torch.float32)
+        seen = summed(own.to(labels.device, non_blocking=True))
+        self.seen.append(seen)
+        blank = self._blank(labels.device) if batch["pixels"] is None else None
+        return self.objective(self._read(batch) | {"supervised": supervised}, seen[0], blank)
+
+    def _blank(self, device: torch.device) -> Any:
+        """A batch of one image without anything on it, as batches have their images."""
+        encoder = self.model.encoder
+        if self.stored:
+            return {FEATURES: torch.zeros(1, encoder.num_tokens, encoder.embed_dim, device=device)}
+        side = encoder.image_size
+        pixels = encoder.transform(Image.new("RGB", (side, side)))
+        if isinstance(pixels, dict):
+            return {key: each[None].to(device) for key, each in pixels.items()}
+        return pixels[None].to(device)
+
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Sum the parts' gradients where they are made; not where devices exchange them."""
-        with summing_in_place(self.trainer.world_size == 1):
+        """Sum the parts' gradients where they are made; not where each is exchanged.
+
+        What ranks share the weights for is a mean over ranks, and is to be a sum.
+        """
+        shares = self.shares_weights
+        if shares:
+            loss = loss * self.ranks
+        with summing_in_place(not shares):
             loss.backward(*args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Check the step's losses, all at once so that the device is waited for once.
 
         Raises:
-            CellError: one is not finite.
+            CellError: one is not finite, or a batch has nothing to learn from.
         """
-        losses, self.losses = self.losses, []
-        finite = torch.stack(losses).isfinite()
+        losses, self.losses = summed(torch.stack(self.losses)), []
+        if self.seen:
+            self._check_seen()
+        finite = losses.isfinite()
         if not bool(finite.all()):
             loss = losses[int(finite.int().argmin())].item()
             raise CellError(f"the loss is {loss} at step {self.global_step}; lower train.lr")
+
+    def _check_seen(self) -> None:
+        """See that all ranks together have had what one device would have had."""
+        parts, self.seen = torch.stack(self.seen).tolist(), []
+        if not all(supervised for supervised, _ in parts):
+            raise CellError(UNSUPERVISED)
+        images = [number for _, number in parts]
+        if not all(images) and is_frozen(self.model.backbone):
+            raise CellError(UNTAUGHT)
+        if not any(images):  # a blank image's gradients are 0, which is not the same as none
+            for role in ("encoder", "connector"):
+                for parameter in getattr(self.model, role).parameters():
+                    parameter.grad = None
 
     def configure_gradient_clipping(
         self,
@@ -169,6 +304,7 @@ class VisionLanguageTraining(pl.LightningModule):
         """
         if gradient_clip_val:
             trained = [p for group in optimizer.param_groups for p in group["params"]]
+            # The norm is that of all ranks' gradients, also where each has a share of them.
             nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
@@ -176,22 +312,34 @@ class VisionLanguageTraining(pl.LightningModule):
         supervised = supervised_tokens(batch["labels"], batch["has_image"])
         return {**counted(batch), "supervised": supervised}
 
-    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        read: dict[str, Any] = {key: batch.get(key) for key in (*READ, "supervised")}
-        return self.model.loss(**read)
+    def _read(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {key: batch.get(key) for key in (*READ, "supervised")}
 
-    def _share(self, conversations: int, batch_idx: int) -> float:
+    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.objective(self._read(batch))
+
+    @property
+    def _part_size(self) -> int:
+        """Samples of a part of a step, on all ranks together."""
+        return self.config.batch_size // self.config.accumulate
+
+    @property
+    def _samples(self) -> int:
+        """Of an epoch."""
+        return len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
+
+    def _share(self, batch_idx: int) -> float:
         """What makes the sum over a step's parts, each divided by ``accumulate``, their mean.
 
         Parts weigh by conversations: 1 but in the last step of an epoch, which has fewer.
         """
         parts, size = self.config.accumulate, self.config.batch_size
         before = batch_idx // parts * size
-        samples = len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
-        return conversations * parts / min(size, samples - before)
+        conversations = min(self._part_size, self._samples - batch_idx * self._part_size)
+        return conversations * parts / min(size, self._samples - before)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Mean loss and token accuracy over the validation batches."""
+        """Mean loss and token accuracy over the validation batches, which all ranks read."""
         loss, accuracy = self._loss(batch)
         values = dict(zip(VALIDATED, (loss, accuracy), strict=True))
         self.log_dict(values, batch_size=len(batch["input_ids"]))
@@ -232,21 +380,23 @@ class Report(Callback):
         """Measure the gradient norm, before clipping, at the steps that are logged."""
         if (trainer.global_step + 1) % self.log_every == 0:
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self.gradient_norm = float(nn.utils.get_total_norm(gradients))
+            self.gradient_norm = _norm(gradients)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Report the curves' points and how far training is, after an optimiser step."""
         step = trainer.global_step
-        self.loss += outputs["loss"]  # of one part of the step, divided by their number
+        # Of one part of the step, divided by their number; of this rank's share of it.
+        self.loss += outputs["loss"]
         if step == self.step:
             return
         self.step, loss, self.loss = step, self.loss, 0.0
         if step % self.log_every and step != self.total_steps:
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        values = dict(zip(TRAINED, (float(loss), rate, self.gradient_norm), strict=True))
+        found = (float(summed(loss)), rate, self.gradient_norm)
+        values = dict(zip(TRAINED, found, strict=True))
         self.reporter.metrics(values, step)
         self.reporter.progress("train", step / self.total_steps)
 
@@ -254,5 +404,6 @@ class Report(Callback):
         """Report a validation and stop training if the reporter says so (pruning)."""
         values = {name: float(trainer.callback_metrics[name]) for name in VALIDATED}
         self.reporter.metrics(values, trainer.global_step)
-        if not self.reporter.keep_going(trainer.global_step, values):
+        goes_on = trainer.is_global_zero and self.reporter.keep_going(trainer.global_step, values)
+        if not told_by_first(goes_on):
             trainer.should_stop = True

@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.profilers import Profiler
 
 from ablate.config.schema import TrainConfig
 from ablate.models.devices import device_here, peak_flops, peak_memory, synchronise
 from ablate.models.flops import Positions, training_flops
+from ablate.training.ranks import ranks_device, summed
 from ablate.units import MIB
 
 
@@ -30,6 +32,8 @@ class Speed(Callback):
         self.config = config
         self.stored = stored
         self.read = Positions()
+        """By this rank, since the training has begun or gone on."""
+        self._earlier = Positions()
         self.loader = LoaderWait()
         self.device = device_here()
         self._first = 0
@@ -41,12 +45,15 @@ class Speed(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was read; a training that goes on is timed anew."""
-        return asdict(self.read)
+        return asdict(self.all_read())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on from there."""
-        self.read = Positions(**state_dict)
-        self._read_before = replace(self.read)
+        self._earlier = Positions(**state_dict)
+
+    def all_read(self) -> Positions:
+        """What all ranks have read, also before the training was cut off."""
+        return self._earlier + _of_all_ranks(self.read)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -85,7 +92,8 @@ class Speed(Callback):
             model: as it was trained.
 
         Returns:
-            ``speed/peak_mib``: allocated on a GPU, of the process on a CPU. After more than one
+            ``speed/peak_mib``: allocated on a GPU, of the process on a CPU; of several, on that of
+            the first rank. After more than one
             step also ``speed/tokens_s``, tokens of text and image that are no padding;
             ``speed/data_wait``, the share of the time in which the host waited for its loader (on a
             GPU, which may have work left meanwhile, at most so much was lost); and, where the
@@ -94,7 +102,7 @@ class Speed(Callback):
             activations do not count).
         """
         found = {"speed/peak_mib": peak_memory(self.device) / MIB}
-        first, last = self._read_before, self.read
+        first, last = _of_all_ranks(self._read_before), _of_all_ranks(self.read)
         if self._begun is None or last.backbone == first.backbone:
             return found
         seconds = self._ended - self._begun - self._paused
@@ -104,8 +112,14 @@ class Speed(Callback):
         peak = peak_flops(self.config)
         if peak is not None:
             read = Positions(images=last.images - first.images, backbone=tokens)
-            found["speed/mfu"] = training_flops(model, read, self.stored) / seconds / peak
+            done = training_flops(model, read, self.stored) / seconds
+            found["speed/mfu"] = done / peak / self.config.devices
         return found
+
+
+def _of_all_ranks(read: Positions) -> Positions:
+    own = torch.tensor(list(asdict(read).values()), dtype=torch.int64, device=ranks_device())
+    return Positions(*summed(own).tolist())
 
 
 class LoaderWait(Profiler):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.components.backbones.documents import apart
 from ablate.components.registry import Registry
@@ -56,6 +56,12 @@ class Backbone(pl.LightningModule, ABC):
     activation_budget: float = 0.0
     """Bytes that the device has for what training keeps of a batch, beyond each layer's input. A
     backbone that chooses what its backward makes anew heeds it; 0: keep no more than inputs."""
+
+    @property
+    def units(self) -> list[nn.Module]:
+        """The layers, each called as a whole: what several devices share is gathered for one at a
+        time. Without any, all weights are at once."""
+        return []
 
     @property
     @abstractmethod

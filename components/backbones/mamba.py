@@ -200,6 +200,10 @@ class MixerBackbone(Backbone):
                 output.weight /= math.sqrt(len(self.backbone.layers))
 
     @property
+    def units(self) -> list[nn.Module]:
+        return list(self.backbone.layers)
+
+    @property
     def d_model(self) -> int:
         return self.backbone.embedding.embedding_dim
 

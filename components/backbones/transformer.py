@@ -114,6 +114,12 @@ class TransformerBackbone(Backbone):
         self._tried: bool | None = None
 
     @property
+    def units(self) -> list[nn.Module]:
+        depth = self.model.config.get_text_config().num_hidden_layers
+        lists = [m for m in self.model.base_model.modules() if isinstance(m, nn.ModuleList)]
+        return next((list(each) for each in lists if len(each) == depth), [])
+
+    @property
     def d_model(self) -> int:
         return self.model.get_input_embeddings().embedding_dim
 

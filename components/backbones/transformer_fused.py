@@ -312,8 +312,7 @@ def _eps(norm: Any) -> float:
 _MANY_ROWS = (8, 512, 2)
 _FEW_ROWS = (4, 2048, 4)
 _LONG_AND_TWO = (4, 1024, 4)
-"""Two products of 4,096 columns in tiles of ``_MANY_ROWS`` have no room in registers, and take eight
-times as long (Vicuna 7B)."""
+"""Two products of 4,096 columns in the tiles of ``_MANY_ROWS`` spill registers, which costs 8 x."""
 
 
 def _tile(rows: int, cols: int, products: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.components.registry import Registry
 
@@ -23,6 +23,11 @@ class Encoder(pl.LightningModule, ABC):
     @classmethod
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """The models of a hub that weights come from; ``args``: the constructor's, as given."""
+        return []
+
+    @property
+    def units(self) -> list[nn.Module]:
+        """Its layers: see ``Backbone.units``."""
         return []
 
     @property

@@ -65,6 +65,10 @@ class FusedEncoder(Encoder):
         self.parts = nn.ModuleList(parts)
 
     @property
+    def units(self) -> list[nn.Module]:
+        return [unit for part in self._encoders() for unit in part.units]
+
+    @property
     def image_size(self) -> int:
         """The largest of the parts' sizes."""
         return max(part.image_size for part in self._encoders())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.components.checkpoints import load_timm
 from ablate.components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
@@ -87,6 +87,10 @@ class TimmViT(Encoder):
         vit.patch_embed.register_forward_hook(_rows_on_gpu)
         self.vit = vit
         self._transform = _transform_of(vit, resize)
+
+    @property
+    def units(self) -> list[nn.Module]:
+        return list(self.vit.blocks)
 
     @property
     def image_size(self) -> int:

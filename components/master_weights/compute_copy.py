@@ -7,6 +7,8 @@ and layers run again in the backward, that is several passes over all weights wh
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ class _Copy(NamedTuple):
 
 
 _copies = WeakTensorKeyDictionary()
+_keeps = True
 _steps = itertools.count(1)
 _taken = 0
 
@@ -35,6 +38,20 @@ def _after_step(*_: object) -> None:
 register_optimizer_step_post_hook(_after_step)
 
 
+@contextmanager
+def copies_kept(allowed: bool = True) -> Iterator[None]:
+    """Let ``compute_copy`` keep its copies, if ``allowed``; they are made each time otherwise.
+
+    Where devices share the weights, a kept copy would be of all of them on each.
+    """
+    global _keeps
+    before, _keeps = _keeps, allowed
+    try:
+        yield
+    finally:
+        _keeps = before
+
+
 # Not as an inference tensor, which training could not renew.
 @torch.inference_mode(False)
 @torch.no_grad()
@@ -46,6 +63,8 @@ def compute_copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if weight.dtype == dtype:
         return weight.detach()
+    if not _keeps:
+        return weight.to(dtype)
     of = (_taken if weight.requires_grad else 0, weight._version, weight.data_ptr())
     found: _Copy | None = _copies.get(weight)
     if found is not None and found.of == of and found.values.dtype == dtype:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ablate.components.backbones import Backbone, Likeliest
+from tests.components.called_once import assert_called_once
 
 VOCAB = 50
 ATOL = 2e-5
@@ -43,6 +44,9 @@ class BackboneContract:
         state = backbone.init_state(3, 21)
         assert backbone.prefill(embeds[:, :20], state).shape == (3, backbone.vocab_size)
         assert backbone.step(embeds[:, 20], state).shape == (3, backbone.vocab_size)
+
+    def test_units_are_called_as_wholes(self, backbone: Backbone, embeds: Tensor) -> None:
+        assert_called_once(backbone.units, lambda: backbone.hidden_states(embeds))
 
     def test_future_is_unseen(self, backbone: Backbone, embeds: Tensor) -> None:
         changed = embeds.clone()

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ablate.components.encoders.base import Encoder, Pixels
+from tests.components.called_once import assert_called_once
 
 
 def noise_image(seed: int, width: int = 90, height: int = 70) -> Image.Image:
@@ -82,6 +83,9 @@ class EncoderContract:
         for name, parameter in encoder.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
+
+    def test_units_are_called_as_wholes(self, encoder: Encoder, pixels: Pixels) -> None:
+        assert_called_once(encoder.units, lambda: encoder(pixels))
 
     def test_rows_of_a_batch_are_independent(self, encoder: Encoder, pixels: Pixels) -> None:
         together = encoder(pixels)

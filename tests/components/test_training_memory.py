@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ablate.components.backbones.keeping import Keep, plan
 from ablate.components.encoders import ENCODERS, cast
-from ablate.components.master_weights.compute_copy import compute_copy
+from ablate.components.master_weights.compute_copy import compute_copy, copies_kept
 from ablate.components.master_weights.linear import Linear, product
 from ablate.components.master_weights.weight_gradient import weight_gradient
 from ablate.components.mixers import Mamba2
@@ -69,6 +69,15 @@ def test_a_copy_made_in_an_evaluation_can_be_renewed_in_training() -> None:
     with torch.no_grad():
         weight.mul_(2)
     assert torch.equal(compute_copy(weight, BF16), weight.to(BF16))
+
+
+def test_where_devices_share_weights_no_copy_is_kept() -> None:
+    weight = nn.Parameter(torch.randn(3, 4))
+    with copies_kept(False):
+        first = compute_copy(weight, BF16)
+        assert torch.equal(first, weight.to(BF16))
+        assert compute_copy(weight, BF16) is not first
+    assert compute_copy(weight, BF16) is compute_copy(weight, BF16)
 
 
 def test_a_weight_of_the_dtype_is_its_own_copy() -> None:

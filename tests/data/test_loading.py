@@ -109,6 +109,41 @@ def test_resumes_each_rank() -> None:
     assert seen == Counter(range(23))
 
 
+def even(rank: int, world: int, count: int = 21, size: int = 4) -> ResumableLoader:
+    sampler = SeededSampler(count, 3, True, rank, world, even=size // world)
+    return make_loader(Numbers(count), answers, size // world, sampler=sampler)
+
+
+@pytest.mark.parametrize("count", [4, 20, 21, 22, 23])
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_batches_of_one(world: int, count: int) -> None:
+    """And all have as many; where one would have none, it has the first sample, which is known."""
+    whole = list(even(0, 1, count))
+    shares = [list(even(rank, world, count)) for rank in range(world)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for number, batch in enumerate(whole):
+        read = [index for share in shares for index in share[number]]
+        extra = [whole[0][0]] * sum(number * 4 + rank >= count for rank in range(world))
+        assert Counter(read) == Counter(batch + extra)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+@pytest.mark.parametrize("stop", [1, 5, 6])
+def test_resumes_on_another_number_of_ranks(before: int, after: int, stop: int) -> None:
+    whole, first = list(even(0, 1)), even(0, before)
+    iterator = iter(first)
+    for _ in range(stop):
+        next(iterator)
+    seen: Counter[int] = Counter()
+    for rank in range(after):
+        second = even(rank, after)
+        second.load_state_dict(first.state_dict())
+        seen.update(index for batch in second for index in batch)
+    left = Counter(index for batch in whole[stop:] for index in batch)
+    fillers = (after - 1) * (stop < 6)  # the last batch is of one sample
+    assert seen == left + Counter({whole[0][0]: fillers})
+
+
 def test_state_of_another_run_is_refused() -> None:
     state = loader(23, 4).state_dict()
     with pytest.raises(ValueError, match="length was 23 and is now 24"):

@@ -20,7 +20,7 @@ from ablate.models.vlm import apply_policies, build_model
 from ablate.processes import stopping
 from ablate.processes.stopping import Stopped
 from ablate.training import checkpoints as checkpointing
-from ablate.training.checkpoints import CHECKPOINT, MADE, Checkpoints, Saving, opened
+from ablate.training.checkpoints import CHECKPOINT, MADE, Checkpoints, Saving, WholeFiles, opened
 from ablate.training.fit import fit
 from tests.support import BASE, Quiet
 
@@ -141,7 +141,8 @@ def test_it_saves_its_state_when_it_is_asked_to_end(
 def test_checkpoints_by_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, written = [0.0], []
     monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now[0])
-    trainer: Any = SimpleNamespace(global_step=0, save_checkpoint=written.append)
+    strategy = SimpleNamespace(checkpoint_io=WholeFiles())
+    trainer: Any = SimpleNamespace(global_step=0, save_checkpoint=written.append, strategy=strategy)
     monkeypatch.setattr(checkpointing, "_validation_follows", lambda trainer: False)
     saving = Saving(Checkpoints(tmp_path, minutes=10), Quiet())
     saving.on_train_start(trainer, None)
