@@ -15,7 +15,7 @@ from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.text import encode_choices, encode_prompt
 from ablate.errors import CellError, DataError
-from ablate.processes.executors import Task, execute
+from ablate.processes.executors import Executor, Task, execute
 from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started
 from ablate.sweeping.work import pretrain_encoder, store_features
 from ablate.tracking.progress import Display
@@ -23,8 +23,16 @@ from ablate.training.feature_cache import requests
 from ablate.training.stage0 import folder, stages
 
 
-def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
+def prepare(
+    configs: list[RunConfig], cache: Path, display: Display, executor: Executor | None = None
+) -> None:
     """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
+
+    Args:
+        configs: of the runs.
+        cache: the cache folder.
+        display: shows progress.
+        executor: where encoders are pretrained and features computed.
 
     Raises:
         DataError: see ``prepare_benchmarks``.
@@ -33,8 +41,8 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
     for name in dict.fromkeys(config.data.name for config in configs):
         display.say(f"preparing data: {name}")
     prepare_benchmarks(configs, cache)
-    _pretrain(configs, cache, display)
-    _store_features(configs, cache, display)
+    _pretrain(configs, cache, display, executor)
+    _store_features(configs, cache, display, executor)
 
 
 def prepare_benchmarks(configs: list[RunConfig], cache: Path) -> None:
@@ -73,7 +81,9 @@ def _ask(benchmark: Benchmark, dataset: DataSet, config: RunConfig, cache: Path)
         encode_prompt(sample.turns, *written, image=image)
 
 
-def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
+def _pretrain(
+    configs: list[RunConfig], cache: Path, display: Display, executor: Executor | None
+) -> None:
     wanted = {
         folder(stage, cache): replace(config, encoder=stage)
         for config in configs
@@ -86,12 +96,15 @@ def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
     with FileLock(place / ".lock"):  # what another process is making is waited for
         missing = [config for path, config in wanted.items() if not path.exists()]
         threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
-        _execute("pretrain", missing, threads, cache, display)
+        _execute("pretrain", missing, threads, cache, display, executor)
 
 
-def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:
+def _store_features(
+    configs: list[RunConfig], cache: Path, display: Display, executor: Executor | None
+) -> None:
     wanted = [r.config for r in requests(configs, cache, data_set) if r.is_worthwhile]
-    _execute("features", wanted, [cores_here()] * len(wanted), cache, display)
+    threads = [cores_here()] * len(wanted)
+    _execute("features", wanted, threads, cache, display, executor)
 
 
 def _execute(
@@ -100,6 +113,7 @@ def _execute(
     threads: list[int],
     cache: Path,
     display: Display,
+    executor: Executor | None,
 ) -> None:
     """One task per config, one at a time."""
     if not configs:
@@ -130,4 +144,4 @@ def _execute(
         Task((number, config), work, (config, cache), count)
         for number, (config, count) in enumerate(zip(configs, threads, strict=True))
     ]
-    execute(tasks, 1, handle)
+    execute(tasks, 1, handle, executor=executor)

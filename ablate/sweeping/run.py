@@ -9,8 +9,10 @@ processes may run the same plan at the same time: see ``ablate.sweeping.dispatch
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from ablate.config.identity import digest
 from ablate.cores import cores_here
 from ablate.errors import ConfigError, reason
 from ablate.models.devices import gpus
-from ablate.processes.executors import Task, execute
+from ablate.processes.executors import Executor, LocalExecutor, Task, execute
 from ablate.processes.messages import LAST, Done, Failed, Message, StepDone
 from ablate.sweeping.dispatch import LATER, Dispatch, Taken, Wishes
 from ablate.sweeping.jobs import CellJob, again, default_jobs, held_steps, missing_steps
@@ -43,6 +45,8 @@ from ablate.tracking.store import Tracker, failure_line
 
 LOOK_SECONDS = 3
 """How often it is looked whether what other processes do is done, or is given up."""
+MOST_LOSSES = 3
+"""How often a cell may lose the machine that it runs on."""
 
 
 class Enough(BaseException):
@@ -59,6 +63,9 @@ class SweepRun:
         cache: folder of converted data.
         display: shows progress.
         wishes: what the user asks beside the plan.
+        executor: where cells are trained and scored, by default on this machine; they are measured
+            on it in any case.
+        memory: bytes that a cell takes in training, by its combination's identity.
     """
 
     def __init__(
@@ -69,6 +76,8 @@ class SweepRun:
         cache: Path,
         display: Display,
         wishes: Wishes | None = None,
+        executor: Executor | None = None,
+        memory: Mapping[str, int] | None = None,
     ) -> None:
         self.plan = plan
         self.steps = steps
@@ -76,6 +85,8 @@ class SweepRun:
         self.cache = cache
         self.display = display
         self.wishes = wishes or Wishes()
+        self.executor = executor or LocalExecutor()
+        self.memory = memory or {}
         self.outcome = Outcome()
         self.states = States(cache, tracker.uri)
         self.claims = Claims(claims_url(tracker.uri, cache), Patience(display))
@@ -87,10 +98,12 @@ class SweepRun:
         """Of what runs: the steps that are not done."""
         self._alone: set[str] = set()
         """What had too little memory with others beside it, and is to have the device alone."""
+        self._losses: Counter[str] = Counter()
+        """Cell -> how often it has lost the machine that it ran on."""
         self._lost: set[str] = set()
         """What another process has taken over, as this one was silent for too long."""
         self._look = True
-        self._gpus = gpus()
+        self._gpus = [] if self.executor.chooses_devices else gpus()
         self._devices: dict[str, str | None] = {}
         """What runs -> the GPU that it sees."""
 
@@ -99,12 +112,12 @@ class SweepRun:
         self.tracker.bury()
         self.claims.clear()
         cells = self.plan.cells
-        with scratch() as out:
+        with scratch(self.executor.folder) as out:
             dispatch = self._dispatch(out)
             todo = dispatch.to_do()
             self.states.forget_dead(dispatch.held, self.claims.owners())
             training = [cell.config for cell in [*todo["stage"], *todo["train"]]]
-            prepare(training, self.cache, self.display)
+            prepare(training, self.cache, self.display, self.executor)
             prepare_benchmarks([cell.config for cell in todo["evaluate"]], self.cache)
             with self._recording(dispatch, out) as recorder:
                 plan = describe(self.plan, self.steps)
@@ -112,7 +125,9 @@ class SweepRun:
                 register_claims(self.tracker, recorder.parent, self.plan.judged.get("claims", {}))
                 kinds = " + ".join(kind for kind, found in todo.items() if found)
                 pool = [cell for found in todo.values() for cell in found]
-                self._execute(kinds, pool, dispatch.take, jobs or default_jobs(cells[0].config))
+                threads = cells[0].config.train.threads
+                at_once = jobs or self.executor.slots(threads) or default_jobs(cells[0].config)
+                self._execute(kinds, pool, dispatch.take, at_once, self.executor)
                 self._measure_new(dispatch)
                 if self.outcome.finished:
                     self._summarise(recorder)
@@ -183,7 +198,8 @@ class SweepRun:
 
     def _dispatch(self, out: Path) -> Dispatch:
         about = (self.plan, self.steps, self.tracker, self.claims, self.wishes, self.outcome)
-        return Dispatch(*about, self.states, out, self.display.say)
+        copies = self.executor.folder is not None
+        return Dispatch(*about, self.states, out, self.display.say, copies)
 
     @contextmanager
     def _recording(self, dispatch: Dispatch, out: Path) -> Iterator[Recorder]:
@@ -212,14 +228,19 @@ class SweepRun:
             self.claims.release(list(self.claims.mine))
 
     def _execute(
-        self, kind: str, cells: list[Cell], take: Callable[[Cell], Taken], at_once: int
+        self,
+        kind: str,
+        cells: list[Cell],
+        take: Callable[[Cell], Taken],
+        at_once: int,
+        executor: Executor | None = None,
     ) -> None:
         """Run the processes of a kind; measuring uses all cores, others the cell's own share."""
         if not cells:
             return
         self.display.phase(kind, len(cells), at_once)
         self._queue, self._look = list(cells), True
-        execute(self._tasks(take), at_once, self._handle, self._meanwhile)
+        execute(self._tasks(take), at_once, self._handle, self._meanwhile, executor)
 
     def _tasks(self, take: Callable[[Cell], Taken]) -> Iterator[Task | None]:
         """What can be begun, in order; None where all that is left is being done."""
@@ -250,7 +271,8 @@ class SweepRun:
         self._opening.open(job)
         self._devices[name] = self._free_device()
         self._running[name], self._left[name] = job, set(job.missing)
-        where = (cell.config.train.threads, self._devices[name])
+        memory = self.memory.get(cell.combination_identity, 0)
+        where = (cell.config.train.threads, self._devices[name], memory)
         given = (cell.config, self.cache)
         out = task_folder(self._out, job.kind)
         if job.kind in ("train", "stage"):
@@ -305,8 +327,12 @@ class SweepRun:
         job = self._running.get(name)
         if job is None:
             return False  # lost
-        if isinstance(message, Failed) and message.memory and self._sets_back(job, message):
-            return True
+        if isinstance(message, Failed):
+            if self._sets_back(job, message):
+                return True
+            if message.lost:
+                again = f"{message.reason}, {MOST_LOSSES} times; --retry-failed goes on with it"
+                message = replace(message, reason=again)
         self._recorder.record(name, message, job.kind)
         match message:
             case StepDone(step):
@@ -327,12 +353,19 @@ class SweepRun:
         self._look = True
 
     def _sets_back(self, job: CellJob, failed: Failed) -> bool:
-        """Whether a job that had too little memory is begun again, alone on the device."""
+        """Whether a job is begun again: that had too little memory, or has lost its machine."""
         name = job.cell.name
-        if name in self._alone or job.kind == "measure":
+        if failed.lost:
+            self._losses[name] += 1
+            if self._losses[name] == MOST_LOSSES:
+                return False
+            how = "it goes on from its last checkpoint"
+        elif failed.memory and name not in self._alone and job.kind != "measure":
+            self._alone.add(name)
+            how = "it is begun again, alone on the device"
+        else:
             return False
-        self._alone.add(name)
-        self._recorder.set_back(name, f"{failed.reason}; it is begun again, alone on the device")
+        self._recorder.set_back(name, f"{failed.reason}; {how}")
         self._queue.append(job.cell)
         self._ended(job)
         return True
