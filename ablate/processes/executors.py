@@ -104,6 +104,8 @@ class Executor(ABC):
 Handler = Callable[[Task, Message], Any]
 """Called for each message; what it returns answers those of ``ASKS`` (True: go on)."""
 
+MOST_LOSSES = 3
+"""How often whoever runs a task should begin it, if it loses the machine that it runs on."""
 _POLL_SECONDS = 0.3
 """How long a signal that is held back waits at most while no task has anything to say."""
 

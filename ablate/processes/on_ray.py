@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import re
 import secrets
 import signal
 import socket
@@ -173,6 +174,10 @@ def connected(address: str | None) -> Any:
     Raises:
         ConfigError: there is no Ray, or no cluster there.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep tells nobody of itself
+    os.environ.setdefault(
+        "RAY_DEDUP_LOGS_SKIP_REGEX", "."
+    )  # a lost node's log is not our display's
     try:
         import ray
     except ImportError:
@@ -181,7 +186,6 @@ def connected(address: str | None) -> Any:
     if (address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
         message = "is HOST:PORT of the cluster, and the command is given on one of its machines"
         raise ConfigError(COMMAND_LINE, "--address", message)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a sweep tells nobody of itself
     heeded = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
@@ -284,11 +288,13 @@ class FarRunning(Running):
             self._ray.get(self.ref)
             why = Failed("its node lost the connection", "", lost=True)
         except errors.OutOfMemoryError as error:
-            why = Failed(_first_line(error), "", memory=True)
+            why = Failed(_first_sentence(error), "", memory=True)
         except errors.RayTaskError as error:  # on the far end, before the process began
             why = Failed(f"on its node: {reason(error.cause)}", str(error))
         except errors.RayError as error:
-            why = Failed(f"its node or worker is lost: {_first_line(error)}", "", lost=True)
+            why = Failed(
+                f"its node or worker is lost (Ray: {_first_sentence(error)})", "", lost=True
+            )
         return Ended() if self.is_asked else why
 
     def answer(self, go_on: bool) -> None:
@@ -319,8 +325,8 @@ class FarRunning(Running):
         self._hang_up()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _first_sentence(error: Exception) -> str:
+    return re.split(r"\. |\n", str(error).strip())[0].rstrip(".")
 
 
 def relay(order: Order) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.text import encode_choices, encode_prompt
 from ablate.errors import CellError, DataError
-from ablate.processes.executors import Executor, Task, execute
+from ablate.processes.executors import MOST_LOSSES, Executor, Task, execute
 from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started
 from ablate.sweeping.work import pretrain_encoder, store_features
 from ablate.tracking.progress import Display
@@ -115,10 +116,11 @@ def _execute(
     display: Display,
     executor: Executor | None,
 ) -> None:
-    """One task per config, one at a time."""
+    """One task per config, one at a time; one that loses its machine is begun again."""
     if not configs:
         return
     display.phase(kind, len(configs), 1)
+    losses: Counter[int] = Counter()
 
     def handle(task: Task, message: Message) -> bool:
         number, config = task.key
@@ -132,6 +134,10 @@ def _execute(
                 display.say(f"  {name}: {images:,.0f} images, {size:.3g} GiB")
             case Done():
                 display.ended(name)
+            case Failed(reason, lost=True) if losses[number] < MOST_LOSSES - 1:
+                losses[number] += 1
+                tasks.append(task)
+                display.set_back(name, f"{reason}; it is begun again")
             case Failed(reason, trace) if kind == "pretrain":
                 display.ended(name, reason)
                 raise CellError(f"stage 0 of {name} failed: {reason}\n{trace}")
@@ -144,4 +150,4 @@ def _execute(
         Task((number, config), work, (config, cache), count)
         for number, (config, count) in enumerate(zip(configs, threads, strict=True))
     ]
-    execute(tasks, 1, handle, executor=executor)
+    execute(tasks, 1, handle, executor=executor)  # one at a time, so that one may be added

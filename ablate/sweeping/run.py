@@ -23,7 +23,7 @@ from ablate.config.identity import digest
 from ablate.cores import cores_here
 from ablate.errors import ConfigError, reason
 from ablate.models.devices import gpus
-from ablate.processes.executors import Executor, LocalExecutor, Task, execute
+from ablate.processes.executors import MOST_LOSSES, Executor, LocalExecutor, Task, execute
 from ablate.processes.messages import LAST, Done, Failed, Message, StepDone
 from ablate.sweeping.dispatch import LATER, Dispatch, Taken, Wishes
 from ablate.sweeping.jobs import CellJob, again, default_jobs, held_steps, missing_steps
@@ -45,8 +45,6 @@ from ablate.tracking.store import Tracker, failure_line
 
 LOOK_SECONDS = 3
 """How often it is looked whether what other processes do is done, or is given up."""
-MOST_LOSSES = 3
-"""How often a cell may lose the machine that it runs on."""
 
 
 class Enough(BaseException):
