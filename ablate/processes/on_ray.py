@@ -8,6 +8,7 @@ which nodes are lost; what runs again is decided by whoever runs the tasks.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import pickle
@@ -96,6 +97,8 @@ class RayExecutor(Executor):
         self._door = Door(self._ray.util.get_node_ip_address())
         # Also with a GPU its worker is used again, as it does not open the GPU itself.
         self._relay = self._ray.remote(max_retries=0, max_calls=0)(relay)
+        # If those with GPUs are lost, a cell waits for another, and does not turn to a CPU.
+        self._gpus = int(self._all("GPU"))
         self._looked = 0.0
 
     def close(self) -> None:
@@ -106,7 +109,7 @@ class RayExecutor(Executor):
 
     def slots(self, threads: int) -> int:
         """See ``Executor``."""
-        return self._jobs or int(self._all("GPU")) or max(1, int(self._all("CPU")) // threads)
+        return self._jobs or self._gpus or max(1, int(self._all("CPU")) // threads)
 
     def _all(self, resource: str) -> float:
         return self._ray.cluster_resources().get(resource, 0)
@@ -141,7 +144,7 @@ class RayExecutor(Executor):
     def _wanted(self, task: Task) -> dict[str, float]:
         """What a task asks for: at most all cores of the largest node, and its part of a GPU."""
         cores = max((int(node.get("CPU", 0)) for node in self._nodes()), default=0)
-        gpus = int(self._all("GPU"))
+        gpus = self._gpus
         share = 1 / math.ceil((self._jobs or gpus) / gpus) if gpus else 0.0
         # Ray counts in 1/10,000: three thirds have to have room.
         share = math.floor(share * 10_000) / 10_000
@@ -188,7 +191,7 @@ def connected(address: str | None) -> Any:
         raise ConfigError(COMMAND_LINE, "--address", message)
     heeded = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: no such host, another version, no permission
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
         message = f"no Ray cluster at {place}: {reason(error)}"

@@ -114,6 +114,7 @@ def test_a_cell_that_loses_three_machines_fails(
     assert (again.info.run_id, again.info.status) == (cell.info.run_id, "FINISHED")
 
 
+@pytest.mark.slow
 def test_an_encoder_is_pretrained_again(
     house: Path, lose: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
