@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ablate.processes.executors import Executor
-    from ablate.processes.on_ray import RayExecutor
     from ablate.sweeping.dispatch import Wishes
     from ablate.sweeping.outcome import Outcome
     from ablate.sweeping.plan import Plan
@@ -121,7 +120,7 @@ def sweep(
     failed: dict[str, str] = {}
     waiting, in_parts = False, automatic is not None or tuning is not None
     parts = Parts(sweep_file, automatic, tuning, run, tracker.uri, console)
-    with nullcontext() if executor is Place.local else closing(on_ray(address, jobs)) as nodes:
+    with nullcontext() if executor is Place.local else on_ray(address, jobs) as nodes:
         for outcome in parts.run_all(rerun):
             tell_end(outcome, "run", console)
             of = f"{outcome.title}: " if in_parts else ""
@@ -132,11 +131,16 @@ def sweep(
         raise typer.Exit(WAITING)
 
 
-def on_ray(address: str | None, jobs: int | None) -> RayExecutor:
+@contextmanager
+def on_ray(address: str | None, jobs: int | None) -> Iterator[Executor]:
     """The nodes of a Ray cluster; see ``sweep``."""
     from ablate.processes.on_ray import RayExecutor
+    from ablate.sweeping.scratch import scratch
 
-    return RayExecutor(address, cache_folder() / "ray", jobs, FORKED)
+    place = cache_folder() / "ray"
+    place.mkdir(parents=True, exist_ok=True)
+    with scratch(place) as folder, closing(RayExecutor(address, folder, jobs, FORKED)) as nodes:
+        yield nodes
 
 
 def run_plan(

@@ -17,7 +17,6 @@ import secrets
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -51,7 +50,7 @@ class Order:
         work: the function and its arguments, pickled: the Ray task need not import what they need.
         threads: see ``Task``.
         folder: to work in.
-        shared: a file that every node has to see.
+        shared: a folder that every node has to see.
         path: for imports.
         settings: environment variables.
         modules: to be imported by the server that processes are forked from.
@@ -74,7 +73,7 @@ class RayExecutor(Executor):
     Args:
         address: of the cluster; None: ``RAY_ADDRESS``, or the cluster that this machine is part of,
             or a new one of this machine alone.
-        folder: see ``Executor``; it is made.
+        folder: see ``Executor``; a new one, by which a node is known that does not share it.
         jobs: tasks at a time, by which the GPUs are divided; None: as many as have room, with a
             GPU each where there are any.
         modules: see ``Order``.
@@ -89,11 +88,8 @@ class RayExecutor(Executor):
         self, address: str | None, folder: Path, jobs: int | None, modules: Sequence[str]
     ) -> None:
         self._ray = connected(address)
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder: Path = folder
         self._jobs, self._modules = jobs, tuple(modules)
-        # It goes with this process at the latest; a node that does not see it is told so.
-        self._shared = tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-")  # noqa: SIM115
         self._door = Door(self._ray.util.get_node_ip_address())
         # Also with a GPU its worker is used again, as it does not open the GPU itself.
         self._relay = self._ray.remote(max_retries=0, max_calls=0)(relay)
@@ -104,7 +100,6 @@ class RayExecutor(Executor):
     def close(self) -> None:
         """Leave the cluster."""
         self._door.close()
-        self._shared.close()
         self._ray.shutdown()
 
     def slots(self, threads: int) -> int:
@@ -122,7 +117,7 @@ class RayExecutor(Executor):
             work=pickle.dumps((task.work, task.arguments)),
             threads=task.threads,
             folder=str(Path.cwd()),
-            shared=self._shared.name,
+            shared=str(self.folder.absolute()),
             path=tuple(sys.path),
             settings={k: v for k, v in os.environ.items() if k.startswith(SETTINGS)},
             modules=self._modules,

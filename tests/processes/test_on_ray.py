@@ -65,14 +65,12 @@ class TestRayExecutor(ExecutorContract):
     def test_folders_are_shared_by_all_nodes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        class Elsewhere:
-            name = str(tmp_path / "not here")
-
-        monkeypatch.setattr(self.executor, "_shared", Elsewhere)
+        elsewhere = tmp_path / "not here"
+        monkeypatch.setattr(self.executor, "folder", elsewhere)
         _, (_, last) = self.run([Task("a", sees, (), 1)])
         assert isinstance(last, Failed)
         assert not last.lost
-        assert f"does not see {Elsewhere.name}: all nodes share" in last.reason
+        assert f"does not see {elsewhere}: all nodes share" in last.reason
 
     def test_a_task_that_no_node_has_room_for_waits_and_says_so(self) -> None:
         said: list[Any] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,6 @@ class Losing(LocalExecutor):
         """See ``Executor``."""
         return LosingRunning(super().start(task), self)
 
-    def close(self) -> None:
-        """It has nothing to close."""
-
 
 class LosingRunning(LocalRunning):
     """See ``Losing``."""
@@ -63,7 +61,7 @@ def lose(house: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def use(after: Callable[[Message], bool], times: int) -> None:
         place = Losing(house / "shared", after, times)
-        monkeypatch.setattr("ablate.cli.run_commands.on_ray", lambda address, jobs: place)
+        monkeypatch.setattr("ablate.cli.run_commands.on_ray", lambda *given: nullcontext(place))
 
     return use
 
