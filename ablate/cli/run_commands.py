@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from ablate.errors import COMMAND_LINE, ConfigError, shortened
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.processes.executors import Executor
     from ablate.sweeping.dispatch import Wishes
     from ablate.sweeping.outcome import Outcome
     from ablate.sweeping.plan import Plan
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
 
 WAITING = 3
 """The exit code of a sweep that ended before its time, without a failure."""
+
+
+class Place(StrEnum):
+    """Where a sweep's cells run."""
+
+    local = "local"
+    ray = "ray"
+
+
 What = Annotated[str, typer.Argument(help="A sweep file, or a run's id or name in MLflow.")]
 
 
@@ -61,6 +72,13 @@ def sweep(
         float | None,
         typer.Option(min=0, help="End the sweep then; the same command goes on where it was."),
     ] = None,
+    executor: Annotated[
+        Place, typer.Option(help="Where cells run: on this machine, or on a Ray cluster's nodes.")
+    ] = Place.local,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The cluster's HOST:PORT [default: RAY_ADDRESS, or this machine's]."),
+    ] = None,
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
@@ -68,6 +86,8 @@ def sweep(
 
     sweep_file = SweepFile(find_file(file), overrides or [])
     plan = sweep_file.plan()
+    if address is not None and executor is Place.local:
+        raise ConfigError(COMMAND_LINE, "--address", "goes with --executor ray")
     automatic = automatic_seeds(seeds, effect, max_seeds)
     if automatic is not None:
         automatic.check(plan)
@@ -95,22 +115,41 @@ def sweep(
         left = None if max_hours is None else max_hours - (time.monotonic() - begun) / 3600
         hours = None if left is None else max(left, 0.0)
         wishes = Wishes(tuple(again), retry_failed, fail_fast, hours)
-        return run_plan(part, wishes, console, jobs, strict)
+        return run_plan(part, wishes, console, jobs, strict, nodes)
 
     failed: dict[str, str] = {}
     waiting, in_parts = False, automatic is not None or tuning is not None
-    for outcome in Parts(sweep_file, automatic, tuning, run, tracker.uri, console).run_all(rerun):
-        tell_end(outcome, "run", console)
-        of = f"{outcome.title}: " if in_parts else ""
-        failed |= {f"{of}{name}": why for name, why in outcome.failed.items()}
-        waiting = waiting or bool(outcome.waiting)
+    parts = Parts(sweep_file, automatic, tuning, run, tracker.uri, console)
+    with nullcontext() if executor is Place.local else on_ray(address, jobs) as nodes:
+        for outcome in parts.run_all(rerun):
+            tell_end(outcome, "run", console)
+            of = f"{outcome.title}: " if in_parts else ""
+            failed |= {f"{of}{name}": why for name, why in outcome.failed.items()}
+            waiting = waiting or bool(outcome.waiting)
     end_with(failed, console)
     if waiting:
         raise typer.Exit(WAITING)
 
 
+@contextmanager
+def on_ray(address: str | None, jobs: int | None) -> Iterator[Executor]:
+    """The nodes of a Ray cluster; see ``sweep``."""
+    from ablate.processes.on_ray import RayExecutor
+    from ablate.sweeping.scratch import scratch
+
+    place = cache_folder() / "ray"
+    place.mkdir(parents=True, exist_ok=True)
+    with scratch(place) as folder, closing(RayExecutor(address, folder, jobs, FORKED)) as nodes:
+        yield nodes
+
+
 def run_plan(
-    plan: Plan, wishes: Wishes, console: Console, jobs: int | None, strict: bool
+    plan: Plan,
+    wishes: Wishes,
+    console: Console,
+    jobs: int | None,
+    strict: bool,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Run what a plan has not done yet; see ``sweep``."""
     from ablate.processes.executors import warm_up
@@ -144,7 +183,8 @@ def run_plan(
         warm_up(*FORKED)
         memory = memory_needed(plan.whole, model_sizes(plan.whole, vocabularies), cache)
     with Display(console) as display:
-        return SweepRun(plan, steps, tracker, cache, display, wishes, memory).run(jobs)
+        sweep = SweepRun(plan, steps, tracker, cache, display, wishes, executor, memory)
+        return sweep.run(jobs)
 
 
 def evaluate(

@@ -1,7 +1,8 @@
-"""Where work runs: local processes, one per task, so that no task can harm or change another.
+"""Where work runs: processes, one per task, so that no task can harm or change another.
 
-The processes are forked from a server that has imported what they need and run nothing: a task
-starts in a moment, with clean generators and memory. They report through a pipe.
+Those of this machine are forked from a server that has imported what they need and run nothing: a
+task starts in a moment, with clean generators and memory. They report through a pipe. Those of
+other machines: ``ablate.processes.on_ray``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, cast
 
 from ablate.processes.interrupts import let_through
@@ -29,6 +33,7 @@ class Task:
         arguments: picklable.
         threads: CPU threads that it may use.
         device: the GPUs that it sees, as ``CUDA_VISIBLE_DEVICES`` has them; None: all.
+        memory: bytes that it takes at least, as far as they are known.
     """
 
     key: Any
@@ -36,11 +41,71 @@ class Task:
     arguments: tuple[Any, ...]
     threads: int
     device: str | None = None
+    memory: int = 0
+
+
+class Running(ABC):
+    """A task that has begun.
+
+    Attributes:
+        task: it.
+        is_asked: whether it was asked to end before its time.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.is_asked = False
+
+    @abstractmethod
+    def receive(self) -> Message | None:
+        """What it says next; None: nothing yet. What died without a word has its last, too."""
+
+    @abstractmethod
+    def answer(self, go_on: bool) -> None:
+        """Answer a message of ``ASKS``."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """Ask it to save its state and end; it may be asked again."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it at once; it says nothing more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it, as it has ended."""
+
+
+class Executor(ABC):
+    """A place where tasks run.
+
+    Attributes:
+        chooses_devices: whether it is the executor that says which GPU a task sees.
+        folder: where files have to be that a task reads or writes; None: anywhere.
+    """
+
+    chooses_devices = False
+    folder: Path | None = None
+
+    def slots(self, threads: int) -> int | None:
+        """How many tasks of so many threads have room; None where it does not know."""
+        return None
+
+    @abstractmethod
+    def start(self, task: Task) -> Running:
+        """Begin a task, now or as soon as there is room for it."""
+
+    @abstractmethod
+    def ready(self, running: Sequence[Running], seconds: float) -> Iterable[Running]:
+        """Those of this executor's that have something to say, after so many seconds at most."""
 
 
 Handler = Callable[[Task, Message], Any]
 """Called for each message; what it returns answers those of ``ASKS`` (True: go on)."""
 
+MOST_LOSSES = 3
+"""How often whoever runs a task should begin it, if it loses the machine that it runs on."""
 _POLL_SECONDS = 0.3
 """How long a signal that is held back waits at most while no task has anything to say."""
 
@@ -50,9 +115,14 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([_SERVER])
 
 
+def preload(*modules: str) -> None:
+    """Say what the server imports that tasks are forked from, before it is started."""
+    _CONTEXT.set_forkserver_preload([_SERVER, *modules])
+
+
 def warm_up(*modules: str) -> None:
     """Start importing the tasks' modules in the background, while the caller still plans."""
-    _CONTEXT.set_forkserver_preload([_SERVER, *modules])
+    preload(*modules)
     process = _CONTEXT.Process(target=int)
     process.start()
 
@@ -62,6 +132,7 @@ def execute(
     jobs: int,
     handle: Handler,
     meanwhile: Callable[[], Collection[Any] | None] | None = None,
+    executor: Executor | None = None,
 ) -> None:
     """Run the tasks in order, ``jobs`` at a time, until all have ended.
 
@@ -77,9 +148,11 @@ def execute(
         handle: see ``Handler``.
         meanwhile: is called again and again, also while no task says anything; it returns the keys
             of tasks that are to be dropped without a word more.
+        executor: where they run; by default on this machine.
     """
+    place = executor or LocalExecutor()
     pending = iter(tasks)
-    running: dict[Connection, tuple[Task, Any]] = {}
+    running: list[Running] = []
     try:
         while True:
             let_through()
@@ -89,30 +162,27 @@ def execute(
                 is_over = task is _OVER
                 if not isinstance(task, Task):
                     break
-                connection, process = _start(task)
-                running[connection] = (task, process)
+                running.append(place.start(task))
                 handle(task, Started())
             if is_over and not running:
                 return
             if meanwhile is not None:
                 _drop(running, meanwhile() or ())
-            for ready in wait(list(running), _POLL_SECONDS) if running else _pause():
+            for each in place.ready(running, _POLL_SECONDS) if running else _pause():
                 let_through()  # before the message of a task's death, which may be the signal's
-                connection = cast(Connection, ready)
-                _receive(connection, running, handle)
+                _receive(each, running, handle)
     except Exception:
-        _stop(running, _tell_nobody)  # the store may be away
+        _stop(place, running, _tell_nobody)  # the store may be away
         raise
     except BaseException:
         try:
-            _stop(running, handle)
+            _stop(place, running, handle)
         except Exception:
-            _stop(running, _tell_nobody)
+            _stop(place, running, _tell_nobody)
         raise
     finally:
-        for _, process in running.values():
-            process.kill()
-            process.join()
+        for each in running:
+            each.kill()
 
 
 _OVER = object()
@@ -123,26 +193,24 @@ def _pause() -> tuple[()]:
     return ()
 
 
-def _drop(running: dict[Connection, tuple[Task, Any]], keys: Collection[Any]) -> None:
-    for connection, (task, process) in list(running.items()):
-        if task.key in keys:
-            del running[connection]
-            process.kill()
-            process.join()
+def _drop(running: list[Running], keys: Collection[Any]) -> None:
+    for each in [each for each in running if each.task.key in keys]:
+        running.remove(each)
+        each.kill()
 
 
-def _stop(running: dict[Connection, tuple[Task, Any]], handle: Handler) -> None:
+def _stop(place: Executor, running: list[Running], handle: Handler) -> None:
     """Ask the processes to end, and wait until they have."""
-    for task, _ in running.values():
-        handle(task, Stopping())
+    for each in running:
+        handle(each.task, Stopping())
     asked = float("-inf")
     while running:
         if time.monotonic() - asked > 1:  # again: one may not have been ready to heed it
-            for _, process in running.values():
-                process.terminate()
+            for each in running:
+                each.terminate()
             asked = time.monotonic()
-        for ready in wait(list(running), _POLL_SECONDS):
-            _receive(cast(Connection, ready), running, handle, stops=True)
+        for each in place.ready(running, _POLL_SECONDS):
+            _receive(each, running, handle)
         let_through()
 
 
@@ -150,13 +218,75 @@ def _tell_nobody(task: Task, message: Message) -> bool:
     return False  # a state is not saved after what nobody has recorded
 
 
-def _start(task: Task) -> tuple[Connection, Any]:
-    ours, theirs = _CONTEXT.Pipe()
-    arguments = (theirs, task.device, task.work, task.arguments, task.threads)
-    process = _CONTEXT.Process(target=_run, args=arguments, daemon=False)
-    process.start()
-    theirs.close()
-    return ours, process
+def _receive(each: Running, running: list[Running], handle: Handler) -> None:
+    """Hand on a message."""
+    message = each.receive()
+    if message is None:
+        return
+    ended = isinstance(message, LAST)
+    if ended:
+        running.remove(each)
+    answer = handle(each.task, message)
+    if isinstance(message, ASKS):
+        each.answer(bool(answer))
+    elif ended:
+        each.close()
+
+
+class LocalExecutor(Executor):
+    """Processes of this machine."""
+
+    def start(self, task: Task) -> LocalRunning:
+        """See ``Executor``."""
+        ours, theirs = _CONTEXT.Pipe()
+        arguments = (theirs, task.device, task.work, task.arguments, task.threads)
+        process = _CONTEXT.Process(target=_run, args=arguments, daemon=False)
+        process.start()
+        theirs.close()
+        return LocalRunning(task, ours, process)
+
+    def ready(self, running: Sequence[Running], seconds: float) -> list[Running]:
+        """See ``Executor``."""
+        connections: dict[Any, Running] = {
+            each.connection: each for each in cast(Sequence[LocalRunning], running)
+        }
+        return [connections[found] for found in wait(list(connections), seconds)]
+
+
+class LocalRunning(Running):
+    """A process of this machine, and the pipe that it reports through."""
+
+    def __init__(self, task: Task, connection: Connection, process: Any) -> None:
+        super().__init__(task)
+        self.connection, self._process = connection, process
+
+    def receive(self) -> Message:
+        """See ``Running``; waits for it."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            return Ended() if self.is_asked else _last_words(self._process.exitcode)
+
+    def answer(self, go_on: bool) -> None:
+        """See ``Running``."""
+        with suppress(OSError):  # of one that has died meanwhile, this is told next
+            self.connection.send(go_on)
+
+    def terminate(self) -> None:
+        """See ``Running``."""
+        self.is_asked = True
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """See ``Running``."""
+        self._process.kill()
+        self._process.join()
+
+    def close(self) -> None:
+        """See ``Running``."""
+        self._process.join()
+        self.connection.close()
 
 
 def _run(connection: Connection, device: str | None, *task: Any) -> None:
@@ -167,27 +297,6 @@ def _run(connection: Connection, device: str | None, *task: Any) -> None:
     from ablate.processes.worker import main  # imports torch, which the caller need not
 
     main(connection, *task)
-
-
-def _receive(
-    connection: Connection, running: dict[Connection, Any], handle: Handler, stops: bool = False
-) -> None:
-    """Hand on a message; ``stops``: the process has been asked to end."""
-    task, process = running[connection]
-    try:
-        message: Message = connection.recv()
-    except (EOFError, ConnectionError):
-        process.join()
-        message = Ended() if stops else _last_words(process.exitcode)
-    ended = isinstance(message, LAST)
-    if ended:
-        del running[connection]
-    answer = handle(task, message)
-    if isinstance(message, ASKS):
-        connection.send(bool(answer))
-    elif ended:
-        process.join()
-        connection.close()
 
 
 def _last_words(exitcode: int) -> Message:

@@ -83,13 +83,15 @@ class Done:
 class Failed:
     """The last message of work that did not; ``traceback`` is empty where there is none.
 
-    ``memory``, ``disk``: it may have been for want of it.
+    ``memory``, ``disk``: it may have been for want of it. ``lost``: not by the work, but with its
+    machine.
     """
 
     reason: str
     traceback: str
     memory: bool = False
     disk: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True)

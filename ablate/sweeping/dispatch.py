@@ -73,6 +73,7 @@ class Dispatch:
         states: of trainings that were cut off.
         out: where weights of other runs go.
         say: tells the user.
+        copies: whether weights that this machine's store has are copied there, too.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class Dispatch:
         states: States,
         out: Path,
         say: Callable[[str], None],
+        copies: bool = False,
     ) -> None:
         self.plan, self.steps, self.tracker, self.claims = plan, steps, tracker, claims
         self.wishes, self.outcome, self.say = wishes, outcome, say
-        self.states, self.out = states, out
+        self.states, self.out, self.copies = states, out, copies
         self._trained: dict[str, Path] = {}
         """Stage -> the folder of what it has trained."""
         self._stages: set[str] = set()
@@ -224,7 +226,7 @@ class Dispatch:
     def _weights(self, run: Run) -> Path | None:
         run_id = run.info.run_id
         if run_id not in self._fetched:
-            weights = saved_model(self.tracker, run, self.out)
+            weights = saved_model(self.tracker, run, self.out, copies=self.copies)
             if weights is None:
                 return None
             self._fetched[run_id] = weights

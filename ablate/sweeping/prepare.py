@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from ablate.data.base import DataSet
 from ablate.data.benchmarks.base import Benchmark
 from ablate.data.text import encode_choices, encode_prompt
 from ablate.errors import CellError, DataError
-from ablate.processes.executors import Task, execute
+from ablate.processes.executors import MOST_LOSSES, Executor, Task, execute
 from ablate.processes.messages import Done, Failed, Message, Metrics, Progress, Started
 from ablate.sweeping.work import pretrain_encoder, store_features
 from ablate.tracking.progress import Display
@@ -23,8 +24,16 @@ from ablate.training.feature_cache import requests
 from ablate.training.stage0 import folder, stages
 
 
-def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
+def prepare(
+    configs: list[RunConfig], cache: Path, display: Display, executor: Executor | None = None
+) -> None:
     """Convert data, pretrain encoders, store features: what these runs need and the cache lacks.
+
+    Args:
+        configs: of the runs.
+        cache: the cache folder.
+        display: shows progress.
+        executor: where encoders are pretrained and features computed.
 
     Raises:
         DataError: see ``prepare_benchmarks``.
@@ -33,8 +42,8 @@ def prepare(configs: list[RunConfig], cache: Path, display: Display) -> None:
     for name in dict.fromkeys(config.data.name for config in configs):
         display.say(f"preparing data: {name}")
     prepare_benchmarks(configs, cache)
-    _pretrain(configs, cache, display)
-    _store_features(configs, cache, display)
+    _pretrain(configs, cache, display, executor)
+    _store_features(configs, cache, display, executor)
 
 
 def prepare_benchmarks(configs: list[RunConfig], cache: Path) -> None:
@@ -73,7 +82,9 @@ def _ask(benchmark: Benchmark, dataset: DataSet, config: RunConfig, cache: Path)
         encode_prompt(sample.turns, *written, image=image)
 
 
-def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
+def _pretrain(
+    configs: list[RunConfig], cache: Path, display: Display, executor: Executor | None
+) -> None:
     wanted = {
         folder(stage, cache): replace(config, encoder=stage)
         for config in configs
@@ -86,12 +97,15 @@ def _pretrain(configs: list[RunConfig], cache: Path, display: Display) -> None:
     with FileLock(place / ".lock"):  # what another process is making is waited for
         missing = [config for path, config in wanted.items() if not path.exists()]
         threads = [c.encoder.pretrain.threads for c in missing if c.encoder.pretrain is not None]
-        _execute("pretrain", missing, threads, cache, display)
+        _execute("pretrain", missing, threads, cache, display, executor)
 
 
-def _store_features(configs: list[RunConfig], cache: Path, display: Display) -> None:
+def _store_features(
+    configs: list[RunConfig], cache: Path, display: Display, executor: Executor | None
+) -> None:
     wanted = [r.config for r in requests(configs, cache, data_set) if r.is_worthwhile]
-    _execute("features", wanted, [cores_here()] * len(wanted), cache, display)
+    threads = [cores_here()] * len(wanted)
+    _execute("features", wanted, threads, cache, display, executor)
 
 
 def _execute(
@@ -100,11 +114,13 @@ def _execute(
     threads: list[int],
     cache: Path,
     display: Display,
+    executor: Executor | None,
 ) -> None:
-    """One task per config, one at a time."""
+    """One task per config, one at a time; one that loses its machine is begun again."""
     if not configs:
         return
     display.phase(kind, len(configs), 1)
+    losses: Counter[int] = Counter()
 
     def handle(task: Task, message: Message) -> bool:
         number, config = task.key
@@ -118,6 +134,10 @@ def _execute(
                 display.say(f"  {name}: {images:,.0f} images, {size:.3g} GiB")
             case Done():
                 display.ended(name)
+            case Failed(reason, lost=True) if losses[number] < MOST_LOSSES - 1:
+                losses[number] += 1
+                tasks.append(task)
+                display.set_back(name, f"{reason}; it is begun again")
             case Failed(reason, trace) if kind == "pretrain":
                 display.ended(name, reason)
                 trace = "" if message.disk else f"\n{trace}"
@@ -131,4 +151,4 @@ def _execute(
         Task((number, config), work, (config, cache), count)
         for number, (config, count) in enumerate(zip(configs, threads, strict=True))
     ]
-    execute(tasks, 1, handle)
+    execute(tasks, 1, handle, executor=executor)  # one at a time, so that one may be added

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import disk_usage
@@ -24,7 +26,7 @@ from ablate.config.identity import digest
 from ablate.cores import cores_here
 from ablate.errors import ConfigError, reason
 from ablate.models.devices import gpu_memory
-from ablate.processes.executors import Task, execute
+from ablate.processes.executors import MOST_LOSSES, Executor, LocalExecutor, Task, execute
 from ablate.processes.messages import LAST, Done, Ended, Failed, Message, StepDone
 from ablate.sweeping.cards import Cards, default_jobs
 from ablate.sweeping.dispatch import LATER, Dispatch, Taken, Wishes
@@ -63,6 +65,8 @@ class SweepRun:
         cache: folder of converted data.
         display: shows progress.
         wishes: what the user asks beside the plan.
+        executor: where cells are trained and scored, by default on this machine; they are measured
+            on it in any case.
         memory: bytes that a cell takes in training, by its combination's identity.
     """
 
@@ -74,6 +78,7 @@ class SweepRun:
         cache: Path,
         display: Display,
         wishes: Wishes | None = None,
+        executor: Executor | None = None,
         memory: Mapping[str, int] | None = None,
     ) -> None:
         self.plan = plan
@@ -82,6 +87,7 @@ class SweepRun:
         self.cache = cache
         self.display = display
         self.wishes = wishes or Wishes()
+        self.executor = executor or LocalExecutor()
         self.memory = memory or {}
         self.outcome = Outcome()
         self.states = States(cache, tracker.uri)
@@ -94,26 +100,28 @@ class SweepRun:
         """Of what runs: the steps that are not done."""
         self._alone: set[str] = set()
         """What had too little memory with others beside it, and is to have the device alone."""
+        self._losses: Counter[str] = Counter()
+        """Cell -> how often it has lost the machine that it ran on."""
         self._lost: set[str] = set()
         """What another process has taken over, as this one was silent for too long."""
         self._look = True
-        self._cards = Cards(gpu_memory())
+        self._cards = Cards({} if self.executor.chooses_devices else gpu_memory())
 
     def run(self, jobs: int | None = None) -> Outcome:
         """Train, score and measure what is not done yet; every run ends, whatever happens.
 
         Raises:
-            ConfigError: a cell asks for more GPUs than there are.
+            ConfigError: a cell asks for more GPUs than there are, or than the executor gives one.
         """
         self._check_devices()
         self.tracker.bury()
         self.claims.clear()
-        with scratch() as out:
+        with scratch(self.executor.folder) as out:
             dispatch = self._dispatch(out)
             todo = dispatch.to_do()
             self.states.forget_dead(dispatch.held, self.claims.owners())
             training = [cell.config for cell in [*todo["stage"], *todo["train"]]]
-            prepare(training, self.cache, self.display)
+            prepare(training, self.cache, self.display, self.executor)
             prepare_benchmarks([cell.config for cell in todo["evaluate"]], self.cache)
             with self._recording(dispatch, out) as recorder:
                 plan = describe(self.plan, self.steps)
@@ -122,21 +130,27 @@ class SweepRun:
                 kinds = " + ".join(kind for kind, found in todo.items() if found)
                 pool = [cell for found in todo.values() for cell in found]
                 at_once = jobs or self._at_once(list(map(self._need, pool)))
-                self._execute(kinds, pool, dispatch.take, at_once)
+                self._execute(kinds, pool, dispatch.take, at_once, self.executor)
                 self._measure_new(dispatch)
                 if self.outcome.finished:
                     self._summarise(recorder)
         return self.outcome
 
     def _at_once(self, needs: Collection[int] = ()) -> int:
+        threads = max(cell.config.train.threads for cell in self.plan.cells)
+        if slots := self.executor.slots(threads):
+            return slots
         return min(default_jobs(cell.config, needs) for cell in self.plan.cells)
 
     def _check_devices(self) -> None:
         for cell in self.plan.whole.cells:
             number = cell.config.train.devices
+            where = f"{self.plan.source} (cell {cell.name})"
             if self._cards and number > len(self._cards):
-                where = f"{self.plan.source} (cell {cell.name})"
                 message = f"is {number}, and this process may use {len(self._cards)} GPUs"
+                raise ConfigError(where, "train.devices", message)
+            if number > 1 and self.executor.chooses_devices:
+                message = f"is {number}; the executor gives a cell one device"
                 raise ConfigError(where, "train.devices", message)
 
     def _measure_new(self, dispatch: Dispatch) -> None:
@@ -204,7 +218,8 @@ class SweepRun:
 
     def _dispatch(self, out: Path) -> Dispatch:
         about = (self.plan, self.steps, self.tracker, self.claims, self.wishes, self.outcome)
-        return Dispatch(*about, self.states, out, self.display.say)
+        copies = self.executor.folder is not None
+        return Dispatch(*about, self.states, out, self.display.say, copies)
 
     @contextmanager
     def _recording(self, dispatch: Dispatch, out: Path) -> Iterator[Recorder]:
@@ -233,14 +248,19 @@ class SweepRun:
             self.claims.release(list(self.claims.mine))
 
     def _execute(
-        self, kind: str, cells: list[Cell], take: Callable[[Cell], Taken], at_once: int
+        self,
+        kind: str,
+        cells: list[Cell],
+        take: Callable[[Cell], Taken],
+        at_once: int,
+        executor: Executor | None = None,
     ) -> None:
         """Run the processes of a kind; measuring uses all cores, others the cell's own share."""
         if not cells:
             return
         self.display.phase(kind, len(cells), at_once)
         self._queue, self._look = list(cells), True
-        execute(self._tasks(take), at_once, self._handle, self._meanwhile)
+        execute(self._tasks(take), at_once, self._handle, self._meanwhile, executor)
 
     def _tasks(self, take: Callable[[Cell], Taken]) -> Iterator[Task | None]:
         """What can be begun, in order; None where all that is left is being done."""
@@ -277,7 +297,7 @@ class SweepRun:
         number = cell.config.train.devices if job.kind in ("train", "stage") else 1
         device = self._cards.place(name, self._need(cell), number)
         self._running[name], self._left[name] = job, set(job.missing)
-        where = (cell.config.train.threads, device)
+        where = (cell.config.train.threads, device, self._need(cell))
         given = (cell.config, self.cache)
         out = task_folder(self._out, job.kind)
         if job.kind in ("train", "stage"):
@@ -327,11 +347,17 @@ class SweepRun:
         job = self._running.get(name)
         if job is None:
             return False  # lost
-        if isinstance(message, Failed) and message.memory and self._sets_back(job, message):
-            return True
-        if isinstance(message, Failed) and message.disk:  # which is not the cell's fault
-            self._enough = f"{name} found no room on the disk: {message.reason} ({self._room()})"
-            message = Ended()
+        if isinstance(message, Failed):
+            if self._sets_back(job, message):
+                return True
+            if message.lost:
+                again = f"{message.reason}, {MOST_LOSSES} times; --retry-failed goes on with it"
+                message = replace(message, reason=again)
+            if message.disk:  # which is not the cell's fault
+                self._enough = (
+                    f"{name} found no room on the disk: {message.reason} ({self._room()})"
+                )
+                message = Ended()
         self._recorder.record(name, message, job.kind)
         match message:
             case StepDone(step):
@@ -361,12 +387,19 @@ class SweepRun:
         self._look = True
 
     def _sets_back(self, job: CellJob, failed: Failed) -> bool:
-        """Whether a job that had too little memory is begun again, alone on the device."""
+        """Whether a job is begun again: that had too little memory, or has lost its machine."""
         name = job.cell.name
-        if name in self._alone or job.kind == "measure":
+        if failed.lost:
+            self._losses[name] += 1
+            if self._losses[name] == MOST_LOSSES:
+                return False
+            how = "it goes on from its last checkpoint"
+        elif failed.memory and name not in self._alone and job.kind != "measure":
+            self._alone.add(name)
+            how = "it is begun again, alone on the device"
+        else:
             return False
-        self._alone.add(name)
-        self._recorder.set_back(name, f"{failed.reason}; it is begun again, alone on the device")
+        self._recorder.set_back(name, f"{failed.reason}; {how}")
         self._queue.append(job.cell)
         self._ended(job)
         return True

@@ -89,8 +89,8 @@ class _Block(nn.Module):
         if dtype is not None and (state is None or not torch.is_grad_enabled()):
             from ablate.components.backbones.mamba2_fused import fused_block, fused_read
 
-            given = (self.norm, self.mixer, mixed, residual, attention_mask, dtype)
             assert isinstance(self.mixer, Mamba2)
+            given = (self.norm, self.mixer, mixed, residual, attention_mask, dtype)
             return fused_block(*given, keep) if state is None else fused_read(*given, state)
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(

@@ -6,20 +6,17 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
-from ablate.processes.executors import Task, execute
+from ablate.processes.executors import LocalExecutor, LocalRunning, Task, execute
 from ablate.processes.interrupts import SIGNALS, held, let_through, not_held
-from ablate.processes.messages import Ended, Message, Progress, Reporter, Started, Stopping
-from ablate.processes.stopping import asked, deferred
+from ablate.processes.messages import Ended, Message, Started, Stopping
 
 pytestmark = pytest.mark.usefixtures("heed_ctrl_c")
 
@@ -88,7 +85,9 @@ def test_a_cell_that_died_of_the_same_signal_has_not_failed(
     ours, theirs = multiprocessing.Pipe()
     theirs.close()  # it is dead before its first message is read
     process = Mock(exitcode=1)
-    monkeypatch.setattr("ablate.processes.executors._start", lambda task: (ours, process))
+    monkeypatch.setattr(
+        LocalExecutor, "start", lambda self, task: LocalRunning(task, ours, process)
+    )
     seen: list[Message] = []
 
     def handle(task: Task, message: Message) -> None:
@@ -116,52 +115,3 @@ def test_within_held_a_signal_raises_where_it_is_not_held() -> None:
             assert handlers() == before
         assert handlers() == inside
     assert handlers() == before
-
-
-def asked_to_end(reporter: Reporter) -> None:
-    """Work without end, which saves its state when it is asked to end."""
-    with deferred():
-        reporter.progress("work", 0.0)
-        while not asked():
-            time.sleep(0.05)
-        Path("saved").touch()
-
-
-def never_ends(reporter: Reporter) -> None:
-    """Work that does not heed what it is asked."""
-    with deferred():
-        reporter.progress("work", 0.0)
-        time.sleep(1000)
-
-
-def test_the_first_ctrl_c_lets_work_save_its_state_and_the_second_kills(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    seen: list[Message] = []
-    press_at: tuple[type, ...] = (Progress,)
-
-    def handle(task: Task, message: Message) -> None:
-        seen.append(message)
-        if isinstance(message, press_at):
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt), held():
-        execute([Task(0, asked_to_end, (), 1)], 1, handle)
-    assert seen == [Started(), Progress("work", 0.0), Stopping(), Ended()]
-    assert (tmp_path / "saved").exists()
-    seen, press_at = [], (Progress, Stopping)
-    with pytest.raises(KeyboardInterrupt), held():
-        execute([Task(0, never_ends, (), 1)], 1, handle)
-    assert seen == [Started(), Progress("work", 0.0), Stopping()]
-
-
-def test_tasks_may_come_later_and_be_dropped() -> None:
-    seen: list[Message] = []
-    given: list[Task | None] = [None, Task("a", asked_to_end, (), 1), None]
-
-    def dropped() -> set[str]:
-        return {"a"} if seen else set()
-
-    execute(given, 1, lambda task, message: seen.append(message), dropped)
-    assert seen == [Started()]
