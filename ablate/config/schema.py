@@ -127,6 +127,8 @@ class TrainConfig:
     ``batch_size`` is samples an optimiser step; ``accumulate`` splits it into so many parts, whose
     gradients are summed. ``activation_checkpointing`` keeps only the inputs of each layer for the
     backward pass and computes the rest again: the same results from less memory and more time.
+    ``capture`` replays whole optimiser steps from CUDA graphs, the same numbers but for rounding;
+    ``auto`` does so for small models on a GPU, see ``ablate.training.captured``.
 
     The trained model is kept with the run, as the artifact folder ``model``, where its weights take
     at most ``save_below_mb`` (10^6 bytes), and beyond that if ``save`` says so; a run that is done
@@ -141,6 +143,7 @@ class TrainConfig:
     batch_size: int = 64
     accumulate: int = field(default=1, metadata=IN_IDENTITY_IF_SET)
     activation_checkpointing: bool = field(default=False, metadata=NOT_IN_IDENTITY)
+    capture: bool | Literal["auto"] = field(default="auto", metadata=NOT_IN_IDENTITY)
     lr: float = 1e-3
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)

@@ -26,6 +26,7 @@ from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.messages import Reporter
+from ablate.training.captured import captures
 from ablate.training.checkpoints import Checkpoints, Saving, go_on
 from ablate.training.lengths import collator
 from ablate.training.module import Report, VisionLanguageTraining, alone
@@ -173,7 +174,9 @@ def fit(
         profiler=speed.loader,
         **alone(),
     )
-    module = VisionLanguageTraining(model, config, steps)
+    capture, why = captures(config, model, stored=features is not None)
+    reporter.facts({"optimiser steps": "captured" if capture else f"not captured: {why}"})
+    module = VisionLanguageTraining(model, config, steps, capture)
     validation = validation_loader(config, dataset, cache, *reading) if every else None
     go_on(trainer, module, checkpoints, loader, validation)
     reporter.metrics(

@@ -58,6 +58,12 @@ class Backbone(pl.LightningModule, ABC):
     backbone that chooses what its backward makes anew heeds it; 0: keep no more than inputs."""
 
     @property
+    def capturable(self) -> bool:
+        """Whether ``hidden_states`` without a mask, ``head`` and their backward ask the device
+        nothing, so that a CUDA graph can hold them."""
+        return False
+
+    @property
     @abstractmethod
     def d_model(self) -> int:
         """Width of the embeddings."""
