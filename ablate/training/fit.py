@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
 
 from ablate.config.identity import digest, to_dict
 from ablate.config.schema import RunConfig
@@ -16,12 +15,12 @@ from ablate.data.base import DataSet, Split
 from ablate.data.features import image_transform
 from ablate.data.lengths import VERSION as LENGTHS_VERSION
 from ablate.data.lengths import ShortenedSamples, long_questions, no_pixels, question_reader
-from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
 from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited, without
 from ablate.data.text import Transform
-from ablate.models.devices import precision
+from ablate.models.devices import device_here, precision
 from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
@@ -30,6 +29,7 @@ from ablate.training.captured import captures
 from ablate.training.checkpoints import Checkpoints, Saving, go_on
 from ablate.training.lengths import collator
 from ablate.training.module import Report, VisionLanguageTraining, alone
+from ablate.training.resident import resident_loader
 from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
 
@@ -87,7 +87,7 @@ def training_loader(
     transform: Transform,
     features: Path | None = None,
     image_tokens: int = 1,
-) -> tuple[DataLoader, int]:
+) -> tuple[ResumableLoader, int]:
     """The seeded loader of the training split, and the optimiser steps of the whole training.
 
     A batch is one of the ``accumulate`` parts of a step. ``features``: see ``image_transform``;
@@ -115,7 +115,7 @@ def validation_loader(
     transform: Transform,
     features: Path | None = None,
     image_tokens: int = 1,
-) -> DataLoader:
+) -> ResumableLoader:
     """``validation_samples`` in order; the rest as in ``training_loader``."""
     samples = validation_samples(config, dataset, cache)
     reads = image_transform(samples, transform, features)
@@ -153,6 +153,10 @@ def fit(
     """
     reading = (model.encoder.transform, features, model.connector.num_output_tokens)
     loader, steps = training_loader(config, dataset, cache, *reading)
+    capture, why = captures(config, model, stored=features is not None)
+    reporter.facts({"optimiser steps": "captured" if capture else f"not captured: {why}"})
+    if capture:
+        loader = resident_loader(config, dataset, cache, loader, device_here())
     if config.data.too_long != "refuse":
         found = too_long(config, dataset, cache, "train")
         reporter.metrics({"data/too_long": float(len(found))})
@@ -174,8 +178,6 @@ def fit(
         profiler=speed.loader,
         **alone(),
     )
-    capture, why = captures(config, model, stored=features is not None)
-    reporter.facts({"optimiser steps": "captured" if capture else f"not captured: {why}"})
     module = VisionLanguageTraining(model, config, steps, capture)
     validation = validation_loader(config, dataset, cache, *reading) if every else None
     go_on(trainer, module, checkpoints, loader, validation)

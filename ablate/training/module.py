@@ -242,6 +242,8 @@ class VisionLanguageTraining(pl.LightningModule):
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
         """Find the supervised tokens, and count, while the host still has the batch."""
+        if "supervised" in batch:
+            return batch
         supervised = supervised_tokens(batch["labels"], batch["has_image"])
         return {**counted(batch), "supervised": supervised}
 

@@ -1,7 +1,7 @@
 """Where a small cell's seconds go: steps plain and captured, loading, evaluation, measuring.
 
-See small_cells.sh. Arguments: the cells' names, of sweeps/connector.yaml; its data, stage 0 and
-features are to be in the cache.
+See small_cells.sh. Arguments: the cells' names, of sweeps/connector.yaml, and overrides of it; its
+data, stage 0 and features are to be in the cache.
 """
 
 # ruff: noqa: T201
@@ -25,6 +25,7 @@ from ablate.cli.common import cache_folder  # noqa: E402
 from ablate.config.registries import data_set, run_benchmark  # noqa: E402
 from ablate.config.schema import RunConfig  # noqa: E402
 from ablate.evaluation.evaluate import evaluate  # noqa: E402
+from ablate.models.devices import device_here, synchronise  # noqa: E402
 from ablate.models.flops import counted  # noqa: E402
 from ablate.models.vlm import apply_policies, supervised_tokens  # noqa: E402
 from ablate.processes.messages import Reporter  # noqa: E402
@@ -35,7 +36,7 @@ from ablate.training.fit import fit, training_loader  # noqa: E402
 from ablate.training.module import optimisation  # noqa: E402
 from tests.training.step_cases import moved  # noqa: E402
 
-CACHE = cache_folder()
+CACHE, DEVICE = cache_folder(), device_here()
 
 
 class Clock(Reporter):
@@ -65,10 +66,10 @@ def say(text: str) -> None:
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    torch.cuda.synchronize()
+    synchronise(DEVICE)
     begun = time.perf_counter()
     yield
-    torch.cuda.synchronize()
+    synchronise(DEVICE)
     say(f"  {what}: {time.perf_counter() - begun:.2f} s")
 
 
@@ -106,14 +107,14 @@ def batch_of(config: RunConfig, model: Any, features: Path | None) -> tuple[list
         if "supervised" not in batch:
             supervised = supervised_tokens(batch["labels"], batch["has_image"])
             batch = {**counted(batch), "supervised": supervised}
-        found.append(moved(batch, torch.device("cuda")))
+        found.append(moved(batch, DEVICE))
     return found, seconds
 
 
 def profile(config: RunConfig) -> None:
     """The captured step alone: its time, its kernels."""
     model, features = model_of(config)
-    model.cuda().train()
+    model.to(DEVICE).train()
     model.encoder.eval()
     batches, seconds = batch_of(config, model, features)
     say(f"  a batch takes its loader {1e3 * seconds:.1f} ms; ids {batches[0]['input_ids'].shape}")
@@ -123,19 +124,19 @@ def profile(config: RunConfig) -> None:
     for name in ("called", "called", "captured"):
         with timed(f"first steps: {name}"):
             steps(batch)
-    torch.cuda.synchronize()
+    synchronise(DEVICE)
     begun = time.perf_counter()
     for _ in range(200):
         steps(batch)
     queued = time.perf_counter() - begun
-    torch.cuda.synchronize()
+    synchronise(DEVICE)
     each = (time.perf_counter() - begun) / 200
     say(f"  a captured step: {1e3 * each:.3f} ms, of which the host {1e3 * queued / 200:.3f} ms")
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as found:
         for _ in range(10):
             steps(batch)
-        torch.cuda.synchronize()
+        synchronise(DEVICE)
     events = [e for e in found.key_averages() if e.self_device_time_total]
     events.sort(key=lambda e: -e.self_device_time_total)
     total = sum(e.self_device_time_total for e in events) / 10e3
@@ -149,9 +150,10 @@ def profile(config: RunConfig) -> None:
 def main(names: list[str]) -> None:
     say(f"imports: {time.perf_counter() - BEGUN:.1f} s")
     begun = time.perf_counter()
-    torch.zeros(1, device="cuda")
+    torch.zeros(1, device=DEVICE)
     say(f"first use of the device: {time.perf_counter() - begun:.1f} s")
-    plan = plan_sweep(Path("sweeps/connector.yaml"), ["seeds=[0]"])
+    overrides = [name for name in names if "=" in name]
+    plan = plan_sweep(Path("sweeps/connector.yaml"), ["seeds=[0]", *overrides])
     for cell in plan.cells:
         if not any(cell.name.startswith(name) for name in names):
             continue

@@ -32,7 +32,7 @@ def main() -> None:
         took = ((run.info.end_time or run.info.start_time) - run.info.start_time) / 1e3
         measured = sum(name.startswith("measured/") for name in run.data.metrics)
         print(f"  {run.info.run_name}: from {since:.1f} s, {took:.1f} s, {measured} measurements")
-    made = {value for r in runs for key, value in r.data.tags.items() if "optimiser_steps" in key}
+    made = {value for r in runs for key, value in r.data.tags.items() if "optimiser" in key}
     print(f"  steps: {made}")
 
 
