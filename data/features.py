@@ -70,18 +70,37 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features, as they are stored."""
+        return self._rows.nbytes
+
+    def whole(self) -> Tensor:
+        """All features, (images, N, D), in the type that the encoder gave them."""
+        rows = torch.from_numpy(np.array(self._rows))
+        return rows.view(self._stored).view(-1, *self._shape).to(self._dtype)
+
+    def place(self, key: bytes) -> int:
+        """Which of ``whole`` is the image with this ``image_key``.
+
+        Raises:
+            FeaturesError: the table does not have it.
+        """
+        place = self._places.get(key)
+        if place is None:
+            raise FeaturesError(
+                f"no features in {self.directory} of an image: the data have changed since; "
+                "delete that folder and run again"
+            )
+        return place
+
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         """The image's features, in the type that the encoder gave them.
 
         Raises:
             FeaturesError: the table does not have this image.
         """
-        place = self._places.get(image_key(image))
-        if place is None:
-            raise FeaturesError(
-                f"no features in {self.directory} of an image of {image.width} x {image.height} "
-                "pixels: the data have changed since; delete that folder and run again"
-            )
+        place = self.place(image_key(image))
         row = torch.from_numpy(np.array(self._rows[place]))
         return {FEATURES: row.view(self._stored).view(self._shape).to(self._dtype)}
 

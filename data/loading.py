@@ -168,6 +168,7 @@ def make_loader(
     sampler: SeededSampler,
     num_workers: int = 0,
     drop_last: bool = False,
+    pinned: bool = True,
 ) -> ResumableLoader:
     """A loader of collated batches; its order does not depend on the number of workers.
 
@@ -180,6 +181,7 @@ def make_loader(
         sampler: the order of samples.
         num_workers: processes that read and decode; 0 does it in this one.
         drop_last: leave out a smaller last batch.
+        pinned: keep batches where a GPU, if there is one, reads them while the host goes on.
 
     Raises:
         ValueError: the sampler is for a data set of another length.
@@ -199,7 +201,7 @@ def make_loader(
         persistent_workers=num_workers > 0,
         generator=generator,
         worker_init_fn=keep_image_memory,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned and torch.cuda.is_available(),
     )
 
 

@@ -127,6 +127,8 @@ class TrainConfig:
     ``batch_size`` is samples an optimiser step; ``accumulate`` splits it into so many parts, whose
     gradients are summed. ``activation_checkpointing`` keeps only the inputs of each layer for the
     backward pass and computes the rest again: the same results from less memory and more time.
+    ``capture`` replays whole optimiser steps from CUDA graphs, the same numbers but for rounding;
+    ``auto`` does so for small models on a GPU, see ``ablate.training.captured``.
 
     ``devices`` is the GPUs that one training runs on, or without a GPU its processes. They share
     each part of a step, so that the results are the same within rounding, but for what dropout
@@ -148,6 +150,7 @@ class TrainConfig:
     activation_checkpointing: bool = field(default=False, metadata=NOT_IN_IDENTITY)
     devices: int = field(default=1, metadata=NOT_IN_IDENTITY)
     strategy: Literal["auto", "ddp", "fsdp"] = field(default="auto", metadata=NOT_IN_IDENTITY)
+    capture: bool | Literal["auto"] = field(default=False, metadata=NOT_IN_IDENTITY)
     lr: float = 1e-3
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)

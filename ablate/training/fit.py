@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
 
 from ablate.components.master_weights.compute_copy import copies_kept
 from ablate.config.identity import digest, to_dict
@@ -17,22 +16,24 @@ from ablate.data.base import DataSet, Split
 from ablate.data.features import image_transform
 from ablate.data.lengths import VERSION as LENGTHS_VERSION
 from ablate.data.lengths import ShortenedSamples, long_questions, no_pixels, question_reader
-from ablate.data.loading import SeededSampler, make_loader
+from ablate.data.loading import ResumableLoader, SeededSampler, make_loader
 from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples
 from ablate.data.subsets import limited, without
 from ablate.data.text import Transform
 from ablate.errors import CellError
-from ablate.models.devices import precision
+from ablate.models.devices import device_here, precision
 from ablate.models.flops import training_flops
 from ablate.models.seeding import derive
 from ablate.models.vlm import VisionLanguageModel
 from ablate.processes.companions import ALONE, Place
 from ablate.processes.messages import Reporter
+from ablate.training.captured import captures
 from ablate.training.checkpoints import Checkpoints, Saving, go_on
 from ablate.training.lengths import collator
 from ablate.training.module import Report, VisionLanguageTraining, together
 from ablate.training.ranks import chosen_strategy, part, without_weights
+from ablate.training.resident import resident_loader
 from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
 
@@ -91,7 +92,7 @@ def training_loader(
     features: Path | None = None,
     image_tokens: int = 1,
     place: Place = ALONE,
-) -> tuple[DataLoader, int]:
+) -> tuple[ResumableLoader, int]:
     """The seeded loader of the training split, and the optimiser steps of the whole training.
 
     A batch is this rank's share of one of the ``accumulate`` parts of a step. ``features``: see
@@ -126,7 +127,7 @@ def validation_loader(
     transform: Transform,
     features: Path | None = None,
     image_tokens: int = 1,
-) -> DataLoader:
+) -> ResumableLoader:
     """``validation_samples`` in order; the rest as in ``training_loader``."""
     samples = validation_samples(config, dataset, cache)
     reads = image_transform(samples, transform, features)
@@ -169,6 +170,10 @@ def fit(
     """
     reading = (model.encoder.transform, features, model.connector.num_output_tokens)
     loader, steps = training_loader(config, dataset, cache, *reading, place)
+    capture, why = captures(config, model, stored=features is not None)
+    reporter.facts({"optimiser steps": "captured" if capture else f"not captured: {why}"})
+    if capture:
+        loader = resident_loader(config, dataset, cache, loader, device_here())
     if config.data.too_long != "refuse":
         found = too_long(config, dataset, cache, "train")
         reporter.metrics({"data/too_long": float(len(found))})
@@ -193,7 +198,8 @@ def fit(
     )
     shared = place.size > 1 and strategy == "fsdp"
     trained = without_weights(model) if shared and place.rank == 0 else None
-    module = VisionLanguageTraining(model, config, steps, features is not None, place.size)
+    stored = features is not None
+    module = VisionLanguageTraining(model, config, steps, stored, place.size, capture)
     validation = validation_loader(config, dataset, cache, *reading) if every else None
     with copies_kept(not shared):
         go_on(trainer, module, checkpoints, loader, validation)

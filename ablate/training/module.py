@@ -20,6 +20,7 @@ from ablate.models.flops import counted
 from ablate.models.vlm import READ, UNSUPERVISED, VisionLanguageModel, supervised_tokens
 from ablate.processes.companions import Place
 from ablate.processes.messages import Reporter
+from ablate.training.captured import CapturedSteps
 from ablate.training.checkpoints import WholeFiles
 from ablate.training.ranks import (
     OneHost,
@@ -165,6 +166,7 @@ class VisionLanguageTraining(pl.LightningModule):
         total_steps: optimiser steps of the whole training, for the schedule.
         stored: whether the encoder's features are stored, so that it does not run.
         ranks: that share each part of a step.
+        capture: whether to take steps as ``CapturedSteps`` does, of batches that it can take.
     """
 
     def __init__(
@@ -174,6 +176,7 @@ class VisionLanguageTraining(pl.LightningModule):
         total_steps: int,
         stored: bool = False,
         ranks: int = 1,
+        capture: bool = False,
     ) -> None:
         super().__init__()
         self.ranks = ranks
@@ -184,11 +187,18 @@ class VisionLanguageTraining(pl.LightningModule):
         self.total_steps = total_steps
         self.strict_loading = False  # see ``on_save_checkpoint``
         self.losses: list[Tensor] = []
-        """Of the parts of the step so far."""
+        """Of the parts of the step so far; of captured steps, of all since they were checked."""
         self.seen: list[Tensor] = []
         """Of these parts, if ranks share them: supervised tokens and rows with images, of all."""
         self.whole: dict[str, Any] = {}
         """Where ranks share the weights: all of them, on the first rank, after the training."""
+        self.capture = capture
+        self.captured: CapturedSteps | None = None
+        self.is_whole = False
+        """Whether the step at hand is taken whole by ``training_step``."""
+        self.gradient_norm: Tensor | None = None
+        """Of the last step, if it was taken so; it is overwritten by the next."""
+        self._checked = 0
 
     @property
     def model(self) -> VisionLanguageModel:
@@ -200,14 +210,13 @@ class VisionLanguageTraining(pl.LightningModule):
         """Whether ranks do."""
         return isinstance(self.trainer.strategy, Shards)
 
-    def on_train_end(self) -> None:
-        """Gather what ranks have shared, while they can."""
-        if self.shares_weights:
-            self.whole = self.trainer.strategy.lightning_module_state_dict()
-
     def on_train_start(self) -> None:
         """Tell the backbone how much of its activations it may keep."""
         self.model.backbone.activation_budget = activation_budget(self.model)
+        if self.capture:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            self.captured = CapturedSteps(self.model, self.config, optimizer)
+        self._checked = self.global_step
         self.on_train_epoch_start()  # Lightning does not call it where training goes on in an epoch
 
     def on_train_epoch_start(self) -> None:
@@ -215,12 +224,21 @@ class VisionLanguageTraining(pl.LightningModule):
         for role in self.frozen:
             getattr(self.model, role).eval()
 
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Choose how the step is taken; look at the losses of those before, now and then."""
+        self.is_whole = self.captured is not None and self.captured.fits(batch)
+        self.gradient_norm = None
+        if len(self.losses) >= self.config.log_every:
+            self._check_losses()
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch.
 
         Raises:
             CellError: no token is supervised, or nothing learns from it.
         """
+        if self.is_whole:
+            return self._captured_step(batch)
         loss, _ = self._loss(batch) if self.ranks == 1 else self._shared_loss(batch, batch_idx)
         if not loss.requires_grad:
             raise CellError(UNTAUGHT)
@@ -228,6 +246,28 @@ class VisionLanguageTraining(pl.LightningModule):
         if self.config.accumulate > 1:
             loss = loss * self._share(batch_idx)
         return loss
+
+    def _captured_step(self, batch: dict[str, Any]) -> Tensor:
+        assert self.captured is not None
+        if not len(batch["supervised"]):
+            raise CellError("a batch holds no supervised token: every label is masked")
+        loss, self.gradient_norm = self.captured(batch)
+        self.losses.append(loss.clone())
+        return loss
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Lightning's, but of a step that ``training_step`` takes whole, where nothing is left."""
+        if self.is_whole:
+            optimizer_closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """See ``optimizer_step``."""
+        if not self.is_whole:
+            optimizer.zero_grad()
 
     def _shared_loss(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
         """What this rank's share of a part adds to the part's loss."""
@@ -258,6 +298,8 @@ class VisionLanguageTraining(pl.LightningModule):
 
         What ranks share the weights for is a mean over ranks, and is to be a sum.
         """
+        if self.is_whole:
+            return
         shares = self.shares_weights
         if shares:
             loss = loss * self.ranks
@@ -265,18 +307,38 @@ class VisionLanguageTraining(pl.LightningModule):
             loss.backward(*args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Check the step's losses, all at once so that the device is waited for once.
+        """Check the losses before they change a weight.
 
         Raises:
             CellError: one is not finite, or a batch has nothing to learn from.
         """
-        losses, self.losses = summed(torch.stack(self.losses)), []
         if self.seen:
             self._check_seen()
-        finite = losses.isfinite()
+        self._check_losses()
+
+    def on_train_end(self) -> None:
+        """Check what is left to check, free the graphs, and gather what ranks have shared."""
+        self._check_losses()
+        self.captured = None
+        if self.shares_weights:
+            self.whole = self.trainer.strategy.lightning_module_state_dict()
+
+    def on_validation_start(self) -> None:
+        """What is validated has been checked."""
+        self._check_losses()
+
+    def _check_losses(self) -> None:
+        """All at once, so that the device is waited for once; captured steps not in each."""
+        losses, self.losses = self.losses, []
+        first, self._checked = self._checked, self.global_step
+        if not losses:
+            return
+        values = summed(torch.stack(losses))
+        finite = values.isfinite()
         if not bool(finite.all()):
-            loss = losses[int(finite.int().argmin())].item()
-            raise CellError(f"the loss is {loss} at step {self.global_step}; lower train.lr")
+            place = int(finite.int().argmin())
+            step = min(first + place, self.global_step)
+            raise CellError(f"the loss is {values[place].item()} at step {step}; lower train.lr")
 
     def _check_seen(self) -> None:
         """See that all ranks together have had what one device would have had."""
@@ -309,6 +371,8 @@ class VisionLanguageTraining(pl.LightningModule):
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
         """Find the supervised tokens, and count, while the host still has the batch."""
+        if "supervised" in batch:
+            return batch
         supervised = supervised_tokens(batch["labels"], batch["has_image"])
         return {**counted(batch), "supervised": supervised}
 
@@ -349,7 +413,12 @@ class VisionLanguageTraining(pl.LightningModule):
         return optimisation(self.model, self.config, self.total_steps, self.config.betas)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what does not learn: it is there before training begins."""
+        """Leave out what does not learn: it is there before training begins.
+
+        Raises:
+            CellError: a loss was not finite, so that nobody should go on from there.
+        """
+        self._check_losses()
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 checkpoint["state_dict"].pop(name, None)
@@ -395,6 +464,8 @@ class Report(Callback):
         if step % self.log_every and step != self.total_steps:
             return
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        if pl_module.gradient_norm is not None:  # of a step that was taken whole
+            self.gradient_norm = float(pl_module.gradient_norm)
         found = (float(summed(loss)), rate, self.gradient_norm)
         values = dict(zip(TRAINED, found, strict=True))
         self.reporter.metrics(values, step)

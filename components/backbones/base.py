@@ -64,6 +64,12 @@ class Backbone(pl.LightningModule, ABC):
         return []
 
     @property
+    def capturable(self) -> bool:
+        """Whether ``hidden_states`` without a mask, ``head`` and their backward ask the device
+        nothing, so that a CUDA graph can hold them."""
+        return False
+
+    @property
     @abstractmethod
     def d_model(self) -> int:
         """Width of the embeddings."""

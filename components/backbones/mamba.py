@@ -211,6 +211,10 @@ class MixerBackbone(Backbone):
     def vocab_size(self) -> int:
         return self.backbone.embedding.num_embeddings
 
+    @property
+    def capturable(self) -> bool:
+        return True
+
     def embed(self, ids: Tensor) -> Tensor:
         return self.backbone.embedding(ids)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,13 @@ _INSTEAD = {
     "mamba": "mamba1 (mamba-130m to mamba-2.8b take such a directory as weights)",
     "mamba2": "mamba2 (mamba2-130m to mamba2-2.7b take such a directory as weights)",
 }
+
+
+_UNMASKED = "ablate_sdpa_unmasked"
+"""The library's ``sdpa`` under a name that it makes no masks for: causal attention alone."""
+
+_ALL_CAUSAL = ("llama", "phi")
+"""Architectures in which every layer sees all positions before."""
 
 
 @dataclass
@@ -111,6 +119,9 @@ class TransformerBackbone(Backbone):
         self._cache_argument = _cache_argument(resolved.model_type, accepted)
         self._is_llama = resolved.model_type == "llama"
         self._most_positions = _learnt_positions(self.model)
+        self._unmasked = attention == "sdpa" and resolved.model_type in _ALL_CAUSAL
+        if self._unmasked:
+            _register_unmasked()
         self._tried: bool | None = None
 
     @property
@@ -126,6 +137,10 @@ class TransformerBackbone(Backbone):
     @property
     def vocab_size(self) -> int:
         return self.model.get_input_embeddings().num_embeddings
+
+    @property
+    def capturable(self) -> bool:
+        return self._unmasked
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
@@ -292,14 +307,30 @@ class TransformerBackbone(Backbone):
         self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any
     ) -> Tensor:
         placed = {"position_ids": positions} if self._takes_positions else {}
-        output = self.model.base_model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            use_cache=cache is not None,
-            **{self._cache_argument: cache},
-            **placed,
-        )
+        plain = self._unmasked and mask is None and positions is None and cache is None
+        with self._without_masks() if plain else nullcontext():
+            output = self.model.base_model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                use_cache=cache is not None,
+                **{self._cache_argument: cache},
+                **placed,
+            )
         return output.last_hidden_state
+
+    @contextmanager
+    def _without_masks(self) -> Iterator[None]:
+        """Keep the library from looking for several sequences in a row.
+
+        It asks the device in every pass, and inside a captured graph, where it cannot, it attends
+        by another kernel.
+        """
+        config = self.model.config
+        before, config._attn_implementation = config._attn_implementation, _UNMASKED
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
     def _run_layers(
         self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any
@@ -320,6 +351,13 @@ class TransformerBackbone(Backbone):
                 **{self._cache_argument: cache},
             )
         return base.norm(hidden)
+
+
+def _register_unmasked() -> None:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import AttentionInterface
+
+    AttentionInterface.register(_UNMASKED, sdpa_attention_forward)
 
 
 def _configuration(vocab_size: int, architecture: str, config: dict | None) -> Any:

@@ -24,6 +24,10 @@ class Connector(pl.LightningModule, ABC):
         ValueError: the connector cannot take the grid; the message says why and what it could take.
     """
 
+    capturable = False
+    """Whether ``forward`` and its backward ask the device nothing, so that a CUDA graph can hold
+    them, and give a row the same whatever rows stand beside it."""
+
     def __init__(self, embed_dim: int, grid: tuple[int, int], d_model: int) -> None:
         super().__init__()
         self.embed_dim = embed_dim

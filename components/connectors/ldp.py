@@ -22,6 +22,8 @@ class LDPv2(Connector):
         ValueError: the grid has fewer rows or columns than the pooled one.
     """
 
+    capturable = True
+
     def __init__(
         self, embed_dim: int, grid: tuple[int, int], d_model: int, *, pooled: int = 12
     ) -> None:

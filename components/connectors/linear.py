@@ -12,6 +12,8 @@ from ablate.components.master_weights.linear import Linear
 class LinearConnector(Connector):
     """Projects each patch feature by one linear layer, as the first LLaVA does."""
 
+    capturable = True
+
     def __init__(self, embed_dim: int, grid: tuple[int, int], d_model: int) -> None:
         super().__init__(embed_dim, grid, d_model)
         self.projection = Linear(embed_dim, d_model)

@@ -23,6 +23,8 @@ class MLPConnector(Connector):
         ValueError: another depth.
     """
 
+    capturable = True
+
     def __init__(
         self, embed_dim: int, grid: tuple[int, int], d_model: int, *, depth: Literal[2, 3] = 3
     ) -> None:

@@ -158,6 +158,7 @@ class MSCBasic(Connector):
     """
 
     gated = False
+    capturable = True
 
     def __init__(
         self,

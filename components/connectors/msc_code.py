@@ -93,6 +93,8 @@ class MSCCode(Connector):
         ValueError: ``headdim`` does not divide the inner width; an unknown kernel.
     """
 
+    capturable = True
+
     def __init__(
         self,
         embed_dim: int,

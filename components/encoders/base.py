@@ -20,6 +20,9 @@ class Encoder(pl.LightningModule, ABC):
     The constructor takes keyword-only arguments alone: they are what a configuration may set.
     """
 
+    capturable = False
+    """See ``Connector.capturable``."""
+
     @classmethod
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """The models of a hub that weights come from; ``args``: the constructor's, as given."""

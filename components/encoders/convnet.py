@@ -51,6 +51,8 @@ class ConvNet(Encoder):
             is no multiple of 4, or no block.
     """
 
+    capturable = True
+
     def __init__(
         self,
         *,

@@ -40,6 +40,7 @@ EXEMPT = {
     "train.checkpoint_minutes": "how often the state of a training is saved on the way",
     "train.checkpoint_steps": "how often the state of a training is saved on the way",
     "train.activation_checkpointing": "the same gradients, computed again (speed: see MEASURED)",
+    "train.capture": "the same steps, launched otherwise (speed: measured of plain steps)",
     "evaluate.batch_size": "answers do not depend on it",
     "stages": "each stage is a step of its own, which the next one is keyed by",
     "evaluate.benchmarks": "each is a step of its own",
