@@ -14,7 +14,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ablate.components.mixers.decode_kernels import let_next_start, silu, wait_for_inputs
+from ablate.components.mixers.decode_kernels import (
+    let_next_start,
+    part,
+    silu,
+    tile,
+    wait_for_inputs,
+)
 
 _LOWEST = tl.constexpr(-1.0e30)  # finite, so that a chunk of padding alone gives none
 
@@ -26,20 +32,10 @@ def _gelu_new(x):
 
 
 @triton.jit
-def _tile(weights, live, k, start, COLS: tl.constexpr):
-    return tl.load(weights + start, live[:, None] & (k < COLS - start)[None, :], 0.0)
-
-
-@triton.jit
-def _part(vector_ptr, k, start, COLS: tl.constexpr):
-    return tl.load(vector_ptr + start + k, k < COLS - start, 0.0).to(tl.float32)
-
-
-@triton.jit
 def _mean_and_scale(x_ptr, eps, COLS: tl.constexpr, BLOCK: tl.constexpr):
     """The two statistics of a LayerNorm."""
     k = tl.arange(0, BLOCK)
-    x = _part(x_ptr, k, 0, COLS)
+    x = part(x_ptr, k, 0, COLS)
     mean = tl.sum(x, 0) / COLS
     off = tl.where(k < COLS, x - mean, 0.0)
     return mean, tl.rsqrt(tl.sum(off * off, 0) / COLS + eps)
@@ -49,10 +45,10 @@ def _mean_and_scale(x_ptr, eps, COLS: tl.constexpr, BLOCK: tl.constexpr):
 def _normed(x, norm_ptr, shift_ptr, mean, scale, k, start, COLS: tl.constexpr, NORM: tl.constexpr):
     """A part of the input; an RMSNorm's scale is left for the product."""
     if NORM == 1:
-        x *= _part(norm_ptr, k, start, COLS)
+        x *= part(norm_ptr, k, start, COLS)
     if NORM == 2:
-        shift = _part(shift_ptr, k, start, COLS)
-        x = (x - mean) * scale * _part(norm_ptr, k, start, COLS) + shift
+        shift = part(shift_ptr, k, start, COLS)
+        x = (x - mean) * scale * part(norm_ptr, k, start, COLS) + shift
     return x
 
 
@@ -61,8 +57,8 @@ def _rest(total, weights, live, x_ptr, k, FROM: tl.constexpr, COLS: tl.constexpr
           BLOCK_K: tl.constexpr):  # fmt: skip
     """Add the products from column ``FROM`` on."""
     for start in tl.static_range(FROM, COLS, BLOCK_K):
-        x = _part(x_ptr, k, start, COLS)
-        total += _tile(weights, live, k, start, COLS).to(tl.float32) * x[None, :]
+        x = part(x_ptr, k, start, COLS)
+        total += tile(weights, live, k, start, COLS).to(tl.float32) * x[None, :]
     return total
 
 
@@ -102,8 +98,8 @@ def project_kernel(
     k = tl.arange(0, BLOCK_K)
     live = n < rows
     weights = weight_ptr + n.to(tl.int64)[:, None] * COLS + k[None, :]
-    w_first = _tile(weights, live, k, 0, COLS)
-    w_second = _tile(weights, live, k, BLOCK_K, COLS)
+    w_first = tile(weights, live, k, 0, COLS)
+    w_second = tile(weights, live, k, BLOCK_K, COLS)
     total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     squares = tl.zeros([BLOCK_K], tl.float32)
     mean, scale = 0.0, 1.0
@@ -111,13 +107,13 @@ def project_kernel(
     if NORM == 2:
         mean, scale = _mean_and_scale(x_ptr, eps, COLS, BLOCK_X)
     for start in tl.static_range(0, COLS, BLOCK_K):
-        x = _part(x_ptr, k, start, COLS)
+        x = part(x_ptr, k, start, COLS)
         if start == 0:
             w = w_first
         elif start == BLOCK_K:
             w = w_second
         else:
-            w = _tile(weights, live, k, start, COLS)
+            w = tile(weights, live, k, start, COLS)
         if NORM == 1:
             squares += x * x
         x = _normed(x, norm_ptr, shift_ptr, mean, scale, k, start, COLS, NORM)
@@ -145,21 +141,21 @@ def gated_kernel(
     live = n < n_rows
     place = n.to(tl.int64)[:, None] * COLS + k[None, :]
     gates, ups = gate_ptr + place, up_ptr + place
-    gate_first = _tile(gates, live, k, 0, COLS)
-    up_first = _tile(ups, live, k, 0, COLS)
+    gate_first = tile(gates, live, k, 0, COLS)
+    up_first = tile(ups, live, k, 0, COLS)
     gate_total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     up_total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     squares = tl.zeros([BLOCK_K], tl.float32)
     wait_for_inputs(DEPENDENT)
     for start in tl.static_range(0, COLS, BLOCK_K):
-        x = _part(x_ptr, k, start, COLS)
+        x = part(x_ptr, k, start, COLS)
         if start == 0:
             gate, up = gate_first, up_first
         else:
-            gate = _tile(gates, live, k, start, COLS)
-            up = _tile(ups, live, k, start, COLS)
+            gate = tile(gates, live, k, start, COLS)
+            up = tile(ups, live, k, start, COLS)
         squares += x * x
-        x *= _part(norm_ptr, k, start, COLS)
+        x *= part(norm_ptr, k, start, COLS)
         gate_total += gate.to(tl.float32) * x[None, :]
         up_total += up.to(tl.float32) * x[None, :]
     scale = tl.rsqrt(tl.sum(squares, 0) / COLS + eps)
@@ -182,13 +178,13 @@ def add_kernel(
     k = tl.arange(0, BLOCK_K)
     live = n < n_rows
     weights = w0_ptr + n.to(tl.int64)[:, None] * COLS0 + k[None, :]
-    w_first = _tile(weights, live, k, 0, COLS0)
-    w_second = _tile(weights, live, k, BLOCK_K, COLS0)
+    w_first = tile(weights, live, k, 0, COLS0)
+    w_second = tile(weights, live, k, BLOCK_K, COLS0)
     wait_for_inputs(DEPENDENT)
     before = tl.load(out_ptr + n, live, 0.0).to(tl.float32)
-    total = w_first.to(tl.float32) * _part(x0_ptr, k, 0, COLS0)[None, :]
+    total = w_first.to(tl.float32) * part(x0_ptr, k, 0, COLS0)[None, :]
     if COLS0 > BLOCK_K:
-        total += w_second.to(tl.float32) * _part(x0_ptr, k, BLOCK_K, COLS0)[None, :]
+        total += w_second.to(tl.float32) * part(x0_ptr, k, BLOCK_K, COLS0)[None, :]
         total = _rest(total, weights, live, x0_ptr, k, 2 * BLOCK_K, COLS0, BLOCK_K)
     if COLS1 > 0:
         others = w1_ptr + n.to(tl.int64)[:, None] * COLS1 + k[None, :]

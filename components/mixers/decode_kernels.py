@@ -50,12 +50,14 @@ def _shift(channel, live, taps_ptr, bias_ptr, window_ptr, CHANNELS, TAPS: tl.con
 
 
 @triton.jit
-def _tile(weights, live, k, start, COLS: tl.constexpr):
+def tile(weights, live, k, start, COLS: tl.constexpr):
+    """Columns from ``start`` on of some rows, zero beyond the last."""
     return tl.load(weights + start, live[:, None] & (k < COLS - start)[None, :], 0.0)
 
 
 @triton.jit
-def _part(vector_ptr, k, start, COLS: tl.constexpr):
+def part(vector_ptr, k, start, COLS: tl.constexpr):
+    """The same of a vector, in float32."""
     return tl.load(vector_ptr + start + k, k < COLS - start, 0.0).to(tl.float32)
 
 
@@ -70,11 +72,11 @@ def linear_row_kernel(
     k = tl.arange(0, BLOCK_K)
     live = n < n_rows
     weights = weight_ptr + n.to(tl.int64)[:, None] * COLS + k[None, :]
-    w_first = _tile(weights, live, k, 0, COLS)
-    w_second = _tile(weights, live, k, BLOCK_K, COLS)
+    w_first = tile(weights, live, k, 0, COLS)
+    w_second = tile(weights, live, k, BLOCK_K, COLS)
     if NORM:
-        norm_first = _part(norm_ptr, k, 0, COLS)
-        norm_second = _part(norm_ptr, k, BLOCK_K, COLS)
+        norm_first = part(norm_ptr, k, 0, COLS)
+        norm_second = part(norm_ptr, k, BLOCK_K, COLS)
     if TAPS > 0:
         channel = n - conv_start
         filtered = (channel >= 0) & (channel < CHANNELS)
@@ -85,13 +87,13 @@ def linear_row_kernel(
     if ADD:
         before = tl.load(out_ptr + n, live, 0.0).to(tl.float32)
     for start in tl.static_range(0, COLS, BLOCK_K):
-        x = _part(x_ptr, k, start, COLS)
+        x = part(x_ptr, k, start, COLS)
         if start == 0:
             w = w_first
         elif start == BLOCK_K:
             w = w_second
         else:
-            w = _tile(weights, live, k, start, COLS)
+            w = tile(weights, live, k, start, COLS)
         if NORM:
             squares += x * x
             if start == 0:
@@ -99,7 +101,7 @@ def linear_row_kernel(
             elif start == BLOCK_K:
                 x *= norm_second
             else:
-                x *= _part(norm_ptr, k, start, COLS)
+                x *= part(norm_ptr, k, start, COLS)
         total += w.to(tl.float32) * x[None, :]
     value = tl.sum(total, 1)
     if NORM:
