@@ -80,8 +80,8 @@ class FeatureTable:
         rows = torch.from_numpy(np.array(self._rows))
         return rows.view(self._stored).view(-1, *self._shape).to(self._dtype)
 
-    def place(self, key: bytes) -> int:
-        """Which of ``whole`` is the image with this ``image_key``.
+    def place(self, key: bytes, what: str = "an image") -> int:
+        """Which of ``whole`` is the image with this ``image_key``; ``what`` an error calls it.
 
         Raises:
             FeaturesError: the table does not have it.
@@ -89,7 +89,7 @@ class FeatureTable:
         place = self._places.get(key)
         if place is None:
             raise FeaturesError(
-                f"no features in {self.directory} of an image: the data have changed since; "
+                f"no features in {self.directory} of {what}: the data have changed since; "
                 "delete that folder and run again"
             )
         return place
@@ -100,7 +100,8 @@ class FeatureTable:
         Raises:
             FeaturesError: the table does not have this image.
         """
-        place = self.place(image_key(image))
+        size = f"{image.width} x {image.height}"
+        place = self.place(image_key(image), f"an image of {size} pixels")
         row = torch.from_numpy(np.array(self._rows[place]))
         return {FEATURES: row.view(self._stored).view(self._shape).to(self._dtype)}
 

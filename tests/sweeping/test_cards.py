@@ -127,7 +127,11 @@ def test_a_sweep_never_gives_a_card_more_than_fits(
     beside: list[dict[str, str]] = []
 
     def execute(
-        tasks: Iterable[Task | None], jobs: int, handle: Any, meanwhile: Callable[[], Any]
+        tasks: Iterable[Task | None],
+        jobs: int,
+        handle: Any,
+        meanwhile: Callable[[], Any],
+        executor: Any,
     ) -> None:
         running: list[Task] = []
         for task in tasks:

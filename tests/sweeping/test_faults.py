@@ -49,7 +49,7 @@ class Faulty(Connector):
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "shard":
-            for shard in Path(os.environ["ABLATE_CACHE"]).glob("*-train-23-*/*.tar"):
+            for shard in Path("CACHE").glob("*-train-23-*/*.tar"):
                 shard.unlink()
 '''
 KINDS = ["none", "error", "memory", "memory-once", "killed-once"]
@@ -107,7 +107,7 @@ def test_a_shard_deleted_in_mid_run(
     house: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cell fails and names it; once it is there again, the training goes on where it was."""
-    (house / "faulty_connectors.py").write_text(FAULTS)
+    (house / "faulty_connectors.py").write_text(FAULTS.replace("CACHE", str(cache)))
     connector = {"name": "faulty_connectors:Faulty", "args": {"fault": "shard-once"}}
     data = {"name": "proxy-vqa", "args": {"train_samples": 23}}
     sweep = {"base": "base.yaml", "connector": connector, "data": data, "measure.what": []}

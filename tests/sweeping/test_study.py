@@ -231,7 +231,7 @@ def test_what_is_prepared_may_be_searched(
         "encoder.pretrain.lr": {"low": 1e-3, "high": 1e-2},
         "encoder.pretrain.args.turns": {"choices": [1, 2]},
     }
-    stage = {"data": "easy-vqa", "steps": 1, "batch_size": 4}
+    stage = {"data": "easy-vqa", "steps": 1, "batch_size": 7}  # which no other test makes
     write(house / "tune.yaml", STUDY | {"search": search, "trials": 2, "encoder.pretrain": stage})
     before = set((cache / "encoders").glob("[!.]*"))
     assert ablate("study", "tune.yaml") == 0, capsys.readouterr()

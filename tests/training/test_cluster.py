@@ -56,6 +56,8 @@ class Silent:
 
     def progress(self, phase: str, fraction: float) -> None: ...
 
+    def facts(self, values: dict[str, str]) -> None: ...
+
     def keep_going(self, step: int, values: dict[str, float]) -> bool:
         return True
 
