@@ -107,8 +107,9 @@ def test_a_shard_deleted_in_mid_run(
     house: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cell fails and names it; once it is there again, the training goes on where it was."""
-    (house / "faulty_connectors.py").write_text(FAULTS.replace("CACHE", str(cache)))
-    connector = {"name": "faulty_connectors:Faulty", "args": {"fault": "shard-once"}}
+    # Of another name than above: what a process has imported of one, it does not import again.
+    (house / "deleting_connectors.py").write_text(FAULTS.replace("CACHE", str(cache)))
+    connector = {"name": "deleting_connectors:Faulty", "args": {"fault": "shard-once"}}
     data = {"name": "proxy-vqa", "args": {"train_samples": 23}}
     sweep = {"base": "base.yaml", "connector": connector, "data": data, "measure.what": []}
     write(house / "shard.yaml", sweep | {"train.checkpoint_steps": 1})
