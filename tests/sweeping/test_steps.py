@@ -97,7 +97,9 @@ def test_what_a_run_starts_from_counts_by_content(own: Path, cache: Path) -> Non
 
 def test_the_order_of_a_mixtures_parts_counts(cache: Path, tmp_path: Path) -> None:
     parts = {"proxy-vqa": 1, "proxy-pope": 1}
-    mixed = [Mixture(parts=p) for p in (parts, dict(reversed(parts.items())))]
+    few = {name: {"train_samples": 6} for name in parts}
+    orders = (parts, dict(reversed(parts.items())))
+    mixed = [Mixture(parts=order, part_args=few) for order in orders]
     for mixture in mixed:
         mixture.prepare(cache)
     one, other = (mixture.fingerprint(cache) for mixture in mixed)

@@ -65,6 +65,7 @@ def trials(house: Path) -> list[optuna.trial.FrozenTrial]:
     )
 
 
+@pytest.mark.slow
 def test_study_continues_after_a_kill_and_its_best_is_a_base(
     house: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,9 +127,8 @@ def test_a_failed_cell_does_not_stop_the_others(
     assert runs("sweep")[0].info.status == "FAILED"
 
 
-@pytest.mark.parametrize(
-    "sign", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # a minute and a half; a training's own resume is tested in tests/training
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_sweep_goes_on(
     sign: signal.Signals, house: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +197,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow  # two processes, each with all its imports; test_golden.py compares figures, too
 def test_same_config_and_seed_give_the_same_bits(house: Path) -> None:
     write(house / "one.yaml", {"base": "base.yaml", "measure": {"what": []}})
     found = []
