@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,6 +60,8 @@ def _made(source: str, folder: Path) -> Tokenizer:
         found = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # whatever a library behind it raises
         reason = " ".join(str(error).split()) or type(error).__name__
+        if find_spec("sentencepiece") is None:  # it names another package in its place
+            reason += "; a tokenizer.model, as Llama's, takes `pip install sentencepiece`"
         raise ValueError(f"transformers gives no tokenizer of {source}: {reason}") from error
     found.save_pretrained(folder)
     if not (folder / TOKENIZER).is_file():

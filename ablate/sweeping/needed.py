@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ablate.components.needed_files import NeededFile
 from ablate.config.registries import (
     benchmark_key,
     construct,
     data_key,
-    data_set,
     registry,
     run_benchmark,
 )
@@ -59,30 +59,37 @@ def _of_run(config: RunConfig, cache: Path, known: Found) -> list[NeededFile]:
         ValueError: see ``construct``.
     """
     found: list[NeededFile] = []
-
-    def look(key: str, files: Callable[[], list[NeededFile]]) -> None:
+    for key, files in _asked(config, cache):
         if key not in known:
             known[key] = files()
-        found.extend(known[key])
-
-    for role in COMPONENT_ROLES:
-        part = getattr(config, role)
-        cls = registry(role).get(part.name)
-        look(str((role, part.name, part.args)), partial(cls.needed_files, part.args))
-    for stage in (config.encoder.pretrain, *(config.encoder.pretrain_parts or [])):
-        if stage is not None:
-            data = partial(construct, "data", stage.data, **stage.args)
-            look(str((stage.data, stage.args)), lambda data=data: data().needed_files())
-    look(data_key(config), lambda: data_set(config).needed_files())
-    split = config.evaluate.split
-    for name in config.evaluate.benchmarks:
-        look(
-            f"{benchmark_key(config, name)} {split}",
-            lambda name=name: run_benchmark(config, name).needed_files(cache, split),
-        )
+        found += known[key]
     if config.start_from is not None:
         found.append(NeededFile("start_from", Path(config.start_from).expanduser()))
     return [_with_command(file, config) for file in found]
+
+
+def _asked(config: RunConfig, cache: Path) -> Iterator[tuple[str, Callable[[], list[NeededFile]]]]:
+    """Everything that is asked for its files, each with a key that is equal for equals."""
+    for role in COMPONENT_ROLES:
+        part = getattr(config, role)
+        cls = registry(role).get(part.name)
+        yield str((role, part.name, part.args)), partial(cls.needed_files, part.args)
+    for stage in (config.encoder.pretrain, *(config.encoder.pretrain_parts or [])):
+        if stage is not None:
+            yield str((stage.data, stage.args)), partial(_of_data, stage.data, stage.args)
+    yield data_key(config), partial(_of_data, config.data.name, config.data.args)
+    for name in config.evaluate.benchmarks:
+        key = f"{benchmark_key(config, name)} {config.evaluate.split}"
+        yield key, partial(_of_benchmark, config, name, cache)
+
+
+def _of_data(name: str, args: dict[str, Any]) -> list[NeededFile]:
+    found: list[NeededFile] = construct("data", name, **args).needed_files()
+    return found
+
+
+def _of_benchmark(config: RunConfig, name: str, cache: Path) -> list[NeededFile]:
+    return run_benchmark(config, name).needed_files(cache, config.evaluate.split)
 
 
 def _with_command(file: NeededFile, config: RunConfig) -> NeededFile:
