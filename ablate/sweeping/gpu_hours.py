@@ -75,10 +75,10 @@ def gpu_hours(
         seen = measured.get(_matter((p.key, p.value) for p in parameters(config)))
         if seen is None:
             continue
-        key = str(config.data)
-        if key not in means:
-            means[key] = _means(config, cache)
-        if (mean := means[key]) is None:
+        data = str(config.data)
+        if data not in means:
+            means[data] = _means(config, cache)
+        if (mean := means[data]) is None:
             continue
         text, images, samples = mean
         a_sample = text + images * sizes[identity].image_tokens
