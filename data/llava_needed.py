@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ablate.components.needed_files import NeededFile
 from ablate.data.llava_images import read_image
@@ -46,24 +47,34 @@ def needed_sources(json_file: Path, images: Path) -> list[NeededFile]:
     wrong = lacking = ""
     if json_file.is_file():
         try:
-            records = read_records(json_file)
+            stat = json_file.stat()
+            names = _images_of(json_file, stat.st_size, stat.st_mtime_ns)
         except (ValueError, OSError) as error:
             wrong = str(error)
         else:
-            lacking = _problem(list(dict.fromkeys(_names(records))), images)
+            lacking = _problem(names, images)
     return [
         NeededFile("records", json_file, known.origin, known.size, wrong),
         NeededFile("images", images, known.images, known.images_size, lacking),
     ]
 
 
-def _names(records: list[Any]) -> Iterator[str]:
-    """The images of all records that can be used."""
-    for record in records:
-        try:
-            yield from image_names(record)
-        except BadRecordError:
-            continue
+@lru_cache(maxsize=2)
+def _images_of(json_file: Path, size: int, changed: int) -> list[str]:
+    """The images of all records that can be used, each once.
+
+    A large file is read once for all data sets of it, which may differ by their tokenizers.
+
+    Args:
+        json_file: the records; raises as ``read_records``.
+        size: in bytes.
+        changed: its time of change.
+    """
+    names: dict[str, None] = {}
+    for record in read_records(json_file):
+        with suppress(BadRecordError):
+            names |= dict.fromkeys(image_names(record))
+    return list(names)
 
 
 def _problem(names: list[str], folder: Path) -> str:

@@ -81,7 +81,7 @@ def test_each_table_dry_runs_without_its_data(
         own = [row for row in rows if row and row[0] == name]
         assert sum(row[1] == "align" for row in own) == 2
         memory, sizes = (row for row in own if row[1] != "align")
-        assert len(memory) == 8
+        assert len(memory) == 9
         assert str(tokens) in sizes
     assert not list(house.glob("llava*"))
 
