@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from ablate.components.needed_files import NeededFile
 from ablate.components.registry import Registry
 from ablate.data.images import decode_image
 from ablate.data.samples import Sample, Samples
@@ -105,6 +106,10 @@ class DataSet(ABC):
             ValueError: the data set has no labels of images.
         """
         raise ValueError(f"{type(self).__name__} has no labelled images to pretrain an encoder on")
+
+    def needed_files(self) -> list[NeededFile]:
+        """What must be there before it is prepared, looked through as far as is cheap."""
+        return []
 
     @abstractmethod
     def fingerprint(self, cache_dir: Path) -> str:

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ablate.components.needed_files import NeededFile
 from ablate.cores import cores_here
 from ablate.data.base import Split
 from ablate.data.held_out import held_out
 from ablate.data.json_lines import parse_json_lines
 from ablate.data.llava_images import ImageFormat, read_image
+from ablate.data.llava_needed import needed_sources
 from ablate.data.llava_records import (
     BadRecordError,
     conversations,
@@ -31,7 +33,7 @@ from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample
 from ablate.data.shards import Record, ShardInfo, read_index, write_index, write_shard
 from ablate.data.templates import TemplateName, get_template
-from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, needed_tokenizer, tokenizer_files
 from ablate.data.vocabulary import check_trainable, train_for
 
 PROBLEMS = "problems.jsonl"
@@ -186,6 +188,12 @@ class Conversion:
         sources = [self.json_file, self.images, *([] if given is None else [given])]
         template = {"template": self.options.template} if given is None else {}
         return {"key": key, "sources": [str(path.absolute()) for path in sources], **template}
+
+    def needed_files(self) -> list[NeededFile]:
+        """The sources: the records, their images, and the tokenizer if one is given."""
+        given = self._given_tokenizer()
+        found = needed_sources(self.json_file, self.images)
+        return found if given is None else [*found, needed_tokenizer(given)]
 
     def _given_tokenizer(self) -> Path | None:
         return Path(self.options.tokenizer).expanduser() if self.options.tokenizer else None

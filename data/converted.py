@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ablate.components.needed_files import NeededFile
 from ablate.data.base import DATASETS
 from ablate.data.convert import SPLITS
 from ablate.data.prepared import ShardedDataSet
@@ -39,3 +40,11 @@ class Shards(ShardedDataSet):
         for split in self.splits:
             self.split(cache_dir, split)
         self.tokenizer(cache_dir)
+
+    def needed_files(self) -> list[NeededFile]:
+        """See ``DataSet``; `ablate data check` compares every shard with its checksum."""
+        try:
+            self.prepare(self._folder)
+        except (ValueError, OSError) as error:
+            return [NeededFile("converted data", self._folder, problem=str(error))]
+        return [NeededFile("converted data", self._folder)]

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+from ablate.components.needed_files import NeededFile
 from ablate.data.base import DATASETS
 from ablate.data.convert import PROBLEMS, SPLITS, Conversion, ConvertOptions
 from ablate.data.prepared import ShardedDataSet, mark_used
@@ -65,6 +66,10 @@ class LLaVA(ShardedDataSet):
     def directory(self, cache_dir: Path) -> Path:
         """Named after the sources (paths, and size and time of the files) and the options."""
         return cache_dir / f"llava-{self._conversion.key()[:16]}"
+
+    def needed_files(self) -> list[NeededFile]:
+        """See ``DataSet``: the records, their images, and the tokenizer if one is given."""
+        return self._conversion.needed_files()
 
     def prepare(self, cache_dir: Path) -> None:
         """Convert in as many processes as there are CPUs; a killed conversion is gone on with."""

@@ -12,12 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from ablate.components.needed_files import NeededFile
 from ablate.data.base import DATASETS, DataSet, Label, LabelledImages, Split
 from ablate.data.prepared import prepare_once
 from ablate.data.samples import Sample, Samples, Turn
 from ablate.data.subsets import evenly_spread
 from ablate.data.templates import ChatTemplate, TemplateName, get_template
-from ablate.data.tokenizer import TOKENIZER, Tokenizer, tokenizer_files
+from ablate.data.tokenizer import TOKENIZER, Tokenizer, needed_tokenizer, tokenizer_files
 from ablate.data.vocabulary import check_trainable, train_for
 
 
@@ -140,6 +141,11 @@ class Mixture(DataSet):
         prepare_once(
             self._directory(cache_dir), lambda path: self._write_tokenizer(cache_dir, path)
         )
+
+    def needed_files(self) -> list[NeededFile]:
+        """See ``DataSet``: those of the parts, and the tokenizer."""
+        parts = [file for part in self._parts.values() for file in part.needed_files()]
+        return [*parts, *([] if self._tokenizer is None else [needed_tokenizer(self._tokenizer)])]
 
     def split(self, cache_dir: Path, split: Split) -> WeightedSamples:
         return WeightedSamples(

@@ -19,6 +19,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
+from ablate.components.needed_files import NeededFile
+
 PAD, UNKNOWN, EOS = "<pad>", "<unk>", "<|endoftext|>"
 SPECIAL_TOKENS = (PAD, UNKNOWN, EOS, "<|user|>", "<|assistant|>")
 
@@ -297,6 +299,15 @@ def _plain(key: str, value: Any) -> str | dict[str, str]:
     if not isinstance(value, str):
         raise ValueError(f"{key} is {value!r}")
     return value
+
+
+def needed_tokenizer(path: Path) -> NeededFile:
+    """A given ``tokenizer.json``, as it was found."""
+    try:
+        Tokenizer.load(path)
+    except ValueError as error:
+        return NeededFile("tokenizer", path, problem=str(error))
+    return NeededFile("tokenizer", path)
 
 
 def train_tokenizer(

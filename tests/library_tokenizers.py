@@ -47,7 +47,7 @@ class Library:
         return list(self.theirs(text, add_special_tokens=start).input_ids)
 
 
-def _sentencepiece(folder: Path) -> Path:
+def sentencepiece_model(folder: Path) -> Path:
     """A folder with a model that is trained as Llama's was, and its configuration."""
     (folder / "texts.txt").write_text("\n".join(TEXTS))
     sentencepiece.SentencePieceTrainer.train(
@@ -71,7 +71,7 @@ def _sentencepiece(folder: Path) -> Path:
 
 def llama_legacy(folder: Path) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerBase]:
     """Llama 2's published tokenizer.json; the library is SentencePiece itself."""
-    made = LlamaTokenizer.from_pretrained(_sentencepiece(folder), legacy=True)
+    made = LlamaTokenizer.from_pretrained(sentencepiece_model(folder), legacy=True)
     # transformers 4 wrote the legacy behaviour so, and published files have it.
     made._tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -90,7 +90,7 @@ def llama_legacy(folder: Path) -> tuple[PreTrainedTokenizerFast, PreTrainedToken
 
 def llama_fast(folder: Path) -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerBase]:
     """A Llama tokenizer without the legacy behaviour."""
-    made = LlamaTokenizer.from_pretrained(_sentencepiece(folder), legacy=False)
+    made = LlamaTokenizer.from_pretrained(sentencepiece_model(folder), legacy=False)
     return made, made
 
 

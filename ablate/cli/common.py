@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ablate.errors import COMMAND_LINE, ConfigError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,6 +45,19 @@ def cache_folder() -> Path:
 
     given = os.environ.get("ABLATE_CACHE")
     return Path(given).expanduser() if given else platformdirs.user_cache_path("ablate")
+
+
+def check_format(format: str) -> None:
+    """See to it that tables can be printed so.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    from ablate.analysis.tables import FORMATS
+
+    if format not in FORMATS:
+        message = f"{format!r} is not one of {', '.join(FORMATS)}"
+        raise ConfigError(COMMAND_LINE, "--format", message)
 
 
 FORKED = ("ablate.sweeping.work", "ablate.efficiency.bench_process", "timm", "transformers")

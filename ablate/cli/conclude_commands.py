@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.cli.common import cache_folder
+from ablate.cli.common import cache_folder, check_format
 from ablate.errors import COMMAND_LINE, ConfigError
 
 if TYPE_CHECKING:
@@ -82,19 +82,6 @@ def report(
     if said and format != "csv":
         typer.echo(f"\n{paragraphs(said, format)}")
     say(notes)
-
-
-def check_format(format: str) -> None:
-    """See to it that tables can be printed so.
-
-    Raises:
-        ConfigError: they cannot.
-    """
-    from ablate.analysis.tables import FORMATS
-
-    if format not in FORMATS:
-        message = f"{format!r} is not one of {', '.join(FORMATS)}"
-        raise ConfigError(COMMAND_LINE, "--format", message)
 
 
 def say(notes: Iterable[str]) -> None:

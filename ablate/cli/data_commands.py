@@ -1,8 +1,9 @@
-"""`ablate data convert` and `ablate data check`."""
+"""`ablate data convert`, `check`, `files`, `tokenizer` and `look`."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,6 +213,80 @@ def _show_shards(folder: Path) -> bool:
             )
         whole &= not found
     return whole
+
+
+@app.command()
+def files(
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SWEEP]...", help="Sweep files, or names of some that ship [default: all]."
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option(help="md, latex, csv or html.")] = "md",
+) -> None:
+    """Say which files sweeps need, where each goes and comes from, and whether it is there.
+
+    A file that is there is looked through as far as is cheap. The exit code is 1 unless all are.
+    """
+    import pandas as pd
+
+    from ablate.analysis.tables import render
+    from ablate.cli.common import cache_folder, check_format
+    from ablate.config.shipped import find_file, shipped_sweeps
+    from ablate.sweeping.needed import needed_files
+    from ablate.sweeping.plan import plan_sweep
+
+    check_format(format)
+    paths = [find_file(name) for name in sweeps] if sweeps else shipped_sweeps()
+    found = needed_files([plan_sweep(path) for path in paths], cache_folder())
+    rows = [
+        {
+            "file": str(file.path),
+            "what": file.what,
+            "now": file.state,
+            "from": file.origin,
+            "size": file.size,
+            "problem": file.problem if file.state == "damaged" else "",
+            "sweeps": ", ".join(users),
+        }
+        for file, users in found
+    ]
+    counts = Counter(file.state for file, _ in found)
+    said = ", ".join(f"{counts[state]} {state}" for state in ("there", "missing", "damaged"))
+    summary = f"{len(found)} files: {said}"
+    if rows:
+        typer.echo(render([("Files needed", pd.DataFrame(rows))], format))
+    # A table that a program reads has nothing behind it.
+    typer.echo(f"\n{summary}" if format == "md" else summary, err=format != "md")
+    if counts["there"] < len(found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def tokenizer(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="BACKBONE", help="Its name here, a hub name, or a folder of a model's files."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write: tokenizers/NAME.json.")],
+) -> None:
+    """Write the tokenizer that a language model's weights know as a tokenizer.json."""
+    from ablate.config.registries import registry
+    from ablate.data.made_tokenizer import make_tokenizer
+
+    backbones, source = registry("backbone"), model
+    if model in backbones.names():
+        source = backbones.get(model).tokenizer_source({"weights": "pretrained"})
+        if source is None:
+            raise ConfigError(COMMAND_LINE, model, "has no published weights, and no tokenizer")
+    try:
+        made = make_tokenizer(source, out.expanduser())
+    except (ValueError, OSError) as error:
+        raise DataError("data tokenizer", model, str(error)) from error
+    typer.echo(f"{out}: {made.vocab_size} tokens, of {source}; answers end with {made.eos_token}")
 
 
 @app.command()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
+
 from ablate.components.registry import nearest
 from ablate.errors import COMMAND_LINE, ConfigError
 
@@ -18,6 +20,11 @@ def shipped_files() -> list[tuple[str, Path]]:
     named = [(str(path.relative_to(FOLDER).with_suffix("")), path) for path in paths]
     aside = (f"{BASES}/", f"{BENCHMARKS}/")
     return [(name, path) for name, path in named if not name.startswith(aside)]
+
+
+def shipped_sweeps() -> list[Path]:
+    """The files among them that `ablate sweep` runs: those that have axes."""
+    return [path for _, path in shipped_files() if "axes" in yaml.safe_load(path.read_text())]
 
 
 def shipped_benchmarks() -> dict[str, Path]:

@@ -17,6 +17,7 @@ from ablate.errors import ConfigError, DataError
 from ablate.models.sizes import ModelSize
 from ablate.sweeping.cards import default_jobs
 from ablate.sweeping.estimate import Once, estimated_seconds, prepared_once, without_memory
+from ablate.sweeping.gpu_hours import gpu_hours, in_words
 from ablate.sweeping.jobs import is_scored
 from ablate.sweeping.plan import Plan
 from ablate.sweeping.preflight import memory_needed, model_sizes, vocabulary_sizes
@@ -41,6 +42,7 @@ def print_dry_run(console: Console, plan: Plan, held: HeldSteps, cache: Path) ->
     seconds, once = None, Once(0, 0, None)
     needs: dict[str, int] = {}
     finished: set[str] = set()
+    hours: list[str] = []
     try:
         vocabularies = vocabulary_sizes(plan, cache)
         steps = plan_steps(plan, cache)
@@ -57,9 +59,12 @@ def print_dry_run(console: Console, plan: Plan, held: HeldSteps, cache: Path) ->
         stored = print_features(console, todo, cache)
         seconds = estimated_seconds(plan, sizes, finished, held.runs, stored, cache)
         once = prepared_once(todo, stored, cache)
+        hours = in_words(plan, gpu_hours(plan, sizes, held.runs, cache), finished)
     print_memory(console, plan, sizes, needs)
     jobs = default_jobs(plan.cells[0].config, needs.values())
     print_plan(console, plan, sizes, finished, seconds, once, jobs)
+    for line in hours:
+        console.print(line, soft_wrap=True)
 
 
 def print_lengths(console: Console, plan: Plan, cache: Path) -> None:

@@ -13,6 +13,7 @@ from ablate.data.lengths import NO_ROOM, question_reader
 from ablate.data.tokenizer import Tokenizer
 from ablate.data.vocabulary import template_words
 from ablate.errors import ConfigError, DataError
+from ablate.sweeping.needed import making_tokenizer
 from ablate.training.fit import too_long, training_samples, validation_samples
 from ablate.training.lengths import max_length
 from ablate.training.schedule import total_steps
@@ -41,11 +42,20 @@ def prepare_data(where: str, config: RunConfig, cache: Path) -> Tokenizer:
         tokenizer = dataset.tokenizer(cache)
         problem = template_words(dataset.template, tokenizer).problem()
     except (ValueError, OSError) as error:
-        raise DataError(where, "data", str(error)) from error
+        raise DataError(where, "data", f"{error}{_remedy(config)}") from error
     if problem:
         remedy = "data.args.template or data.args.tokenizer may be another's"
         logger.warning("%s: data: the tokenizer %s; %s", where, problem, remedy)
     return tokenizer
+
+
+def _remedy(config: RunConfig) -> str:
+    """How a tokenizer file that is not there is made."""
+    given = config.data.args.get("tokenizer")
+    if not given or Path(given).expanduser().is_file():
+        return ""
+    command = making_tokenizer(config, Path(given))
+    return f"; {given}, which is missing, is made by `{command}`" if command else ""
 
 
 def check_samples(where: str, config: RunConfig, cache: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.components.backbones.documents import apart
+from ablate.components.needed_files import NeededFile, needed_weights
 from ablate.components.registry import Registry
 
 
@@ -170,6 +171,22 @@ class Backbone(pl.LightningModule, ABC):
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """The models of a hub that weights come from; ``args``: the constructor's, as given."""
         return []
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """What must be there before it is built; ``args``: the constructor's, as given.
+
+        Here the weights of ``hub_names``; who reads other files names them, too.
+        """
+        return needed_weights(cls.hub_names(args))
+
+    @classmethod
+    def tokenizer_source(cls, args: Mapping[str, Any]) -> str | None:
+        """The model of a hub whose tokenizer its published weights know; None for weights of none.
+
+        ``args``: the constructor's, as given.
+        """
+        return next(iter(cls.hub_names(args)), None)
 
     def blueprint(self) -> tuple[str, dict[str, Any]] | None:
         """What builds this backbone again, its weights aside, without the files it was read from.

@@ -18,9 +18,10 @@ from ablate.components.backbones.transformer import TransformerBackbone
 from ablate.components.checkpoints import causal_lm_settings, load_causal_lm, load_mamba, locate
 from ablate.components.checkpoints.locate import hub_names
 from ablate.components.mixers import Attention, Mamba1, Mamba2
+from ablate.components.needed_files import NeededFile, needed_weights
 from ablate.components.scans.kernels import Kernel
 
-_GPT_NEOX = 50277
+_GPT_NEOX, _GPT_NEOX_NAME = 50277, "EleutherAI/gpt-neox-20b"
 """Tokens of the GPT-NeoX-20B tokenizer, which every state-spaces model was trained with."""
 
 
@@ -56,6 +57,16 @@ class StateSpacesPreset:
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """See ``Backbone``."""
         return hub_names(args.get("weights", "none"), cls.published)
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """See ``Backbone``."""
+        return needed_weights(cls.hub_names(args), args.get("weights", "none"))
+
+    @classmethod
+    def tokenizer_source(cls, args: Mapping[str, Any]) -> str | None:
+        """See ``Backbone``: their own repositories have none."""
+        return _GPT_NEOX_NAME if cls.hub_names(args) else None
 
     def __init__(self, vocab_size: int, *, weights: str = "none", kernel: Kernel = "auto") -> None:
         path = locate(weights, self.published, fetch=not _planning())
@@ -130,6 +141,11 @@ class TransformerPreset(TransformerBackbone):
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """See ``Backbone``."""
         return hub_names(args.get("weights", "none"), cls.published)
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """See ``Backbone``."""
+        return needed_weights(cls.hub_names(args), args.get("weights", "none"))
 
     def __init__(self, vocab_size: int, *, weights: str = "none") -> None:
         path = locate(weights, self.published, fetch=not _planning())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -59,6 +60,36 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ()) -> dict[str, Tensor]:
         path,
         f"is a directory without weights; expected one of {', '.join(WEIGHT_FILES)} in it",
     )
+
+
+def check_weights(path: Path) -> None:
+    """See that weights are there to their ends, reading no tensor.
+
+    Args:
+        path: as of ``read_tensors``; a directory may also have files of other names, as timm's.
+
+    Raises:
+        CheckpointError: they are not. A file of ``torch.save`` before its version 1.6 does not tell
+            its length.
+    """
+    for file in _files_of(path) if path.is_dir() else [path]:
+        start = _start(file)
+        if file.suffix == ".safetensors":
+            with _safetensors(file), safe_open(file, "pt"):
+                pass
+        elif start.startswith(b"PK") and not zipfile.is_zipfile(file):
+            raise CheckpointError(file, f"is truncated; {_AGAIN}")
+
+
+def _files_of(directory: Path) -> list[Path]:
+    """The files that hold a directory's weights."""
+    for name in WEIGHT_FILES:
+        if (directory / name).is_file():
+            return _shards(directory / name) if name.endswith(".json") else [directory / name]
+    for ending in ("*.safetensors", "*.bin", "*.npz"):
+        if found := sorted(directory.glob(ending)):
+            return found
+    raise CheckpointError(directory, "is a directory without weights")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -152,23 +183,36 @@ def _read_file(path: Path, wrappers: Sequence[str] = ()) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with _safetensors(path):
+        return load_file(path)
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    """What the library says of a file while it reads it, as a ``CheckpointError``."""
     # eight bytes of length, then a JSON object
     if _start(path)[8:] != b"{":
         raise CheckpointError(path, f"is not a safetensors file; {_AGAIN}")
     try:
-        return load_file(path)
+        yield
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(path, f"is truncated or damaged ({error}); {_AGAIN}") from error
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """All shards that an index names."""
+    tensors: dict[str, Tensor] = {}
+    for shard in _shards(index):
+        tensors.update(_read_file(shard))
+    return tensors
+
+
+def _shards(index: Path) -> list[Path]:
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
         raise CheckpointError(index, "has no weight_map of tensor names to shard files")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(shards.values())):
+    names = sorted(set(shards.values()))
+    for name in names:
         if Path(name).name != name:
             raise CheckpointError(index, f"names the shard {name!r} outside its own directory")
-        tensors.update(_read_file(index.parent / name))
-    return tensors
+    return [index.parent / name for name in names]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
 
+from ablate.components.needed_files import NeededFile
 from ablate.components.registry import Registry
 
 
@@ -27,6 +30,11 @@ class Connector(pl.LightningModule, ABC):
     capturable = False
     """Whether ``forward`` and its backward ask the device nothing, so that a CUDA graph can hold
     them, and give a row the same whatever rows stand beside it."""
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """What must be there before it is built; ``args``: the constructor's, as given."""
+        return []
 
     def __init__(self, embed_dim: int, grid: tuple[int, int], d_model: int) -> None:
         super().__init__()

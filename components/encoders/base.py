@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
+from ablate.components.needed_files import NeededFile, needed_weights
 from ablate.components.registry import Registry
 
 Pixels = Tensor | dict[str, Tensor]
@@ -27,6 +28,14 @@ class Encoder(pl.LightningModule, ABC):
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """The models of a hub that weights come from; ``args``: the constructor's, as given."""
         return []
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """What must be there before it is built; ``args``: the constructor's, as given.
+
+        Here the weights of ``hub_names``; who reads other files names them, too.
+        """
+        return needed_weights(cls.hub_names(args))
 
     @property
     def units(self) -> list[nn.Module]:

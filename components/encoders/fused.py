@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ablate.components.encoders.base import ENCODERS, Encoder, Pixels
 from ablate.components.encoders.image_transform import Resize
+from ablate.components.needed_files import NeededFile
 from ablate.components.registry import arguments, nearest
 
 
@@ -42,11 +43,12 @@ class FusedEncoder(Encoder):
     @classmethod
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """See ``Encoder``: those of the parts."""
-        parts: list[dict[str, Any]] = [
-            {"name": part} if isinstance(part, str) else part for part in args["encoders"]
-        ]
-        found = [ENCODERS.get(part["name"]).hub_names(part.get("args") or {}) for part in parts]
-        return [name for names in found for name in names]
+        return [name for cls_, own in _parts(args) for name in cls_.hub_names(own)]
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """See ``Encoder``: those of the parts."""
+        return [file for cls_, own in _parts(args) for file in cls_.needed_files(own)]
 
     def __init__(self, *, encoders: list[Any]) -> None:
         super().__init__()
@@ -120,7 +122,16 @@ class FusedPreset(FusedEncoder):
     @classmethod
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """See ``Encoder``."""
-        return super().hub_names({"encoders": [{"name": n, "args": args} for n in cls.pair]})
+        return super().hub_names(cls._as_parts(args))
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """See ``Encoder``."""
+        return super().needed_files(cls._as_parts(args))
+
+    @classmethod
+    def _as_parts(cls, args: Mapping[str, Any]) -> dict[str, Any]:
+        return {"encoders": [{"name": name, "args": args} for name in cls.pair]}
 
     def __init__(
         self,
@@ -150,6 +161,14 @@ class DinoClip336(FusedPreset):
 
     pair = ("dinov2-vit-l", "clip-vit-l-336")
     size = 336
+
+
+def _parts(args: Mapping[str, Any]) -> list[tuple[type[Encoder], Mapping[str, Any]]]:
+    """The class of each part, and its arguments as given."""
+    parts: list[dict[str, Any]] = [
+        {"name": part} if isinstance(part, str) else part for part in args["encoders"]
+    ]
+    return [(ENCODERS.get(part["name"]), part.get("args") or {}) for part in parts]
 
 
 def _build(given: Any) -> tuple[str, Encoder]:

@@ -14,6 +14,7 @@ from ablate.components.checkpoints import load_timm
 from ablate.components.encoders.base import ENCODERS, Encoder, Pixels, square_pixels
 from ablate.components.encoders.cast import run_cast
 from ablate.components.encoders.image_transform import ImageTransform, Resize
+from ablate.components.needed_files import NeededFile, needed_weights
 from ablate.components.registry import nearest
 
 # One block on a convolutional stem: in a minute of one CPU thread it tells the shapes and colours
@@ -60,6 +61,14 @@ class TimmViT(Encoder):
     def hub_names(cls, args: Mapping[str, Any]) -> list[str]:
         """See ``Encoder``."""
         return timm_hub_names(args.get("model", "tiny"), args.get("weights", "none"))
+
+    @classmethod
+    def needed_files(cls, args: Mapping[str, Any]) -> list[NeededFile]:
+        """See ``Encoder``."""
+        given: str = args.get("model", "")
+        folder = Path(given.removeprefix(LOCAL)).expanduser()
+        model = [NeededFile("timm model", folder)] if given.startswith(LOCAL) else []
+        return [*model, *needed_weights(cls.hub_names(args), args.get("weights", "none"))]
 
     def __init__(
         self,

@@ -7,12 +7,13 @@ import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 
+from ablate.components.needed_files import NeededFile
 from ablate.data.annotated_items import (
     AnnotatedItems,
     AnnotationError,
@@ -230,6 +231,23 @@ class OfficialBenchmark(Benchmark):
         read = [Finding(root / f.path, True, "read") for f in self.files]
         total = Finding(root, True, f"{len(items)} questions")
         return [*read, total, self._check_images(root, items)]
+
+    def needed_files(self, cache_dir: Path, split: EvaluationSplit = "test") -> list[NeededFile]:
+        """See ``Benchmark``: what ``check`` says, by file; the last is the folder of images."""
+        root = self.folder(cache_dir)
+        further = self.validation_files if split == "validation" else ()
+        bad = [finding for finding in self.check(cache_dir) if not finding.good]
+        found = []
+        for file in (*self.files, *further, self.images):
+            path = root / file.path
+            # What is said of the whole folder names the file that it is about.
+            about = [f for f in bad if f.path == path or (f.path == root and str(path) in f.text)]
+            problem = about[0].text if about else ""
+            found.append(NeededFile(f"benchmark {self.name}", path, file.origin, problem=problem))
+        whole = [finding for finding in bad if finding.path == root]
+        if whole and not any(file.problem for file in found):
+            found[0] = replace(found[0], problem=whole[0].text)
+        return found
 
     def _presence(self, root: Path, file: OfficialFile) -> Finding:
         path = root / file.path

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ablate.components.needed_files import NeededFile
 from ablate.components.registry import Registry
 from ablate.data.base import DataSet, Split
 from ablate.data.samples import Sample, Samples
@@ -71,6 +72,15 @@ class Benchmark(ABC):
     def max_new_tokens(self) -> int:
         """Tokens to generate at most."""
         return 128
+
+    def needed_files(self, cache_dir: Path, split: EvaluationSplit = "test") -> list[NeededFile]:
+        """What must be there before a split's items are asked, looked through as far as is cheap.
+
+        Args:
+            cache_dir: where prepared data and official files lie.
+            split: see ``samples`` and ``rest``.
+        """
+        return []
 
     @abstractmethod
     def samples(self, cache_dir: Path, split: Split, limit: int | None = None) -> Samples[Sample]:

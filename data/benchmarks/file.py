@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ablate.components.needed_files import NeededFile
 from ablate.components.registry import nearest
-from ablate.data.annotated_items import AnnotatedItems, AnnotationError
+from ablate.data.annotated_items import AnnotatedItems, AnnotationError, MissingFileError
 from ablate.data.base import Split
 from ablate.data.benchmarks.annotations import Entry
 from ablate.data.benchmarks.base import BENCHMARKS, Benchmark, EvaluationSplit, ItemRecord
@@ -201,6 +202,25 @@ class FileBenchmark(Benchmark):
         if count > 1:
             raise AnnotationError(f"{self._file}: {count} questions have the id {most!r}")
         return found
+
+    def needed_files(self, cache_dir: Path, split: EvaluationSplit = "test") -> list[NeededFile]:
+        """See ``Benchmark``: the file, and the folder of its images if it names any."""
+        try:
+            files, problem = find_files(self._file), ""
+        except MissingFileError:
+            return [NeededFile("benchmark file", Path(self._file).expanduser())]
+        try:
+            found = {i.picture: None for i in self.items_of(split) if isinstance(i.picture, Path)}
+        except (ValueError, OSError) as error:
+            found, problem = {}, str(error)
+        rows = [NeededFile("benchmark file", file, problem=problem) for file in files]
+        if found or self._images:
+            folder = Path(self._images).expanduser() if self._images else files[0].parent
+            missing = [path.name for path in found if not path.is_file()]
+            there = f"has {len(found) - len(missing)} of {len(found)} images"
+            absent = f"{there}, {missing[0]} is missing" if missing else ""
+            rows.append(NeededFile("benchmark images", folder, problem=absent))
+        return rows
 
     def _uses(self, row: Entry) -> bool:
         return all(str(row.get(column, object)) == value for column, value in self._only.items())
