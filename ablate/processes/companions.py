@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from ablate.errors import CellError
 from ablate.processes import worker
 from ablate.processes.messages import Done, Ended, Failed, Message
-from ablate.processes.stopping import Stopped, asked, heed
+from ablate.processes.stopping import Stopped, heed
 
 _TELL_SECONDS = 3.0
 """How long the first process waits for a word of why an exchange with another has failed."""
@@ -165,13 +164,8 @@ def _run(
         work(*arguments, place)
     except Stopped:
         last = Ended()
-    except CellError as error:
-        last = Failed(str(error), traceback.format_exc())
     except Exception as error:
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        last = Failed(f"{type(error).__name__}: {error}", traceback.format_exc(), memory)
-        if asked():
-            last = Ended()
+        last = worker.end_of(error)
     with suppress(OSError):  # the first has died
         connection.send(last)
 

@@ -87,15 +87,20 @@ def main(
         work(*arguments, PipeReporter(connection))
     except Stopped:
         last = Ended()
-    except CellError as error:
-        last = Failed(str(error), traceback.format_exc())
     except Exception as error:
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        reason, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
-        last = Failed(reason, trace, memory, is_full(error))
-        if asked():  # which may have ended a loader's processes
-            last = Ended()
+        last = end_of(error)
     connection.send(last)
+
+
+def end_of(error: Exception) -> Message:
+    """The last message of work that raised this, while it is handled."""
+    if isinstance(error, CellError):
+        return Failed(str(error), traceback.format_exc())
+    if asked():  # which may have ended a loader's processes
+        return Ended()
+    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    reason = f"{type(error).__name__}: {error}"
+    return Failed(reason, traceback.format_exc(), memory, is_full(error))
 
 
 _speaks_by: Connection | None = None

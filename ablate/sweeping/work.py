@@ -117,10 +117,9 @@ def train(
     Raises:
         CellError: the cell cannot give a result.
     """
-    checkpoints = None
-    if saved is not None:
-        often = (config.train.checkpoint_minutes, config.train.checkpoint_steps)
-        checkpoints = opened(Checkpoints(saved, *often), reporter)
+    checkpoints = _checkpoints(config, saved)
+    if checkpoints is not None:
+        checkpoints = opened(checkpoints, reporter)
     given = (config, cache, after, saved if checkpoints else None)
     size, devices = config.train.devices, gpus() if config.train.devices > 1 else []
     if devices and len(devices) < size:
@@ -133,11 +132,13 @@ def train_rank(
     config: RunConfig, cache: Path, after: Path | None, saved: Path | None, place: Place
 ) -> None:
     """What the other processes of a cell's training do: see ``train``."""
-    checkpoints = None
-    if saved is not None:
-        often = (config.train.checkpoint_minutes, config.train.checkpoint_steps)
-        checkpoints = Checkpoints(saved, *often)
-    _train(config, cache, after, Silent(), checkpoints, place)
+    _train(config, cache, after, Silent(), _checkpoints(config, saved), place)
+
+
+def _checkpoints(config: RunConfig, saved: Path | None) -> Checkpoints | None:
+    if saved is None:
+        return None
+    return Checkpoints(saved, config.train.checkpoint_minutes, config.train.checkpoint_steps)
 
 
 def _train(
