@@ -82,9 +82,12 @@ def sweep(
 ) -> None:
     """Train, evaluate and measure every combination of a sweep file; log all to MLflow."""
     from ablate.config.shipped import find_file
+    from ablate.processes.executors import warm_up
     from ablate.sweeping.plan import SweepFile
 
     sweep_file = SweepFile(find_file(file), overrides or [])
+    if not dry_run:
+        warm_up(*FORKED)
     plan = sweep_file.plan()
     if address is not None and executor is Place.local:
         raise ConfigError(COMMAND_LINE, "--address", "goes with --executor ray")
@@ -152,7 +155,6 @@ def run_plan(
     executor: Executor | None = None,
 ) -> Outcome:
     """Run what a plan has not done yet; see ``sweep``."""
-    from ablate.processes.executors import warm_up
     from ablate.sweeping.jobs import again, held_steps, is_scored
     from ablate.sweeping.made_with import made_otherwise
     from ablate.sweeping.preflight import memory_needed, model_sizes, vocabulary_sizes
@@ -180,7 +182,6 @@ def run_plan(
     console.print(f"{len(plan.cells) - new} finished, {new} to run")
     memory: dict[str, int] = {}
     if new:
-        warm_up(*FORKED)
         memory = memory_needed(plan.whole, model_sizes(plan.whole, vocabularies), cache)
     with Display(console) as display:
         sweep = SweepRun(plan, steps, tracker, cache, display, wishes, executor, memory)

@@ -150,7 +150,7 @@ class TrainConfig:
     activation_checkpointing: bool = field(default=False, metadata=NOT_IN_IDENTITY)
     devices: int = field(default=1, metadata=NOT_IN_IDENTITY)
     strategy: Literal["auto", "ddp", "fsdp"] = field(default="auto", metadata=NOT_IN_IDENTITY)
-    capture: bool | Literal["auto"] = field(default=False, metadata=NOT_IN_IDENTITY)
+    capture: bool | Literal["auto"] = field(default="auto", metadata=NOT_IN_IDENTITY)
     lr: float = 1e-3
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)

@@ -15,12 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
 from ablate.processes.interrupts import let_through
-from ablate.processes.messages import ASKS, LAST, Ended, Failed, Message, Started, Stopping
+from ablate.processes.messages import ASKS, LAST, Done, Ended, Failed, Message, Started, Stopping
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Task:
         threads: CPU threads that it may use.
         device: the GPUs that it sees, as ``CUDA_VISIBLE_DEVICES`` has them; None: all.
         memory: bytes that it takes at least, as far as they are known.
+        stays: whether its process may do another such task afterwards, on the same devices: what it
+            leaves behind does not matter there. To begin on a GPU takes seconds.
     """
 
     key: Any
@@ -42,6 +45,7 @@ class Task:
     threads: int
     device: str | None = None
     memory: int = 0
+    stays: bool = False
 
 
 class Running(ABC):
@@ -100,6 +104,9 @@ class Executor(ABC):
     def ready(self, running: Sequence[Running], seconds: float) -> Iterable[Running]:
         """Those of this executor's that have something to say, after so many seconds at most."""
 
+    def rest(self) -> None:  # noqa: B027, where there are none
+        """Let go of processes that wait for another task."""
+
 
 Handler = Callable[[Task, Message], Any]
 """Called for each message; what it returns answers those of ``ASKS`` (True: go on)."""
@@ -123,8 +130,7 @@ def preload(*modules: str) -> None:
 def warm_up(*modules: str) -> None:
     """Start importing the tasks' modules in the background, while the caller still plans."""
     preload(*modules)
-    process = _CONTEXT.Process(target=int)
-    process.start()
+    forkserver.ensure_running()  # and not a process, which would be waited for
 
 
 def execute(
@@ -183,6 +189,7 @@ def execute(
     finally:
         for each in running:
             each.kill()
+        place.rest()
 
 
 _OVER = object()
@@ -236,14 +243,35 @@ def _receive(each: Running, running: list[Running], handle: Handler) -> None:
 class LocalExecutor(Executor):
     """Processes of this machine."""
 
+    def __init__(self) -> None:
+        self._waiting: LocalRunning | None = None
+
     def start(self, task: Task) -> LocalRunning:
         """See ``Executor``."""
+        before = self._waiting
+        if before is not None and task.stays and task.device == before.task.device:
+            with suppress(OSError):  # it has died meanwhile
+                before.connection.send((task.work, task.arguments, task.threads))
+                self._waiting = None
+                return LocalRunning(task, before.connection, before.process, self)
+        self.rest()
         ours, theirs = _CONTEXT.Pipe()
-        arguments = (theirs, task.device, task.work, task.arguments, task.threads)
+        arguments = (theirs, task.device, task.work, task.arguments, task.threads, task.stays)
         process = _CONTEXT.Process(target=_run, args=arguments, daemon=False)
         process.start()
         theirs.close()
-        return LocalRunning(task, ours, process)
+        return LocalRunning(task, ours, process, self)
+
+    def keep(self, ended: LocalRunning) -> None:
+        """Have the process of a task that has ended wait for another."""
+        self.rest()
+        self._waiting = ended
+
+    def rest(self) -> None:
+        """See ``Executor``."""
+        if self._waiting is not None:
+            self._waiting.leave()
+            self._waiting = None
 
     def ready(self, running: Sequence[Running], seconds: float) -> list[Running]:
         """See ``Executor``."""
@@ -256,17 +284,22 @@ class LocalExecutor(Executor):
 class LocalRunning(Running):
     """A process of this machine, and the pipe that it reports through."""
 
-    def __init__(self, task: Task, connection: Connection, process: Any) -> None:
+    def __init__(
+        self, task: Task, connection: Connection, process: Any, executor: LocalExecutor
+    ) -> None:
         super().__init__(task)
-        self.connection, self._process = connection, process
+        self.connection, self.process, self._executor = connection, process, executor
+        self._is_done = False
 
     def receive(self) -> Message:
         """See ``Running``; waits for it."""
         try:
-            return self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join()
-            return Ended() if self.is_asked else _last_words(self._process.exitcode)
+            self.process.join()
+            return Ended() if self.is_asked else _last_words(self.process.exitcode)
+        self._is_done = isinstance(message, Done)
+        return message
 
     def answer(self, go_on: bool) -> None:
         """See ``Running``."""
@@ -276,17 +309,24 @@ class LocalRunning(Running):
     def terminate(self) -> None:
         """See ``Running``."""
         self.is_asked = True
-        self._process.terminate()
+        self.process.terminate()
 
     def kill(self) -> None:
         """See ``Running``."""
-        self._process.kill()
-        self._process.join()
+        self.process.kill()
+        self.process.join()
 
     def close(self) -> None:
         """See ``Running``."""
-        self._process.join()
+        if self.task.stays and self._is_done and not self.is_asked:
+            self._executor.keep(self)
+        else:
+            self.leave()
+
+    def leave(self) -> None:
+        """Let go of the process, which has nothing more to do."""
         self.connection.close()
+        self.process.join()
 
 
 def _run(connection: Connection, device: str | None, *task: Any) -> None:

@@ -1,7 +1,7 @@
 """Imported by the server that tasks are forked from, and by it alone.
 
-A cluster sends SIGTERM to every process of a job. The tasks save their state then; a task whose
-server is gone ends at once, as it takes it that nobody listens any more.
+A cluster sends SIGTERM to every process of a job, a terminal Ctrl-C. The tasks save their state
+then; a task whose server is gone ends at once, as it takes it that nobody listens any more.
 """
 
 from __future__ import annotations
@@ -9,3 +9,4 @@ from __future__ import annotations
 import signal
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # already while it imports

@@ -75,14 +75,31 @@ class PipeReporter:
 
 
 def main(
-    connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...], threads: int
+    connection: Connection,
+    work: Callable[..., None],
+    arguments: tuple[Any, ...],
+    threads: int,
+    stays: bool = False,
 ) -> None:
-    """Entry point of the process; its last message is ``Done``, ``Failed`` or ``Ended``."""
+    """Entry point of the process; its last message is ``Done``, ``Failed`` or ``Ended``.
+
+    If it ``stays``, other work may come after ``Done``, until the pipe is closed.
+    """
     global _speaks_by
     _speaks_by = connection
     settle(threads)
-    last: Message = Done()
     heed()
+    while _is_done(work, arguments, connection) and stays:
+        try:
+            work, arguments, threads = connection.recv()
+        except EOFError:
+            return
+        torch.set_num_threads(threads)
+
+
+def _is_done(work: Callable[..., None], arguments: tuple[Any, ...], connection: Connection) -> bool:
+    """Do the work and say how it has ended; whether it has ended well."""
+    last: Message = Done()
     try:
         work(*arguments, PipeReporter(connection))
     except Stopped:
@@ -90,6 +107,7 @@ def main(
     except Exception as error:
         last = end_of(error)
     connection.send(last)
+    return isinstance(last, Done)
 
 
 def end_of(error: Exception) -> Message:

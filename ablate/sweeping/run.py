@@ -311,7 +311,9 @@ class SweepRun:
         assert job.trained is not None
         machine = job.missing[0].removeprefix(MEASURE)
         repeat = self.tracker.repeats(job.trained, machine)
-        return Task(name, measure_only, (*given, machine, repeat), cores_here(), where[1])
+        what = (*given, machine, repeat)
+        # A GPU's peak of memory can be begun anew; a process's own cannot.
+        return Task(name, measure_only, what, cores_here(), device, stays=device is not None)
 
     def _meanwhile(self) -> set[str]:
         """Say that this process lives; what it runs and has lost to others.

@@ -149,7 +149,7 @@ def test_reading_into_a_state(pair: Pair) -> None:
     found = []
     for model in (pair.fused, pair.plain):
         with torch.autocast("cuda", torch.bfloat16, enabled=model is pair.fused):
-            state = model.init_state(2, 0)
+            state = model.init_state(2, LENGTH + 1)
             image = model.read(pair.embeds[:, :200], state)
             forked = model.fork(state, rows)
             text = model.read(pair.embeds[rows, 200:], forked, mask) * mask.unsqueeze(-1)

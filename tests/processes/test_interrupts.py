@@ -86,7 +86,7 @@ def test_a_cell_that_died_of_the_same_signal_has_not_failed(
     theirs.close()  # it is dead before its first message is read
     process = Mock(exitcode=1)
     monkeypatch.setattr(
-        LocalExecutor, "start", lambda self, task: LocalRunning(task, ours, process)
+        LocalExecutor, "start", lambda self, task: LocalRunning(task, ours, process, self)
     )
     seen: list[Message] = []
 
