@@ -212,11 +212,12 @@ def fit(
             **speed.metrics(model),
         }
     )
+    whole = trainer.strategy.lightning_module_state_dict() if shared else {}
     if place.size > 1:
         reporter.facts({"devices": f"{place.size}, {strategy}"})
         part()
     if trained is not None:
-        _take_over(model, trained, module.whole)
+        _take_over(model, trained, whole)
     return trainer.global_step == steps
 
 

@@ -190,8 +190,6 @@ class VisionLanguageTraining(pl.LightningModule):
         """Of the parts of the step so far; of captured steps, of all since they were checked."""
         self.seen: list[Tensor] = []
         """Of these parts, if ranks share them: supervised tokens and rows with images, of all."""
-        self.whole: dict[str, Any] = {}
-        """Where ranks share the weights: all of them, on the first rank, after the training."""
         self.capture = capture
         self.captured: CapturedSteps | None = None
         self.is_whole = False
@@ -317,11 +315,15 @@ class VisionLanguageTraining(pl.LightningModule):
         self._check_losses()
 
     def on_train_end(self) -> None:
-        """Check what is left to check, free the graphs, and gather what ranks have shared."""
+        """Check what is left to check, and free what training alone needs."""
         self._check_losses()
         self.captured = None
-        if self.shares_weights:
-            self.whole = self.trainer.strategy.lightning_module_state_dict()
+        self.trainer.optimizers[0].state.clear()
+        self.zero_grad()
+
+    def cpu(self) -> VisionLanguageTraining:
+        """Stay: Lightning would carry it to the host's memory after a training, and it is used."""
+        return self
 
     def on_validation_start(self) -> None:
         """What is validated has been checked."""

@@ -36,7 +36,7 @@ from ablate.evaluation.evaluate import evaluate
 from ablate.models.vlm import VisionLanguageModel, build_model
 
 VOCABULARY = 50277
-WORKERS = 6
+WORKERS = 12
 WORDS = [
     "what",
     "is",
@@ -145,9 +145,10 @@ def main() -> None:
     dataset = SimpleNamespace(tokenizer=lambda cache: tokenizer, template=get_template("ml-mamba"))
     torch.manual_seed(0)
     model = build_model(config("bf16", 1), VOCABULARY).cuda().eval()
-    answers(model, dataset, Questions(120, 5), "bf16", 120)  # compiles its kernels
+    answers(model, dataset, Questions(120, 5), "bf16", 120)  # compiles kernels, as the third
     answers(model, dataset, Questions(options.count, 5), "bf16", 120)
-    answers(model, dataset, Questions(options.count // 4, 1), "bf16", 60)
+    answers(model, dataset, Questions(60, 1), "bf16", 60)
+    answers(model, dataset, Questions(options.count // 2, 1), "bf16", 60)
     if options.profile:
         with torch.profiler.profile() as profile:
             answers(model, dataset, Questions(240, 5), "bf16", 120)

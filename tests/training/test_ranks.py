@@ -156,6 +156,7 @@ def test_killed_on_two_goes_on_on_one_and_the_reverse(
         "on one": Run(config(data, **often), first),
         "one, killed": Run(config(data, **often), second, kill_at=8),
         "on two": Run(config(data, **two), second),
+        "after its last step": Run(config(data, **two), second),
     }
     work(runs, cache, tmp_path / "out")
     for name in ("on one", "on two"):
@@ -164,6 +165,10 @@ def test_killed_on_two_goes_on_on_one_and_the_reverse(
         assert 6 <= min(found) <= 9
         runs[name].points |= {("train/loss", s): v for s, v in whole.items() if s < min(found)}
         assert_close(runs[name], runs["one"])
+    over = runs["after its last step"]  # killed before that was recorded
+    assert not over.curve
+    for name, weight in runs["on two"].weights.items():
+        assert torch.equal(over.weights[name], weight), name
     shutil.rmtree(first)
 
 
