@@ -36,6 +36,7 @@ from ablate.processes.messages import Failed, Message, Metrics, Note
 from ablate.sweeping.work import train_and_evaluate
 
 WORDS = [f"w{number}" for number in range(300)]
+BEGUN = time.perf_counter()
 SAMPLES, IMAGES = 1024, 8
 TEXT, SUPERVISED = 103, 51
 TOKENS = 64 * (729 + TEXT)
@@ -128,7 +129,7 @@ def config(model: dict[str, Any], **train: Any) -> RunConfig:
 
 def tell(part: str, **found: Any) -> None:
     """Print what was found, and keep it."""
-    line = json.dumps({"part": part, **found})
+    line = json.dumps({"part": part, "at": round(time.perf_counter() - BEGUN, 1), **found})
     print(line, flush=True)
     with (Path(os.environ.get("OUT", ".")) / "strategies.jsonl").open("a") as file:
         file.write(line + "\n")
@@ -220,14 +221,24 @@ def ratio() -> None:
 
 
 def curves(precision: str) -> None:
-    """Largest differences of losses to those of one GPU, also where a training was cut off."""
-    saved = Path(tempfile.mkdtemp())
-    often = {"checkpoint_steps": 5, "precision": precision}
+    """Largest differences of two GPUs' losses to those of one."""
     two = {"devices": 2, "precision": precision}
     runs = {
         "one": Run(config(SMALL, precision=precision)),
         "ddp": Run(config(SMALL, strategy="ddp", **two)),
         "fsdp": Run(config(SMALL, strategy="fsdp", **two)),
+    }
+    work("curves", runs, at_once=3)
+    compare(precision, runs["one"].losses, runs)
+
+
+def killed(precision: str) -> None:
+    """The same of trainings that were cut off, and go on on another number of GPUs."""
+    saved = Path(tempfile.mkdtemp())
+    often = {"checkpoint_steps": 5, "precision": precision}
+    two = {"devices": 2}
+    runs = {
+        "one": Run(config(SMALL, precision=precision)),
         "fsdp, killed": Run(
             config(SMALL, strategy="fsdp", **two | often), saved / "two", kill_at=KILLED_AT
         ),
@@ -237,11 +248,9 @@ def curves(precision: str) -> None:
         "fsdp, killed, on one": Run(config(SMALL, **often), saved / "two"),
         "one, killed, on fsdp": Run(config(SMALL, strategy="fsdp", **two | often), saved / "one"),
     }
-    work("curves", runs, at_once=5)
-    one = runs["one"].losses
-    compare(precision, one, {name: run for name, run in runs.items() if run.kill_at == 0})
+    work("curves", runs, at_once=3)
     work("curves", after, at_once=2)
-    compare(precision, one, after)
+    compare(precision, runs["one"].losses, after)
 
 
 def compare(precision: str, one: dict[int, float], runs: dict[str, Run]) -> None:
@@ -274,6 +283,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "llava-7b-fsdp": lambda: speed("llava-7b-fsdp", two("fsdp", LLAVA, 2)),
     "curves-32": lambda: curves("32"),
     "curves-bf16": lambda: curves("bf16"),
+    "killed-32": lambda: killed("32"),
     "ratio": ratio,
 }
 

@@ -14,12 +14,12 @@ export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:T
 export NCCL_NVLS_ENABLE="${NCCL_NVLS_ENABLE:-0}"
 export MAMBA_DETERMINISTIC="${MAMBA_DETERMINISTIC:-1}"
 declare -A seconds=(
-  [ml-mamba-one]=130 [ml-mamba-ddp]=110 [llava-7b-fsdp]=120 [curves-32]=90 [curves-bf16]=80
-  [ml-mamba-fsdp]=90
+  [ml-mamba-one]=130 [ml-mamba-ddp]=110 [llava-7b-fsdp]=120 [curves-32]=80 [killed-32]=100
+  [curves-bf16]=80 [ml-mamba-fsdp]=90
 )
 parts=("$@")
 if [ $# = 0 ]; then
-  parts=(ml-mamba-one ml-mamba-ddp llava-7b-fsdp curves-32 curves-bf16 ml-mamba-fsdp)
+  parts=(ml-mamba-one ml-mamba-ddp llava-7b-fsdp curves-32 killed-32 curves-bf16 ml-mamba-fsdp)
 fi
 end=$((SECONDS + ${ALL_SECONDS:-465}))
 for part in "${parts[@]}"; do
