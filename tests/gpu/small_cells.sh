@@ -24,7 +24,7 @@ part() {
   tail -n 60 "$out/$name.txt"
 }
 
-part tests 190 python3 -m pytest -m gpu -rA -q -p no:cacheprovider tests/gpu/test_captured_steps.py
+part tests 240 python3 -m pytest -n "$jobs" -m gpu -rA -q -p no:cacheprovider tests/gpu/test_captured_steps.py
 # Data, stage 0 and features, once for all; and four cells one after the other.
 export MLFLOW_TRACKING_URI="sqlite:///$work/one.db"
 part one 180 python3 -m ablate sweep sweeps/connector.yaml 'seeds=[0]' --jobs 1
