@@ -210,7 +210,12 @@ class TransformerBackbone(Backbone):
         counted = chunk.long().cumsum(1)
         positions = (state.positions + counted - 1).clamp(min=0)
         self._check_room(embeds, positions)
-        hidden = self._run(embeds, state.mask, positions, state.cache)
+        if embeds.is_cuda and state.mask is None and self._is_known():
+            from ablate.components.backbones.transformer_layers import read_layers
+
+            hidden = read_layers(self.model, embeds, positions, state.cache.layers)
+        else:
+            hidden = self._run(embeds, state.mask, positions, state.cache)
         state.positions += counted[:, -1:]
         return hidden
 
@@ -245,7 +250,8 @@ class TransformerBackbone(Backbone):
 
         if not (self._takes_positions and fast.capturable(self.model.config.get_text_config())):
             return super().decoder(state, choose)
-        cache, batch, fused = state.cache, len(state.positions), self._fusable()
+        cache, batch = state.cache, len(state.positions)
+        fused = find_spec("triton") is not None and self._is_known()
 
         def make() -> fast.CapturedTransformerStep:
             fixed = fast.FixedState(cache, batch)
@@ -255,13 +261,11 @@ class TransformerBackbone(Backbone):
         key = (fused, batch, fast.room(cache), cache.layers[0].keys.dtype, choose)
         return kept_step(self, key, make).start(state)
 
-    def _fusable(self) -> bool:
-        """Whether the layers and the installation have the step in fused kernels."""
-        if find_spec("triton") is None:
-            return False
-        from ablate.components.backbones.transformer_fused import fusable
+    def _is_known(self) -> bool:
+        """Whether the layers may run without the library."""
+        from ablate.components.backbones.transformer_layers import known
 
-        return fusable(self.model)
+        return known(self.model)
 
     def _fused(self, state: FixedState) -> FusedTransformerStep:
         from ablate.components.backbones.transformer_fused import FusedTransformerStep

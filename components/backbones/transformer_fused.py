@@ -17,9 +17,7 @@ import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PhiForCausalLM, Qwen2ForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers import PhiForCausalLM
 
 from ablate.components.backbones.kv_cache import FixedLayer
 from ablate.components.backbones.transformer_decode import FixedState
@@ -29,14 +27,8 @@ from ablate.components.backbones.transformer_kernels import (
     gated_kernel,
     project_kernel,
 )
-from ablate.components.master_weights.linear import is_linear
+from ablate.components.backbones.transformer_layers import epsilon, normalised
 from ablate.components.mixers.decode import dependent
-
-_GATED = (LlamaForCausalLM, Qwen2ForCausalLM)
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-# Rotations that change with the length of the text, which a table of all positions cannot hold.
-_CHANGING = ("dynamic", "longrope")
 
 _CHUNK = 64  # positions of one program's part of the attention
 _TOGETHER = 16  # parts that are put together at a time
@@ -49,7 +41,7 @@ class FusedTransformerStep:
     next call.
 
     Args:
-        model: one that ``fusable`` takes.
+        model: one whose layers are ``known``.
         state: updated in place.
     """
 
@@ -177,7 +169,7 @@ def project(
         (B, N) of each.
     """
     if len(x) > 1:
-        normed = _normalised(x, norm)
+        normed = normalised(x, norm)
         found = [layer(normed) for layer in layers]
         return [*found[:-1], F.gelu(found[-1], approximate="tanh")] if gelu else found
     sizes = [layer.out_features for layer in layers]
@@ -196,7 +188,7 @@ def project(
         *(biases if biased else weights),
         *weights[:1] * missing,
         out,
-        _eps(norm),
+        epsilon(norm),
         COLS=x.shape[1],
         BLOCK_X=triton.next_power_of_2(x.shape[1]),
         NORM=2 if layer_norm else 1,
@@ -212,7 +204,7 @@ def project(
 def gated(x: Tensor, norm: nn.Module, gate: nn.Linear, up: nn.Linear) -> Tensor:
     """``silu(gate(norm(x))) * up(norm(x))``: (B, K) -> (B, N); the norm is an RMSNorm."""
     if len(x) > 1:
-        normed = _normalised(x, norm)
+        normed = normalised(x, norm)
         return F.silu(gate(normed)) * up(normed)
     rows, cols = gate.weight.shape
     tile = _tile(rows, cols, 2)
@@ -227,7 +219,7 @@ def gated(x: Tensor, norm: nn.Module, gate: nn.Linear, up: nn.Linear) -> Tensor:
         up.bias if biased else up.weight,
         out,
         rows,
-        _eps(norm),
+        epsilon(norm),
         COLS=cols,
         BIASED=biased,
         **tile,
@@ -261,50 +253,6 @@ def add(residual: Tensor, terms: Sequence[tuple[Tensor, nn.Linear]]) -> None:
         **tile,
         **dependent(residual.device),
     )
-
-
-def fusable(model: Any) -> bool:
-    """Whether ``FusedTransformerStep`` may take this model: just what it knows, no autocast."""
-    if torch.is_autocast_enabled("cuda") or model.training:
-        return False
-    config = model.config
-    rope = config.rope_parameters["rope_type"] if hasattr(config, "rope_parameters") else None
-    known = type(model) in (*_GATED, PhiForCausalLM) and rope not in (None, *_CHANGING)
-    return known and _one_dtype(model) and _plain(model)
-
-
-def _one_dtype(model: nn.Module) -> bool:
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    return len(dtypes) == 1 and dtypes <= set(_DTYPES)
-
-
-def _plain(model: Any) -> bool:
-    """Layers with no adapter in them, and no other activations, norms or biases than are known."""
-    config, base, phi = model.config, model.base_model, isinstance(model, PhiForCausalLM)
-    if config.hidden_act != ("gelu_new" if phi else "silu"):
-        return False
-    if phi and config.qk_layernorm:
-        return False
-    norms = (nn.LayerNorm,) if phi else (LlamaRMSNorm, Qwen2RMSNorm)
-    found = [base.final_layernorm if phi else base.norm]
-    for layer in base.layers:
-        found += [layer.input_layernorm, *([] if phi else [layer.post_attention_layernorm])]
-    linear = [m for m in model.modules() if hasattr(m, "in_features")]
-    return (
-        type(base.embed_tokens) is nn.Embedding
-        and all(type(norm) in norms for norm in found)
-        and all(is_linear(layer) for layer in linear)
-    )
-
-
-def _normalised(x: Tensor, norm: Any) -> Tensor:
-    if isinstance(norm, nn.LayerNorm):
-        return norm(x)
-    return F.rms_norm(x, x.shape[-1:], norm.weight, _eps(norm))
-
-
-def _eps(norm: Any) -> float:
-    return norm.eps if isinstance(norm, nn.LayerNorm) else norm.variance_epsilon
 
 
 # Rows, columns and warps of one program's tile, by the product's shape: the Mambas' (see

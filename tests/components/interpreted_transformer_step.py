@@ -8,31 +8,16 @@ and values, and of what, for the test that runs it.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ablate.components.backbones import BACKBONES
 from ablate.components.backbones.transformer_decode import FixedState
-from ablate.components.backbones.transformer_fused import FusedTransformerStep, fusable
+from ablate.components.backbones.transformer_fused import FusedTransformerStep
+from ablate.components.backbones.transformer_layers import known
+from tests.components.transformer_kinds import KINDS
 
-# Sizes that are no powers of 2; groups of queries; part of a head turning; biases here and there.
-_SIZES = {"hidden_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 20}
-KINDS: dict[str, dict[str, Any]] = {
-    "llama": {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 52},
-    "qwen2": {**_SIZES, "num_key_value_heads": 4, "intermediate_size": 36},
-    "phi": {
-        **_SIZES,
-        "hidden_size": 48,
-        "intermediate_size": 52,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 100.0,
-            "partial_rotary_factor": 0.5,
-        },
-    },
-}
 PROMPT, NEW = 67, 3  # in two chunks of the attention
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -48,7 +33,7 @@ def largest_error(kind: str, batch: int, dtype: torch.dtype) -> float:
     model = model.to(dtype).eval()
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    assert fusable(model.model)
+    assert known(model.model)
     ids = torch.randint(0, 20, (batch, PROMPT + NEW))
     mask = torch.ones(batch, PROMPT, dtype=torch.long)
     # A row that begins in the attention's second chunk, which sees nothing of the first.

@@ -108,6 +108,20 @@ def test_a_long_text_of_a_fused_transformer(name: str, batch: int) -> None:
     assert type(decode.step).__name__ == "FusedTransformerStep"
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", FUSED)
+def test_reading_in_chunks_equals_the_library(name: str, dtype: torch.dtype) -> None:
+    """With a mask, the library reads them."""
+    model = build(name, dtype)
+    embeds = model.embed(tokens(2, 1))
+    ours, theirs = (model.init_state(2, PROMPT + NEW) for _ in range(2))
+    for chunk in embeds.split([PROMPT, 1, NEW - 1], dim=1):
+        mask = torch.ones(chunk.shape[:2], dtype=torch.long, device="cuda")
+        found, expected = model.read(chunk, ours), model.read(chunk, theirs, mask)
+        assert (found - expected).norm() < TOLERANCE[dtype] * expected.norm()
+
+
 def test_an_architecture_that_is_not_known_takes_the_librarys_modules() -> None:
     model = build("gpt-neox", torch.float32)
     decode = compare(model, tokens(1, 1), None, TOLERANCE[torch.float32])

@@ -1,0 +1,150 @@
+"""The layers of Llama-like models and of Phi, without what the library does around them.
+
+A layer's products take microseconds on a GPU, and what stands between them in the library takes the
+host longer. Imports transformers, so import it only where one of its models is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PhiForCausalLM, Qwen2ForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+from ablate.components.backbones.kv_cache import PreallocatedLayer
+from ablate.components.backbones.transformer_decode import capturable
+from ablate.components.master_weights.linear import is_linear
+
+_GATED = (LlamaForCausalLM, Qwen2ForCausalLM)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# Rotations that change with the length of the text, which a table of all positions cannot hold.
+_CHANGING = ("dynamic", "longrope")
+
+
+def read_layers(
+    model: Any, embeds: Tensor, positions: Tensor, kept: Sequence[PreallocatedLayer]
+) -> Tensor:
+    """A chunk of positions without padding through all layers, equal to the library's.
+
+    Args:
+        model: one whose layers are ``known``.
+        embeds: (B, L, d_model).
+        positions: (B, L), which positions of their rows they are.
+        kept: each layer's keys and values so far; the chunk's are appended.
+
+    Returns:
+        (B, L, d_model), after the last norm.
+    """
+    base, is_phi = model.base_model, isinstance(model, PhiForCausalLM)
+    cos, sin = (table[:, None] for table in base.rotary_emb(embeds, positions))
+    visible = _visible(embeds.shape[1], kept[0].get_seq_length(), embeds.device)
+    hidden = embeds
+    for layer, own in zip(base.layers, kept, strict=True):
+        normed = normalised(hidden, layer.input_layernorm)
+        y = _attended(layer.self_attn, normed, (cos, sin), visible, own)
+        mlp = layer.mlp
+        if is_phi:
+            inner = F.gelu(mlp.fc1(normed), approximate="tanh")
+            hidden = hidden + layer.self_attn.dense(y) + mlp.fc2(inner)
+        else:
+            hidden = hidden + layer.self_attn.o_proj(y)
+            normed = normalised(hidden, layer.post_attention_layernorm)
+            hidden = hidden + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
+    return normalised(hidden, base.final_layernorm if is_phi else base.norm)
+
+
+def _visible(length: int, seen: int, device: torch.device) -> Tensor | None:
+    """(L, seen + L): what each position sees; None where causal attention says it."""
+    if seen == 0 or length == 1:
+        return None
+    every = torch.ones(length, seen + length, dtype=torch.bool, device=device)
+    return every.tril(seen)
+
+
+def _attended(
+    layer: Any,
+    normed: Tensor,
+    rotation: tuple[Tensor, Tensor],
+    visible: Tensor | None,
+    kept: PreallocatedLayer,
+) -> Tensor:
+    """(B, L, d_model) -> (B, L, H P), before the layer's last product."""
+    q, k, v = (
+        product(normed).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
+        for product in (layer.q_proj, layer.k_proj, layer.v_proj)
+    )
+    keys, values = kept.update(_turned(k, *rotation), v)
+    y = F.scaled_dot_product_attention(
+        _turned(q, *rotation),
+        keys,
+        values,
+        attn_mask=visible,
+        is_causal=visible is None and q.shape[2] > 1,
+        scale=layer.scaling,
+        enable_gqa=layer.num_key_value_groups > 1,
+    )
+    return y.transpose(1, 2).flatten(2)
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(B, H, L, P), of which the first channels turn by the angles of (B, 1, L, R)."""
+    width = cos.shape[-1]
+    turning = heads[..., :width]
+    first, second = turning.chunk(2, dim=-1)
+    turned = turning * cos + torch.cat([-second, first], dim=-1) * sin
+    return turned if width == heads.shape[-1] else torch.cat([turned, heads[..., width:]], dim=-1)
+
+
+def known(model: Any) -> bool:
+    """Whether a model's layers are just what is known here, and may run without gradients.
+
+    Not under autocast.
+    """
+    if torch.is_autocast_enabled("cuda") or model.training:
+        return False
+    config = model.config
+    rope = config.rope_parameters["rope_type"] if hasattr(config, "rope_parameters") else None
+    is_known = type(model) in (*_GATED, PhiForCausalLM) and rope not in (None, *_CHANGING)
+    return is_known and capturable(config) and _one_dtype(model) and _plain(model)
+
+
+def _one_dtype(model: nn.Module) -> bool:
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    return len(dtypes) == 1 and dtypes <= set(_DTYPES)
+
+
+def _plain(model: Any) -> bool:
+    """Layers with no adapter in them, and no other activations, norms or biases than are known."""
+    config, base, phi = model.config, model.base_model, isinstance(model, PhiForCausalLM)
+    if config.hidden_act != ("gelu_new" if phi else "silu"):
+        return False
+    if phi and config.qk_layernorm:
+        return False
+    norms = (nn.LayerNorm,) if phi else (LlamaRMSNorm, Qwen2RMSNorm)
+    found = [base.final_layernorm if phi else base.norm]
+    for layer in base.layers:
+        found += [layer.input_layernorm, *([] if phi else [layer.post_attention_layernorm])]
+    linear = [m for m in model.modules() if hasattr(m, "in_features")]
+    return (
+        type(base.embed_tokens) is nn.Embedding
+        and all(type(norm) in norms for norm in found)
+        and all(is_linear(layer) for layer in linear)
+    )
+
+
+def normalised(x: Tensor, norm: Any) -> Tensor:
+    """A norm's result; an RMSNorm's is not rounded before its weights."""
+    if isinstance(norm, nn.LayerNorm):
+        return norm(x)
+    return F.rms_norm(x, x.shape[-1:], norm.weight, epsilon(norm))
+
+
+def epsilon(norm: Any) -> float:
+    """That of a LayerNorm or an RMSNorm."""
+    return norm.eps if isinstance(norm, nn.LayerNorm) else norm.variance_epsilon
