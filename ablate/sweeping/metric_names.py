@@ -12,7 +12,7 @@ from ablate.data.benchmarks.base import Benchmark
 from ablate.data.lengths import question_reader
 from ablate.errors import ConfigError, DataError, reason
 from ablate.training.fit import FILL
-from ablate.training.module import TRAINED, VALIDATED
+from ablate.training.report import TRAINED, VALIDATED
 from ablate.training.stage0 import accuracy_names
 
 SPLITS_COMPARED = 16

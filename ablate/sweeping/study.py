@@ -31,7 +31,7 @@ from ablate.tracking.provenance import BEAT_SECONDS
 from ablate.tracking.recorder import Patience, Recorder
 from ablate.tracking.store import Tracker
 from ablate.training.feature_cache import features_key
-from ablate.training.module import VALIDATED
+from ablate.training.report import VALIDATED
 
 
 @dataclass

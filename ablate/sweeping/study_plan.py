@@ -18,7 +18,7 @@ from ablate.errors import ConfigError
 from ablate.sweeping.metric_names import check_prefix
 from ablate.sweeping.optuna_parts import pruner, sampler
 from ablate.sweeping.search_space import Range, SearchSpace, read_space, searched
-from ablate.training.module import VALIDATED
+from ablate.training.report import VALIDATED
 
 Direction = Literal["maximize", "minimize"]
 BETTER = VALIDATED | {"train/loss": "minimize"}

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 
 from ablate.components.master_weights.compute_copy import copies_kept
 from ablate.config.identity import digest, to_dict
-from ablate.config.schema import COMPONENT_ROLES, RunConfig
+from ablate.config.schema import COMPONENT_ROLES, RunConfig, TrainConfig
 from ablate.data.base import DataSet, Split
 from ablate.data.features import image_transform
 from ablate.data.lengths import VERSION as LENGTHS_VERSION
@@ -31,11 +32,13 @@ from ablate.processes.messages import Reporter
 from ablate.training.captured import captures
 from ablate.training.checkpoints import Checkpoints, Saving, go_on
 from ablate.training.lengths import collator
-from ablate.training.module import Report, VisionLanguageTraining, together
-from ablate.training.ranks import chosen_strategy, part, without_weights
+from ablate.training.module import VisionLanguageTraining
+from ablate.training.ranks import Strategy, chosen_strategy, part, without_weights
+from ablate.training.report import Report
 from ablate.training.resident import resident_loader
 from ablate.training.schedule import total_steps
 from ablate.training.speed import Speed
+from ablate.training.trainers import together
 
 FOUND = "found.json"
 FILL = "data/fill"
@@ -177,30 +180,17 @@ def fit(
     if config.data.too_long != "refuse":
         found = too_long(config, dataset, cache, "train")
         reporter.metrics({"data/too_long": float(len(found))})
-    every = config.train.validate_every
+    stored = features is not None
     strategy = chosen_strategy(config.train.strategy, model)
-    report = Report(reporter, steps, config.train.log_every)
-    speed = Speed(config.train, stored=features is not None)
+    speed = Speed(config.train, stored)
     saving = [] if checkpoints is None else [Saving(checkpoints, reporter)]
-    trainer = pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        precision=precision(config.train),
-        gradient_clip_val=config.train.grad_clip,
-        accumulate_grad_batches=config.train.accumulate,
-        val_check_interval=every and every * config.train.accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        limit_val_batches=None if every else 0,
-        callbacks=[report, speed, *saving],
-        profiler=speed.loader,
-        **together(place, strategy),
-    )
+    report = Report(reporter, steps, config.train.log_every)
+    trainer = _trainer(config.train, steps, [report, speed, *saving], speed, place, strategy)
     shared = place.size > 1 and strategy == "fsdp"
     trained = without_weights(model) if shared and place.rank == 0 else None
-    stored = features is not None
     module = VisionLanguageTraining(model, config, steps, stored, place.size, capture)
-    validation = validation_loader(config, dataset, cache, *reading) if every else None
+    validates = bool(config.train.validate_every)
+    validation = validation_loader(config, dataset, cache, *reading) if validates else None
     with copies_kept(not shared):
         go_on(trainer, module, checkpoints, loader, validation)
     read = speed.all_read()
@@ -219,6 +209,31 @@ def fit(
     if trained is not None:
         _take_over(model, trained, whole)
     return trainer.global_step == steps
+
+
+def _trainer(
+    settings: TrainConfig,
+    steps: int,
+    callbacks: list[Callback],
+    speed: Speed,
+    place: Place,
+    strategy: Strategy,
+) -> pl.Trainer:
+    every = settings.validate_every
+    return pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        precision=precision(settings),
+        gradient_clip_val=settings.grad_clip,
+        accumulate_grad_batches=settings.accumulate,
+        val_check_interval=every and every * settings.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        limit_val_batches=None if every else 0,
+        callbacks=callbacks,
+        profiler=speed.loader,
+        **together(place, strategy),
+    )
 
 
 def _take_over(

@@ -1,137 +1,29 @@
-"""Training of one cell: the LightningModule around the model, and the callbacks that report."""
+"""Training of one cell: the LightningModule around the model."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ablate.components.master_weights.weight_gradient import summing_in_place
-from ablate.config.schema import COMPONENT_ROLES, Policy, PretrainConfig, RunConfig, TrainConfig
+from ablate.config.schema import COMPONENT_ROLES, Policy, RunConfig, TrainConfig
 from ablate.data.features import FEATURES
 from ablate.errors import CellError
 from ablate.models.flops import counted
 from ablate.models.vlm import READ, UNSUPERVISED, VisionLanguageModel, supervised_tokens
-from ablate.processes.companions import Place
-from ablate.processes.messages import Reporter
 from ablate.training.captured import CapturedSteps
-from ablate.training.checkpoints import WholeFiles
-from ablate.training.ranks import (
-    OneHost,
-    Replicas,
-    Shards,
-    Strategy,
-    is_frozen,
-    summed,
-    told_by_first,
-)
-from ablate.training.schedule import learning_rate_factor
+from ablate.training.optimisation import activation_budget, optimisation
+from ablate.training.ranks import Shards, is_frozen, summed
+from ablate.training.report import VALIDATED
 
-TRAINED = ("train/loss", "train/lr", "train/gradient_norm")
-"""What the steps of a training report."""
-VALIDATED: dict[str, Literal["maximize", "minimize"]] = {
-    "validation/loss": "minimize",
-    "validation/token_accuracy": "maximize",
-}
-"""What validations report, and which way is better."""
 UNTAUGHT = (
     "a batch of conversations without images teaches nothing to a run that trains its "
     "encoder or connector alone; leave them out of its data (llava: text_only: skip)"
 )
-
-
-def alone() -> dict[str, Any]:
-    """Settings of every ``Trainer``: one device, and nothing written or printed."""
-    return {
-        "accelerator": "auto",
-        "devices": 1,
-        # A cell is its own process: what SLURM, torchrun, LSF or MPI set is not about it.
-        "plugins": [LightningEnvironment(), WholeFiles()],
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-    }
-
-
-def together(place: Place, strategy: Strategy) -> dict[str, Any]:
-    """Settings of a ``Trainer`` whose training is also that of other processes."""
-    if place.size == 1:
-        return alone()
-    return {
-        **alone(),
-        "plugins": [OneHost(place), WholeFiles()],
-        "num_nodes": place.size,
-        "strategy": Replicas() if strategy == "ddp" else Shards(),
-    }
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters in two groups: matrices decay; vectors and marked parameters do not.
-
-    mamba-ssm marks A_log, D and dt_bias with ``_no_weight_decay``.
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decays = [p.ndim >= 2 and not getattr(p, "_no_weight_decay", False) for p in trained]
-    return [
-        {
-            "params": [p for p, d in zip(trained, decays, strict=True) if d],
-            "weight_decay": weight_decay,
-        },
-        {"params": [p for p, d in zip(trained, decays, strict=True) if not d], "weight_decay": 0.0},
-    ]
-
-
-def activation_budget(model: nn.Module) -> float:
-    """Bytes of the device's memory that are left for activations before the first step.
-
-    Still to come are the gradients and AdamW's two moments of what is trained, copies of weights in
-    bfloat16, and what single operations work with: a twelfth of the memory is left to those.
-    """
-    parameter = next(model.parameters())
-    if not parameter.is_cuda:
-        return 0
-    free, total = torch.cuda.mem_get_info(parameter.device)
-    cached = torch.cuda.memory_reserved(parameter.device)
-    cached -= torch.cuda.memory_allocated(parameter.device)
-    sizes = [(_here(p).numel(), p.requires_grad) for p in model.parameters()]
-    trained = sum(size for size, learns in sizes if learns)
-    every = sum(size for size, _ in sizes)
-    return free + cached - 12 * trained - 2 * every - total / 12
-
-
-def _here(tensor: Tensor) -> Tensor:
-    """What this device has of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _norm(gradients: list[Tensor]) -> float:
-    norm = nn.utils.get_total_norm(gradients)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-
-def optimisation(
-    model: nn.Module,
-    settings: TrainConfig | PretrainConfig,
-    steps: int,
-    betas: tuple[float, float] = (0.9, 0.95),
-) -> dict[str, Any]:
-    """AdamW with warm-up and cosine schedule over ``steps``, as Lightning takes them."""
-    groups = parameter_groups(model, settings.weight_decay)
-    # One pass over weights, gradients and moments; elsewhere the default, whose sums differ.
-    fused = True if next(model.parameters()).is_cuda else None
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps, settings.warmup)
-    )
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class Objective(nn.Module):
@@ -424,59 +316,3 @@ class VisionLanguageTraining(pl.LightningModule):
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 checkpoint["state_dict"].pop(name, None)
-
-
-class Report(Callback):
-    """Hands training curves, progress and validations to the reporter."""
-
-    def __init__(self, reporter: Reporter, total_steps: int, log_every: int) -> None:
-        self.reporter = reporter
-        self.total_steps = total_steps
-        self.log_every = log_every
-        self.gradient_norm = 0.0
-        self.loss: Any = 0.0
-        self.step = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The step that was seen last."""
-        return {"step": self.step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.step = state_dict["step"]
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
-    ) -> None:
-        """Measure the gradient norm, before clipping, at the steps that are logged."""
-        if (trainer.global_step + 1) % self.log_every == 0:
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self.gradient_norm = _norm(gradients)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Report the curves' points and how far training is, after an optimiser step."""
-        step = trainer.global_step
-        # Of one part of the step, divided by their number; of this rank's share of it.
-        self.loss += outputs["loss"]
-        if step == self.step:
-            return
-        self.step, loss, self.loss = step, self.loss, 0.0
-        if step % self.log_every and step != self.total_steps:
-            return
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        if pl_module.gradient_norm is not None:  # of a step that was taken whole
-            self.gradient_norm = float(pl_module.gradient_norm)
-        found = (float(summed(loss)), rate, self.gradient_norm)
-        values = dict(zip(TRAINED, found, strict=True))
-        self.reporter.metrics(values, step)
-        self.reporter.progress("train", step / self.total_steps)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report a validation and stop training if the reporter says so (pruning)."""
-        values = {name: float(trainer.callback_metrics[name]) for name in VALIDATED}
-        self.reporter.metrics(values, trainer.global_step)
-        goes_on = trainer.is_global_zero and self.reporter.keep_going(trainer.global_step, values)
-        if not told_by_first(goes_on):
-            trainer.should_stop = True

@@ -40,7 +40,8 @@ from ablate.models.devices import device_here, to_device
 from ablate.models.seeding import derive, stream
 from ablate.processes.messages import Reporter
 from ablate.training.checkpoints import Checkpoints, Saving, go_on, opened
-from ablate.training.module import alone, optimisation
+from ablate.training.optimisation import optimisation
+from ablate.training.trainers import alone
 
 VERSION = 2
 """Raised by whoever changes what stage 0 gives."""

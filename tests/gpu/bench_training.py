@@ -25,7 +25,7 @@ from ablate.config.schema import ComponentConfig, EncoderConfig, Policy, RunConf
 from ablate.data.features import FEATURES
 from ablate.models.flops import Positions, training_flops
 from ablate.models.vlm import build_model, supervised_tokens
-from ablate.training.module import activation_budget, parameter_groups
+from ablate.training.optimisation import activation_budget, parameter_groups
 from tests.gpu.kernel_kinds import kernel_times, print_kinds
 
 PEAK = 989e12

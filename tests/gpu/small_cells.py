@@ -33,7 +33,7 @@ from ablate.sweeping.plan import plan_sweep  # noqa: E402
 from ablate.sweeping.work import assembled, features_of, measured  # noqa: E402
 from ablate.training.captured import CapturedSteps  # noqa: E402
 from ablate.training.fit import fit, training_loader  # noqa: E402
-from ablate.training.module import optimisation  # noqa: E402
+from ablate.training.optimisation import optimisation  # noqa: E402
 from tests.training.step_cases import moved  # noqa: E402
 
 CACHE, DEVICE = cache_folder(), device_here()

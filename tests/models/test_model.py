@@ -18,7 +18,8 @@ from ablate.models.vlm import (
     parameter_counts,
     supervised_tokens,
 )
-from ablate.training.module import VisionLanguageTraining, parameter_groups
+from ablate.training.module import VisionLanguageTraining
+from ablate.training.optimisation import parameter_groups
 from ablate.training.schedule import learning_rate_factor
 from tests.support import BASE
 

@@ -19,7 +19,7 @@ from ablate.models.devices import autocast
 from ablate.models.flops import counted
 from ablate.models.vlm import READ, VisionLanguageModel, supervised_tokens
 from ablate.training.captured import CapturedSteps
-from ablate.training.module import optimisation
+from ablate.training.optimisation import optimisation
 
 VOCAB, ROWS = 60, 6
 LENGTHS = (20, 20, 20, 40, 20, 40, 40, 20, 31, 40)
