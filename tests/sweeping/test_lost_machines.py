@@ -27,6 +27,7 @@ class Losing(LocalExecutor):
     chooses_devices = True
 
     def __init__(self, folder: Path, after: Callable[[Message], bool], times: int) -> None:
+        super().__init__()
         folder.mkdir()
         self.folder: Path = folder
         self.after, self.times = after, times
@@ -40,7 +41,7 @@ class LosingRunning(LocalRunning):
     """See ``Losing``."""
 
     def __init__(self, near: LocalRunning, place: Losing) -> None:
-        super().__init__(near.task, near.connection, near._process)
+        super().__init__(near.task, near.connection, near.process, place)
         self.place, self.is_lost = place, False
 
     def receive(self) -> Message:
