@@ -15,14 +15,8 @@ import torch
 from PIL import Image
 
 from ablate.config.schema import RunConfig
-from ablate.models.devices import (
-    autocast,
-    device_here,
-    forget_peak,
-    peak_memory,
-    synchronise,
-    to_device,
-)
+from ablate.efficiency.peak_memory import MemoryMeter
+from ablate.models.devices import autocast, device_here, peak_memory, synchronise, to_device
 from ablate.models.vlm import VisionLanguageModel
 from ablate.training.module import VisionLanguageTraining
 from ablate.units import MIB
@@ -31,7 +25,8 @@ from ablate.units import MIB
 def measure(config: RunConfig, model: VisionLanguageModel) -> dict[str, float]:
     """The measurements that the run asks for, by name."""
     device = device_here()
-    forget_peak(device)
+    if device.type == "cuda":  # where a process may have measured others before
+        MemoryMeter(device).reset()
     model.to(device)
     measures = {"train": measure_training, "prefill": measure_prefill, "decode": measure_decoding}
     found: dict[str, float] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 from contextlib import AbstractContextManager, nullcontext
@@ -107,14 +106,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     # ru_maxrss is in KiB on Linux (bytes on macOS).
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def forget_peak(device: torch.device) -> None:
-    """Begin a GPU's peak anew, without what earlier work of the process has left there.
-
-    On a CPU the peak is the process's own from its beginning.
-    """
-    if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)

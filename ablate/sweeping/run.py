@@ -312,7 +312,7 @@ class SweepRun:
         machine = job.missing[0].removeprefix(MEASURE)
         repeat = self.tracker.repeats(job.trained, machine)
         what = (*given, machine, repeat)
-        # A GPU's peak of memory can be begun anew; a process's own cannot.
+        # On a CPU the peak that is measured is the process's, from its beginning.
         return Task(name, measure_only, what, cores_here(), device, stays=device is not None)
 
     def _meanwhile(self) -> set[str]:

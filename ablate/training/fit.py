@@ -173,14 +173,14 @@ def fit(
     """
     reading = (model.encoder.transform, features, model.connector.num_output_tokens)
     loader, steps = training_loader(config, dataset, cache, *reading, place)
-    capture, why = captures(config, model, stored=features is not None)
+    stored = features is not None
+    capture, why = captures(config, model, stored)
     reporter.facts({"optimiser steps": "captured" if capture else f"not captured: {why}"})
     if capture:
         loader = resident_loader(config, dataset, cache, loader, device_here())
     if config.data.too_long != "refuse":
         found = too_long(config, dataset, cache, "train")
         reporter.metrics({"data/too_long": float(len(found))})
-    stored = features is not None
     strategy = chosen_strategy(config.train.strategy, model)
     speed = Speed(config.train, stored)
     saving = [] if checkpoints is None else [Saving(checkpoints, reporter)]

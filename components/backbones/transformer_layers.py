@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PhiForCausalLM, Qwen2ForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, rotate_half
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from ablate.components.backbones.kv_cache import PreallocatedLayer
 from ablate.components.backbones.transformer_decode import capturable
 from ablate.components.master_weights.linear import is_linear
+from ablate.components.mixers.attention import allowed_keys
 
 _GATED = (LlamaForCausalLM, Qwen2ForCausalLM)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,11 +44,12 @@ def read_layers(
     """
     base, is_phi = model.base_model, isinstance(model, PhiForCausalLM)
     cos, sin = (table[:, None] for table in base.rotary_emb(embeds, positions))
-    visible = _visible(embeds.shape[1], kept[0].get_seq_length(), embeds.device)
+    length = embeds.shape[1]
+    allowed = allowed_keys(length, kept[0].get_seq_length() + length, None, embeds.device)
     hidden = embeds
     for layer, own in zip(base.layers, kept, strict=True):
         normed = normalised(hidden, layer.input_layernorm)
-        y = _attended(layer.self_attn, normed, (cos, sin), visible, own)
+        y = _attended(layer.self_attn, normed, (cos, sin), allowed, own)
         mlp = layer.mlp
         if is_phi:
             inner = F.gelu(mlp.fc1(normed), approximate="tanh")
@@ -59,19 +61,11 @@ def read_layers(
     return normalised(hidden, base.final_layernorm if is_phi else base.norm)
 
 
-def _visible(length: int, seen: int, device: torch.device) -> Tensor | None:
-    """(L, seen + L): what each position sees; None where causal attention says it."""
-    if seen == 0 or length == 1:
-        return None
-    every = torch.ones(length, seen + length, dtype=torch.bool, device=device)
-    return every.tril(seen)
-
-
 def _attended(
     layer: Any,
     normed: Tensor,
     rotation: tuple[Tensor, Tensor],
-    visible: Tensor | None,
+    allowed: Tensor | None,
     kept: PreallocatedLayer,
 ) -> Tensor:
     """(B, L, d_model) -> (B, L, H P), before the layer's last product."""
@@ -84,8 +78,8 @@ def _attended(
         _turned(q, *rotation),
         keys,
         values,
-        attn_mask=visible,
-        is_causal=visible is None and q.shape[2] > 1,
+        attn_mask=allowed,
+        is_causal=allowed is None and q.shape[2] > 1,
         scale=layer.scaling,
         enable_gqa=layer.num_key_value_groups > 1,
     )
@@ -96,8 +90,7 @@ def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(B, H, L, P), of which the first channels turn by the angles of (B, 1, L, R)."""
     width = cos.shape[-1]
     turning = heads[..., :width]
-    first, second = turning.chunk(2, dim=-1)
-    turned = turning * cos + torch.cat([-second, first], dim=-1) * sin
+    turned = turning * cos + rotate_half(turning) * sin
     return turned if width == heads.shape[-1] else torch.cat([turned, heads[..., width:]], dim=-1)
 
 

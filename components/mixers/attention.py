@@ -165,7 +165,7 @@ class Attention(nn.Module):
             keys, values = _remember(state, keys, values, attention_mask)
             attention_mask = state.mask[:, : state.seen] if state.padded else None
         length = hidden.shape[1]
-        allowed = _allowed(length, keys.shape[2], attention_mask, hidden.device)
+        allowed = allowed_keys(length, keys.shape[2], attention_mask, hidden.device)
         attended = F.scaled_dot_product_attention(
             queries,
             keys,
@@ -238,7 +238,9 @@ def _remember(
     return state.keys[:, :, :end], state.values[:, :, :end]
 
 
-def _allowed(queries: int, keys: int, mask: Tensor | None, device: torch.device) -> Tensor | None:
+def allowed_keys(
+    queries: int, keys: int, mask: Tensor | None, device: torch.device
+) -> Tensor | None:
     """Which keys the last ``queries`` of the positions may see, for scaled_dot_product_attention.
 
     ``mask`` (B, keys) is False at padding. Returns (B, 1, queries, keys), (queries, keys), or None

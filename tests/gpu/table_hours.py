@@ -19,22 +19,22 @@ from ablate.config.schema import RunConfig
 from ablate.models.flops import Positions, training_flops
 from ablate.models.vlm import build_model
 from ablate.sweeping.plan import Cell, plan_sweep
+from tests.gpu.bench_training import PEAK, TEXT
 
-PEAK = 989e12
-TEXT, STEP = 103, 64
-"""Positions of a sample's text and samples of a step, as they were measured; all with an image."""
+STEP = 64
+"""Samples of a step, as they were measured; all with an image."""
 SAMPLES = {"align": 558_128, "finetune": 665_298}
 """Of LLaVA-1.5's two sets of data."""
 MEASURED_AS = {"tinyllava": ["encoder=clip-vit-l-336"]}
 """What a model had otherwise when its step was timed."""
 
 
-def flops(config: RunConfig, samples: float) -> float:
+def flops(config: RunConfig, samples: int) -> float:
     """Operations of a training on so many samples."""
     with torch.device("meta"):
         model = build_model(config, 1)
     positions = samples * (model.connector.num_output_tokens + TEXT)
-    read = Positions(images=int(samples), backbone=int(positions))
+    read = Positions(images=samples, backbone=positions)
     return training_flops(model, read, stored=False)
 
 
@@ -53,17 +53,16 @@ def shares(seconds: dict[str, float]) -> dict[str, float]:
     """The share of the peak that the measured steps had, by kind of language model."""
     found = {}
     for variant, each in seconds.items():
-        chosen = [c for c in cells(2, *MEASURED_AS.get(variant, [])) if variant in c.combination]
-        config = chosen[-1].config
+        table = cells(2, *MEASURED_AS.get(variant, []))
+        config = next(cell.config for cell in table if cell.combination == variant)
         found[kind(config)] = flops(config, STEP) / each / PEAK
     return found
 
 
 def main(given: list[str]) -> None:
     """Print a row per table, and the share that each model's hours follow from."""
-    share = shares(
-        {name: float(value) for name, _, value in (each.partition("=") for each in given)}
-    )
+    measured = dict(each.split("=") for each in given)
+    share = shares({name: float(seconds) for name, seconds in measured.items()})
     print({name: f"{value:.1%}" for name, value in share.items()})
     every: dict[str, float] = {}
     for number in (2, 4, 5, 6, 7):
