@@ -97,38 +97,47 @@ def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def known(model: Any) -> bool:
     """Whether a model's layers are just what is known here, and may run without gradients.
 
-    Not under autocast.
+    Not under autocast. Asked before each read, so that it looks at the layers by name: to walk
+    through all modules of a model takes the host as long as its first layers take a GPU.
     """
     if torch.is_autocast_enabled("cuda") or model.training:
         return False
     config = model.config
     rope = config.rope_parameters["rope_type"] if hasattr(config, "rope_parameters") else None
     is_known = type(model) in (*_GATED, PhiForCausalLM) and rope not in (None, *_CHANGING)
-    return is_known and capturable(config) and _one_dtype(model) and _plain(model)
-
-
-def _one_dtype(model: nn.Module) -> bool:
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    return len(dtypes) == 1 and dtypes <= set(_DTYPES)
+    return is_known and capturable(config) and _plain(model)
 
 
 def _plain(model: Any) -> bool:
-    """Layers with no adapter in them, and no other activations, norms or biases than are known."""
-    config, base, phi = model.config, model.base_model, isinstance(model, PhiForCausalLM)
-    if config.hidden_act != ("gelu_new" if phi else "silu"):
+    """One dtype, and no adapters, activations, norms or biases other than are known."""
+    config, base, is_phi = model.config, model.base_model, isinstance(model, PhiForCausalLM)
+    if config.hidden_act != ("gelu_new" if is_phi else "silu"):
         return False
-    if phi and config.qk_layernorm:
+    if is_phi and config.qk_layernorm:
         return False
-    norms = (nn.LayerNorm,) if phi else (LlamaRMSNorm, Qwen2RMSNorm)
-    found = [base.final_layernorm if phi else base.norm]
+    linear, norms = [model.lm_head], [base.final_layernorm if is_phi else base.norm]
     for layer in base.layers:
-        found += [layer.input_layernorm, *([] if phi else [layer.post_attention_layernorm])]
-    linear = [m for m in model.modules() if hasattr(m, "in_features")]
+        attention, mlp = layer.self_attn, layer.mlp
+        linear += [attention.q_proj, attention.k_proj, attention.v_proj]
+        norms.append(layer.input_layernorm)
+        if is_phi:
+            linear += [attention.dense, mlp.fc1, mlp.fc2]
+        else:
+            linear += [attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+            norms.append(layer.post_attention_layernorm)
+    kinds = (nn.LayerNorm,) if is_phi else (LlamaRMSNorm, Qwen2RMSNorm)
     return (
         type(base.embed_tokens) is nn.Embedding
-        and all(type(norm) in norms for norm in found)
+        and all(type(norm) in kinds for norm in norms)
         and all(is_linear(layer) for layer in linear)
+        and _one_dtype([base.embed_tokens, *norms, *linear])
     )
+
+
+def _one_dtype(layers: Sequence[nn.Module]) -> bool:
+    weights = (weight for layer in layers for weight in layer._parameters.values())
+    dtypes = {weight.dtype for weight in weights if weight is not None}
+    return len(dtypes) == 1 and dtypes <= set(_DTYPES)
 
 
 def normalised(x: Tensor, norm: Any) -> Tensor:

@@ -65,3 +65,22 @@ def test_other_layers_are_not_known() -> None:
     assert known(model.eval())
     model.base_model.layers[0].input_layernorm = torch.nn.LayerNorm(40)
     assert not known(model)
+
+
+@pytest.mark.parametrize("part", ["self_attn.q_proj", "mlp.down_proj", "input_layernorm"])
+def test_two_dtypes_are_not_known(part: str) -> None:
+    model = build("llama").model
+    model.base_model.layers[1].get_submodule(part).half()
+    assert not known(model)
+
+
+@pytest.mark.parametrize("part", ["self_attn.o_proj", "mlp.gate_proj"])
+def test_adapters_are_not_known(part: str) -> None:
+    model = build("llama").model
+    holder = model.base_model.layers[1].get_submodule(part.partition(".")[0])
+
+    class Adapted(torch.nn.Linear):
+        """Linear, and something else."""
+
+    setattr(holder, part.partition(".")[2], Adapted(40, 40, bias=False))
+    assert not known(model)
