@@ -43,16 +43,30 @@ class PreallocatedLayer(DynamicLayer):
         Raises:
             ValueError: there is no room left for them.
         """
+        kept = self.extend(key_states, value_states)
+        length = key_states.shape[2]
+        for part, new in zip(kept, (key_states, value_states), strict=True):
+            part.narrow(2, part.shape[2] - length, length).copy_(new)
+        return kept
+
+    def extend(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Make place for keys and values of these sizes, which the caller writes.
+
+        Returns:
+            All so far, the last of which are not written yet.
+
+        Raises:
+            ValueError: there is no room left for them.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         seen = self.get_seq_length()
         end = seen + key_states.shape[2]
         if end > self.max_length:
             raise no_room(self.max_length, end)
-        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer.narrow(2, seen, end - seen).copy_(new)
-        self.keys, self.values = (buffer.narrow(2, 0, end) for buffer in self.buffers)
-        return self.keys, self.values
+        keys, values = (buffer.narrow(2, 0, end) for buffer in self.buffers)
+        self.keys, self.values = keys, values
+        return keys, values
 
     def fork(self, rows: Tensor) -> PreallocatedLayer:
         """A layer of its own with these rows (B',), as often as they are given."""

@@ -1,7 +1,8 @@
 """The Triton kernels of a transformer's decoding step; ``transformer_fused`` launches them.
 
-Each kernel starts, and reads its weights and the keys and values of earlier steps, while the one
-before it still runs; all else it touches only after that one has ended (programmatic dependent
+``turn_kernel`` is an ordinary one, for a chunk of positions: see ``transformer_turn``. Each of the
+others starts, and reads its weights and the keys and values of earlier steps, while the one before
+it still runs; all else it touches only after that one has ended (programmatic dependent
 launch, Hopper and later). The owner of the step moves the place by an ordinary kernel, which waits
 for all before it.
 """
@@ -294,3 +295,40 @@ def attend_kernel(
                     mixed = mixed * kept + tl.sum(parts * share[:, None], 0)
                     top = higher
                 tl.store(y_ptr + place_of * WIDTH + d, mixed / total, wide)
+
+
+@triton.jit(do_not_specialize=["length", "room", "seen"])
+def turn_kernel(
+    q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, turned_ptr, keys_ptr, values_ptr, length, room, seen,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, TURNED: tl.constexpr,
+    BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Turns one head of queries or of keys, the latter into the cache; or moves one of values."""
+    block, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    at = block * BLOCK_L + tl.arange(0, BLOCK_L)
+    d = tl.arange(0, BLOCK_D)
+    live = (at < length)[:, None] & (d < WIDTH)[None, :]
+    position = row * length + at
+    kv = head - HEADS
+    from_ptr, to_ptr = q_ptr, turned_ptr
+    to = position[:, None] * (HEADS * WIDTH) + head * WIDTH + d[None, :]
+    if kv >= 0:
+        from_ptr, to_ptr = k_ptr, keys_ptr
+        if kv >= KV_HEADS:
+            kv -= KV_HEADS
+            from_ptr, to_ptr = v_ptr, values_ptr
+        to = ((row * KV_HEADS + kv) * room + seen + at)[:, None] * WIDTH + d[None, :]
+    heads = tl.where(head < HEADS, HEADS, KV_HEADS)
+    own = tl.where(head < HEADS, head, kv)
+    begin = (position * heads + own)[:, None] * WIDTH
+    x = tl.load(from_ptr + begin + d[None, :], live, 0.0).to(tl.float32)
+    if head < HEADS + KV_HEADS:
+        turned = live & (d < TURNED)[None, :]
+        low = d < TURNED // 2
+        other = tl.where(low, d + TURNED // 2, d - TURNED // 2)
+        y = tl.load(from_ptr + begin + other[None, :], turned, 0.0).to(tl.float32)
+        angle = position[:, None] * TURNED + d[None, :]
+        cos = tl.load(cos_ptr + angle, turned, 1.0).to(tl.float32)
+        sin = tl.load(sin_ptr + angle, turned, 0.0).to(tl.float32)
+        x = x * cos + tl.where(low[None, :], -y, y) * sin
+    tl.store(to_ptr + to, x, live)

@@ -6,7 +6,8 @@ host longer. Imports transformers, so import it only where one of its models is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,6 +24,11 @@ from ablate.components.mixers.attention import allowed_keys
 
 _GATED = (LlamaForCausalLM, Qwen2ForCausalLM)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+Keep = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, PreallocatedLayer], tuple[Tensor, Tensor, Tensor]
+]
+"""See ``turn_and_keep``."""
 
 # Rotations that change with the length of the text, which a table of all positions cannot hold.
 _CHANGING = ("dynamic", "longrope")
@@ -43,13 +49,14 @@ def read_layers(
         (B, L, d_model), after the last norm.
     """
     base, is_phi = model.base_model, isinstance(model, PhiForCausalLM)
-    cos, sin = (table[:, None] for table in base.rotary_emb(embeds, positions))
+    rotation = base.rotary_emb(embeds, positions)
+    keep = _keep_for(embeds)
     length = embeds.shape[1]
     allowed = allowed_keys(length, kept[0].get_seq_length() + length, None, embeds.device)
     hidden = embeds
     for layer, own in zip(base.layers, kept, strict=True):
         normed = normalised(hidden, layer.input_layernorm)
-        y = _attended(layer.self_attn, normed, (cos, sin), allowed, own)
+        y = _attended(layer.self_attn, normed, rotation, allowed, own, keep)
         mlp = layer.mlp
         if is_phi:
             inner = F.gelu(mlp.fc1(normed), approximate="tanh")
@@ -67,27 +74,60 @@ def _attended(
     rotation: tuple[Tensor, Tensor],
     allowed: Tensor | None,
     kept: PreallocatedLayer,
+    keep: Keep,
 ) -> Tensor:
     """(B, L, d_model) -> (B, L, H P), before the layer's last product."""
     q, k, v = (
-        product(normed).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
+        product(normed).unflatten(-1, (-1, layer.head_dim))
         for product in (layer.q_proj, layer.k_proj, layer.v_proj)
     )
-    keys, values = kept.update(_turned(k, *rotation), v)
+    turned, keys, values = keep(q, k, v, *rotation, kept)
     y = F.scaled_dot_product_attention(
-        _turned(q, *rotation),
+        turned.transpose(1, 2),
         keys,
         values,
         attn_mask=allowed,
-        is_causal=allowed is None and q.shape[2] > 1,
+        is_causal=allowed is None and q.shape[1] > 1,
         scale=layer.scaling,
         enable_gqa=layer.num_key_value_groups > 1,
     )
     return y.transpose(1, 2).flatten(2)
 
 
+def _keep_for(embeds: Tensor) -> Keep:
+    """``turn_and_keep``, in one kernel where that can be."""
+    if not (embeds.is_cuda and find_spec("triton")):
+        return turn_and_keep
+    from ablate.components.backbones import transformer_turn
+
+    return transformer_turn.turn_and_keep
+
+
+def turn_and_keep(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, kept: PreallocatedLayer
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn queries and keys by their positions, and append keys and values to a layer's.
+
+    Args:
+        q: (B, L, H, P), of which the first R channels turn (RoFormer, section 3.4).
+        k: (B, L, G, P).
+        v: as ``k``.
+        cos: of the angles, (B, L, R).
+        sin: as ``cos``.
+        kept: the layer's.
+
+    Returns:
+        The queries, (B, L, H, P), and the layer's keys and values, (B, G, seen, P).
+
+    Raises:
+        ValueError: there is no room left for the keys and values.
+    """
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    keys, values = kept.update(_turned(k, cos, sin).transpose(1, 2), v.transpose(1, 2))
+    return _turned(q, cos, sin), keys, values
+
+
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(B, H, L, P), of which the first channels turn by the angles of (B, 1, L, R)."""
     width = cos.shape[-1]
     turning = heads[..., :width]
     turned = turning * cos + rotate_half(turning) * sin

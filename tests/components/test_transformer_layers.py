@@ -10,8 +10,10 @@ import torch
 from ablate.components.backbones import BACKBONES
 from ablate.components.backbones.transformer import TransformerBackbone
 from ablate.components.backbones.transformer_layers import known, read_layers
+from tests.components.interpreted import check_interpreted
 from tests.components.transformer_kinds import KINDS
 
+TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
@@ -84,3 +86,7 @@ def test_adapters_are_not_known(part: str) -> None:
 
     setattr(holder, part.partition(".")[2], Adapted(40, 40, bias=False))
     assert not known(model)
+
+
+def test_turning_and_keeping_in_one_kernel() -> None:
+    check_interpreted("tests.components.interpreted_turn", TOLERANCE, 9)

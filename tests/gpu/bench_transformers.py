@@ -1,7 +1,7 @@
 """Times the decoding steps of Table 3's transformers, the fused one and the library's, on a GPU.
 
 Weights are random, batch 1 after 759 positions. Run by transformer_decode.sh:
-python3 tests/gpu/bench_transformers.py [--models phi-2 vicuna-7b] [--profile | --tiles]
+python3 tests/gpu/bench_transformers.py [--models phi-2 vicuna-7b] [--profile | --tiles | --reads]
 """
 
 # ruff: noqa: T201
@@ -11,14 +11,24 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.profiler import ProfilerActivity
 
-from ablate.components.backbones import BACKBONES, Likeliest
+from ablate.components.backbones import BACKBONES, Likeliest, transformer_layers
 from ablate.components.backbones import transformer_fused as fused
 from ablate.components.backbones.transformer_decode import CapturedTransformerStep, FixedState
-from ablate.efficiency.floor import Machine, count_work, decode_floor, measure_machine
+from ablate.components.backbones.transformer_layers import turn_and_keep
+from ablate.efficiency.floor import (
+    Machine,
+    count_work,
+    decode_floor,
+    measure_machine,
+    prefill_floor,
+)
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi-2": ("phi-2", {}),
@@ -116,6 +126,38 @@ def compare(name: str, machine: Machine) -> None:
         )
 
 
+def reads(name: str, machine: Machine) -> None:
+    """How long a prompt takes by the library, by our layers, and by these with fewer kernels."""
+    model = build(name)
+    floor = prefill_floor(count_work(model), machine, 1, PROMPT).seconds
+    ways = {
+        "library": patch.object(model, "_is_known", lambda: False),
+        "layers": patch.object(transformer_layers, "_keep_for", lambda _: turn_and_keep),
+        "fewer kernels": nullcontext(),
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(12):
+        for way, chosen in ways.items():
+            with chosen:
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                prefilled(model)
+                torch.cuda.synchronize()
+                found[way].append(time.perf_counter() - start)
+    for way, chosen in ways.items():
+        with chosen, torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            prefilled(model)
+            torch.cuda.synchronize()
+        kernels = [e for e in profiled.key_averages() if e.self_device_time_total]
+        busy = sum(event.self_device_time_total for event in kernels)
+        took = statistics.median(found[way][2:])
+        print(
+            f"{name}: {PROMPT} positions by {way}: {1e3 * took:.2f} ms, {took / floor:.2f} x the "
+            f"floor; {sum(event.count for event in kernels)} kernels, {busy / 1e3:.2f} ms",
+            flush=True,
+        )
+
+
 def profile(name: str) -> None:
     """The kernels of eight fused steps. Times overlap: each may start before the last has ended."""
     model = build(name)
@@ -125,7 +167,7 @@ def profile(name: str) -> None:
         ids = decode(ids)
     torch.cuda.synchronize()
     steps = 8
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as found:
         for _ in range(steps):
             ids = decode(ids)
         torch.cuda.synchronize()
@@ -197,6 +239,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[*MODELS][:4], choices=[*MODELS])
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--tiles", action="store_true")
+    parser.add_argument("--reads", action="store_true")
     options = parser.parse_args()
     print(torch.cuda.get_device_name(), torch.__version__)
     machine = None
@@ -207,7 +250,7 @@ def main() -> None:
             tiles(name)
         else:
             machine = machine or measure_machine(torch.device("cuda"), torch.bfloat16)
-            compare(name, machine)
+            (reads if options.reads else compare)(name, machine)
         torch.cuda.empty_cache()
 
 
