@@ -53,19 +53,29 @@ def read_layers(
     keep = _keep_for(embeds)
     length = embeds.shape[1]
     allowed = allowed_keys(length, kept[0].get_seq_length() + length, None, embeds.device)
-    hidden = embeds
+    # The layers add to it in place.
+    hidden = embeds.clone(memory_format=torch.contiguous_format)
     for layer, own in zip(base.layers, kept, strict=True):
         normed = normalised(hidden, layer.input_layernorm)
         y = _attended(layer.self_attn, normed, rotation, allowed, own, keep)
         mlp = layer.mlp
         if is_phi:
             inner = F.gelu(mlp.fc1(normed), approximate="tanh")
-            hidden = hidden + layer.self_attn.dense(y) + mlp.fc2(inner)
+            _add(hidden, y, layer.self_attn.dense)
+            _add(hidden, inner, mlp.fc2)
         else:
-            hidden = hidden + layer.self_attn.o_proj(y)
+            _add(hidden, y, layer.self_attn.o_proj)
             normed = normalised(hidden, layer.post_attention_layernorm)
-            hidden = hidden + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
+            _add(hidden, F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed), mlp.down_proj)
     return normalised(hidden, base.final_layernorm if is_phi else base.norm)
+
+
+def _add(hidden: Tensor, x: Tensor, layer: nn.Linear) -> None:
+    """Add a linear layer of x (B, L, K) to (B, L, N) in place: one kernel where it has no bias."""
+    if layer.bias is None:
+        hidden.view(-1, hidden.shape[-1]).addmm_(x.flatten(0, 1), layer.weight.t())
+    else:
+        hidden += layer(x)
 
 
 def _attended(
