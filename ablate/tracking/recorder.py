@@ -206,7 +206,8 @@ class Recorder:
             case Note(text):
                 self.display.say(f"  {name}: {text}")
             case Stopping():
-                self.display.say(f"  {name} saves its state and ends; Ctrl-C ends it at once")
+                how = "ends" if self.kind == "bench" else "saves its state and ends"
+                self.display.say(f"  {name} {how}; Ctrl-C ends it at once")
             case StepDone(step) if name in self.identities:
                 self.tracker.hold(run_id, step, self.identities[name][step])
             case Done():
@@ -220,7 +221,9 @@ class Recorder:
                 if name in self._open:
                     self.tracker.end(run_id, "KILLED")
                     self._open.discard(name)
-                self.display.set_back(name, "ended before its time; it goes on another time")
+                # A bench has no state to go on from.
+                later = f"models=[{name}] times it" if self.kind == "bench" else "it goes on"
+                self.display.set_back(name, f"ended before its time; {later} another time")
 
     def set_back(self, name: str, why: str) -> None:
         """A child run's process has ended and is begun again later, in the same run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from collections.abc import Callable
 from itertools import count
@@ -16,7 +17,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from ablate.config.compose import Layer, compose, expand
 from ablate.processes.interrupts import let_through
-from ablate.processes.messages import Done, Failed, Metrics, Started, Stored
+from ablate.processes.messages import Done, Ended, Failed, Metrics, Started, Stopping, Stored
 from ablate.tracking.progress import Display
 from ablate.tracking.recorder import Recorder
 from ablate.tracking.store import Tracker
@@ -175,3 +176,17 @@ def test_one_run_that_cannot_be_ended_does_not_keep_the_others_open(
     with pytest.raises(MlflowException, match="the store is away"):
         recorder.__exit__(None, None, None)
     assert sorted(statuses(tracker, "refused").values()) == ["KILLED"] * 3 + ["RUNNING"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "later"), [("sweep", "it goes on another time"), ("bench", "models=[a] times it")]
+)
+def test_what_is_said_of_one_that_was_ended(tracker: Tracker, kind: str, later: str) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with Recorder(tracker, Display(console), kind, "ended", "child") as recorder:
+        recorder.start("a", CONFIG)
+        for message in (Started(), Stopping(), Ended()):
+            recorder.record("a", message, "train")
+    said = console.file.getvalue()
+    assert later in said
+    assert ("saves its state" in said) == (kind == "sweep")
