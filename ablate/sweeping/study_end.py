@@ -62,9 +62,10 @@ class Best:
         for column in ("trial", "state", *named, "settings"):
             table.add_column(column, overflow="fold")
         for trial in self.study.trials:
-            values = [f"{v:.4f}" for v in trial.values or []] or [""] * len(named)
-            state = str(trial.user_attrs.get(COPIED, trial.state.name.lower()))
-            table.add_row(str(trial.number), state, *values, _settings(trial))
+            # Optuna's value of a pruned trial is that by which it was pruned, another number.
+            ended = trial.state is TrialState.COMPLETE
+            values = [f"{v:.4f}" for v in trial.values] if ended else [""] * len(named)
+            table.add_row(str(trial.number), _state(trial), *values, _settings(trial))
         console.print(table)
         self._show_best(console)
         for name, share in importances(self.study, len(metrics)).items():
@@ -99,6 +100,12 @@ class Best:
             return None
         complete = self.study.get_trials(states=(TrialState.COMPLETE,))
         return next((t for t in complete if t.params == own and COPIED not in t.user_attrs), None)
+
+
+def _state(trial: FrozenTrial) -> str:
+    if trial.state is TrialState.PRUNED and trial.last_step is not None:
+        return f"pruned at step {trial.last_step}"
+    return str(trial.user_attrs.get(COPIED, trial.state.name.lower()))
 
 
 def front(study: optuna.Study) -> list[FrozenTrial]:

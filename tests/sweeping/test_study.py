@@ -141,7 +141,10 @@ def outcomes(values: list[float]) -> Any:
     ],
 )
 def test_pruning_goes_by_its_metric(
-    keys: dict[str, str], house: Path, monkeypatch: pytest.MonkeyPatch
+    keys: dict[str, str],
+    house: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(study, "execute", outcomes([0.5, 0.6, 0.4, 0.9, 0.1, 0.7, 0.2]))
     search = {"train.weight_decay": {"low": 0, "high": 1}}
@@ -154,6 +157,13 @@ def test_pruning_goes_by_its_metric(
     if keys.get("objective") == "validation/loss":
         expected = [1 - value for value in expected]
     assert finished == expected
+    # What they were pruned by is not their value.
+    rows = [line.split("│")[2:4] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    shown = [[cell.strip() for cell in row] for row in rows]
+    assert [row for row in shown if "pruned" in row[0]] == [["pruned at step 1", ""]] * 2
+    assert [value for state, value in shown if state == "complete"] == [
+        f"{value:.4f}" for value in finished
+    ]
 
 
 def test_no_pruning_if_there_is_none(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
