@@ -200,10 +200,13 @@ def add_kernel(
 
 
 @triton.jit
-def _rotated(vector_ptr, cos_ptr, sin_ptr, d, WIDTH: tl.constexpr, TURNED: tl.constexpr):
-    """A head's vector, the first ``TURNED`` numbers of which turn with the position."""
-    x = tl.load(vector_ptr + d, d < WIDTH, 0.0).to(tl.float32)
-    turned = d < TURNED
+def _rotated(vector_ptr, cos_ptr, sin_ptr, d, live, TURNED: tl.constexpr):
+    """The ``live`` numbers ``d`` of a head's vector, or of one per row of pointers.
+
+    The first ``TURNED`` turn with the position.
+    """
+    x = tl.load(vector_ptr + d, live, 0.0).to(tl.float32)
+    turned = live & (d < TURNED)
     low = d < TURNED // 2
     other = tl.where(low, d + TURNED // 2, d - TURNED // 2)
     y = tl.load(vector_ptr + other, turned, 0.0).to(tl.float32)
@@ -243,7 +246,7 @@ def attend_kernel(
         here = at == place
         if split == last:
             new = row * kv_stride + kv * WIDTH
-            key = _rotated(k_ptr + new, cos_ptr + turn, sin_ptr + turn, d, WIDTH, TURNED)
+            key = _rotated(k_ptr + new, cos_ptr + turn, sin_ptr + turn, d, wide, TURNED)
             key = key.to(keys_ptr.dtype.element_ty)
             value = tl.load(v_ptr + new + d, wide, 0.0).to(values_ptr.dtype.element_ty)
             one = ((row * KV_HEADS + kv).to(tl.int64) * room + place) * WIDTH + d
@@ -256,7 +259,7 @@ def attend_kernel(
         for g in tl.static_range(GROUP):
             head = kv * GROUP + g
             query = _rotated(
-                q_ptr + row * q_stride + head * WIDTH, cos_ptr + turn, sin_ptr + turn, d, WIDTH,
+                q_ptr + row * q_stride + head * WIDTH, cos_ptr + turn, sin_ptr + turn, d, wide,
                 TURNED,
             )  # fmt: skip
             scores = tl.sum(keys.to(tl.float32) * (query * scaling)[None, :], 1)
@@ -305,30 +308,24 @@ def turn_kernel(
 ):  # fmt: skip
     """Turns one head of queries or of keys, the latter into the cache; or moves one of values."""
     block, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    at = block * BLOCK_L + tl.arange(0, BLOCK_L)
-    d = tl.arange(0, BLOCK_D)
-    live = (at < length)[:, None] & (d < WIDTH)[None, :]
+    at = block * BLOCK_L + tl.arange(0, BLOCK_L)[:, None]
+    d = tl.arange(0, BLOCK_D)[None, :]
+    live = (at < length) & (d < WIDTH)
     position = row * length + at
     kv = head - HEADS
     from_ptr, to_ptr = q_ptr, turned_ptr
-    to = position[:, None] * (HEADS * WIDTH) + head * WIDTH + d[None, :]
+    to = (position * HEADS + head) * WIDTH + d
     if kv >= 0:
         from_ptr, to_ptr = k_ptr, keys_ptr
         if kv >= KV_HEADS:
             kv -= KV_HEADS
             from_ptr, to_ptr = v_ptr, values_ptr
-        to = ((row * KV_HEADS + kv) * room + seen + at)[:, None] * WIDTH + d[None, :]
+        to = ((row * KV_HEADS + kv) * room + seen + at) * WIDTH + d
     heads = tl.where(head < HEADS, HEADS, KV_HEADS)
     own = tl.where(head < HEADS, head, kv)
-    begin = (position * heads + own)[:, None] * WIDTH
-    x = tl.load(from_ptr + begin + d[None, :], live, 0.0).to(tl.float32)
+    vectors, turn = from_ptr + (position * heads + own) * WIDTH, position * TURNED
     if head < HEADS + KV_HEADS:
-        turned = live & (d < TURNED)[None, :]
-        low = d < TURNED // 2
-        other = tl.where(low, d + TURNED // 2, d - TURNED // 2)
-        y = tl.load(from_ptr + begin + other[None, :], turned, 0.0).to(tl.float32)
-        angle = position[:, None] * TURNED + d[None, :]
-        cos = tl.load(cos_ptr + angle, turned, 1.0).to(tl.float32)
-        sin = tl.load(sin_ptr + angle, turned, 0.0).to(tl.float32)
-        x = x * cos + tl.where(low[None, :], -y, y) * sin
+        x = _rotated(vectors, cos_ptr + turn, sin_ptr + turn, d, live, TURNED)
+    else:
+        x = tl.load(vectors + d, live, 0.0).to(tl.float32)
     tl.store(to_ptr + to, x, live)

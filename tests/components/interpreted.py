@@ -7,6 +7,15 @@ import subprocess
 import sys
 
 import pytest
+from torch import Tensor
+
+TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
+"""Relative errors by dtype, of what is computed in another order."""
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    """The relative error."""
+    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 def check_interpreted(module: str, tolerance: dict[str, float], count: int) -> None:

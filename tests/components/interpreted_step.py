@@ -9,20 +9,16 @@ from __future__ import annotations
 import itertools
 
 import torch
-from torch import Tensor
 
 from ablate.components.backbones import BACKBONES
 from ablate.components.backbones.mamba_decode import FusedStep, fusable
+from tests.components.interpreted import error
 
 # Sizes that are no powers of 2; convolutions of one position, two and four.
 KINDS = {
     "mamba1": [{}, {"d_conv": 2, "d_state": 6, "dt_rank": 5}],
     "mamba2": [{"headdim": 20}, {"d_conv": 1, "headdim": 8, "d_state": 20}],
 }
-
-
-def error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 @torch.inference_mode()

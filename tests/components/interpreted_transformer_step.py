@@ -10,20 +10,16 @@ from __future__ import annotations
 import itertools
 
 import torch
-from torch import Tensor
 
 from ablate.components.backbones import BACKBONES
 from ablate.components.backbones.transformer_decode import FixedState
 from ablate.components.backbones.transformer_fused import FusedTransformerStep
 from ablate.components.backbones.transformer_layers import known
+from tests.components.interpreted import error
 from tests.components.transformer_kinds import KINDS
 
 PROMPT, NEW = 67, 3  # in two chunks of the attention
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 @torch.inference_mode()

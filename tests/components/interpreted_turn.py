@@ -10,19 +10,15 @@ from __future__ import annotations
 import itertools
 
 import torch
-from torch import Tensor
 
 from ablate.components.backbones import transformer_layers, transformer_turn
 from ablate.components.backbones.kv_cache import PreallocatedLayer
+from tests.components.interpreted import error
 
 # Queries' heads, keys' heads, channels of a head and those that turn.
 SIZES = {"equal": (3, 3, 16, 16), "groups": (4, 2, 10, 10), "in-part": (2, 2, 20, 8)}
 CHUNKS = (37, 1, 5)  # the first in two programs
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 def largest_error(sizes: tuple[int, int, int, int], dtype: torch.dtype) -> float:

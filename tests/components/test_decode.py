@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.components.interpreted import check_interpreted
-
-TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
+from tests.components.interpreted import TOLERANCE, check_interpreted
 
 
 @pytest.mark.slow  # a minute, and tests/gpu has the same

@@ -10,10 +10,9 @@ import torch
 from ablate.components.backbones import BACKBONES
 from ablate.components.backbones.transformer import TransformerBackbone
 from ablate.components.backbones.transformer_layers import known, read_layers
-from tests.components.interpreted import check_interpreted
+from tests.components.interpreted import TOLERANCE, check_interpreted
 from tests.components.transformer_kinds import KINDS
 
-TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 

@@ -1,4 +1,4 @@
-"""Times the decoding steps of Table 3's transformers, the fused one and the library's, on a GPU.
+"""Times decoding and the reading of a prompt of Table 3's transformers, ours and the library's.
 
 Weights are random, batch 1 after 759 positions. Run by transformer_decode.sh:
 python3 tests/gpu/bench_transformers.py [--models phi-2 vicuna-7b] [--profile | --tiles | --reads]
