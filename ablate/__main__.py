@@ -1,5 +1,5 @@
 """``python -m ablate``: the command line."""
 
-from ablate.cli.main import main
+from ablate.cli.main import program
 
-main()
+program()

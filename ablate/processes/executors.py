@@ -7,6 +7,7 @@ other machines: ``ablate.processes.on_ray``.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -334,6 +335,8 @@ def _run(connection: Connection, device: str | None, *task: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # heeded, as CUDA has not begun here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C; the caller ends its tasks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the server ignores
+    gc.freeze()  # what the server imported is no task's garbage
+    gc.enable()
     from ablate.processes.worker import main  # imports torch, which the caller need not
 
     main(connection, *task)
