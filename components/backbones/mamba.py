@@ -288,6 +288,31 @@ class _MambaBackbone(MixerBackbone):
     """Language models of Mamba-1 or Mamba-2 alone, whose states have a constant size."""
 
     @torch.inference_mode()
+    def read(
+        self, embeds: Tensor, state: list[MixerState], attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """On a CUDA device, a prompt's first chunk by a captured graph if it is small."""
+        if not (embeds.is_cuda and attention_mask is None and state[0].empty):
+            return super().read(embeds, state, attention_mask)
+        from ablate.components.backbones.captured import read_first
+
+        key = self._weights(self._decoding_dtype())
+        read = read_first(self, key, self._first_read, embeds, on_left=True)
+        if read is None:
+            return super().read(embeds, state)
+        hidden, tensors = read
+        for target, value in zip(_tensors(state), tensors, strict=True):
+            target.copy_(value)
+        for layer in state:
+            layer.empty = False
+        return hidden
+
+    def _first_read(self, embeds: Tensor, mask: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states (B, L, d_model), and the state's tensors."""
+        state = self.init_state(len(embeds), 0)
+        return self._run(embeds, mask, state), _tensors(state)
+
+    @torch.inference_mode()
     def decoder(
         self, state: list[MixerState], choose: Likeliest | None = None
     ) -> Callable[[Tensor], Tensor]:
@@ -297,16 +322,23 @@ class _MambaBackbone(MixerBackbone):
             return super().decoder(state, choose)
         from ablate.components.backbones.captured import kept_step
 
-        dtype = self.lm_head.weight.dtype
-        if torch.is_autocast_enabled("cuda"):
-            dtype = torch.get_autocast_dtype("cuda")
-        # What the graph multiplies by: renewed if training has gone on, in the same places.
-        layers = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
-        weights = tuple(compute_copy(layer.weight, dtype).data_ptr() for layer in layers)
-        key = (batch, choose, weights)
+        dtype = self._decoding_dtype()
+        key = (batch, choose, self._weights(dtype))
         captured = kept_step(self, key, lambda: self._capture(batch, choose, dtype))
         captured.load(_tensors(state))
         return captured
+
+    def _decoding_dtype(self) -> torch.dtype:
+        """What is multiplied on a CUDA device."""
+        autocast = torch.is_autocast_enabled("cuda")
+        return torch.get_autocast_dtype("cuda") if autocast else self.lm_head.weight.dtype
+
+    def _weights(self, dtype: torch.dtype) -> tuple[int, ...]:
+        """What a graph multiplies by: renewed if training has gone on, in the same places."""
+        from ablate.components.backbones.captured import every_module
+
+        layers = [layer for layer in every_module(self) if isinstance(layer, nn.Linear)]
+        return tuple(compute_copy(layer.weight, dtype).data_ptr() for layer in layers)
 
     def _capture(self, batch: int, choose: Likeliest | None, dtype: torch.dtype) -> CapturedStep:
         from ablate.components.backbones.captured import CapturedStep

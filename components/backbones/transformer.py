@@ -211,13 +211,37 @@ class TransformerBackbone(Backbone):
         positions = (state.positions + counted - 1).clamp(min=0)
         self._check_room(embeds, positions)
         if embeds.is_cuda and state.mask is None and self._is_known():
-            from ablate.components.backbones.transformer_layers import read_layers
-
-            hidden = read_layers(self.model, embeds, positions, state.cache.layers)
+            hidden = self._read_known(embeds, positions, state.cache)
         else:
             hidden = self._run(embeds, state.mask, positions, state.cache)
         state.positions += counted[:, -1:]
         return hidden
+
+    def _read_known(self, embeds: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """``_run`` without padding, by layers that are known; a prompt's first chunk by a graph."""
+        from ablate.components.backbones.captured import read_first
+        from ablate.components.backbones.transformer_layers import read_layers
+
+        seen, length = cache.get_seq_length(), embeds.shape[1]
+        # Nothing sees the padding, which stands on the right.
+        read = None if seen else read_first(self, (), self._first_read, embeds, on_left=False)
+        if read is None:
+            return read_layers(self.model, embeds, positions, cache.layers)
+        hidden, kept = read
+        for layer, keys, values in zip(cache.layers, kept[::2], kept[1::2], strict=True):
+            layer.update(keys[:, :, :length], values[:, :, :length])
+        return hidden
+
+    def _first_read(self, embeds: Tensor, _: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states (B, L, d_model), and each layer's keys and values (B, G, L, P)."""
+        from ablate.components.backbones.kv_cache import preallocated_cache
+        from ablate.components.backbones.transformer_layers import read_layers
+
+        batch, length = embeds.shape[:2]
+        positions = torch.arange(length, device=embeds.device).expand(batch, -1)
+        layers: Any = preallocated_cache(len(self.model.base_model.layers), length).layers
+        hidden = read_layers(self.model, embeds, positions, layers)
+        return hidden, [kept for layer in layers for kept in (layer.keys, layer.values)]
 
     @torch.inference_mode()
     def fork(self, state: TransformerState, rows: Tensor) -> TransformerState:

@@ -52,17 +52,19 @@ def copies_kept(allowed: bool = True) -> Iterator[None]:
         _keeps = before
 
 
-# Not as an inference tensor, which training could not renew.
-@torch.inference_mode(False)
-@torch.no_grad()
 def compute_copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """``weight`` in ``dtype``: itself if it is of it, or a copy that it shares with other callers.
 
     The copy is renewed when an optimiser has stepped or the weight was changed in place (but by
     way of ``weight.data``), and is gone with the weight.
     """
-    if weight.dtype == dtype:
-        return weight.detach()
+    return weight.detach() if weight.dtype == dtype else _renewed(weight, dtype)
+
+
+# Not as an inference tensor, which training could not renew.
+@torch.inference_mode(False)
+@torch.no_grad()
+def _renewed(weight: Tensor, dtype: torch.dtype) -> Tensor:
     if not _keeps:
         return weight.to(dtype)
     of = (_taken if weight.requires_grad else 0, weight._version, weight.data_ptr())

@@ -2,6 +2,7 @@
 
 Weights are random, batch 1 after 759 positions. Run by transformer_decode.sh:
 python3 tests/gpu/bench_transformers.py [--models phi-2 vicuna-7b] [--profile | --tiles | --reads]
+The reading of a prompt also of its Mambas.
 """
 
 # ruff: noqa: T201
@@ -12,16 +13,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity
 
-from ablate.components.backbones import BACKBONES, Likeliest, transformer_layers
+from ablate.components.backbones import BACKBONES, Likeliest
+from ablate.components.backbones import captured as graphs
 from ablate.components.backbones import transformer_fused as fused
 from ablate.components.backbones.transformer_decode import CapturedTransformerStep, FixedState
-from ablate.components.backbones.transformer_layers import turn_and_keep
 from ablate.efficiency.floor import (
     Machine,
     count_work,
@@ -47,6 +49,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilellama-2.7b": ("mobilellama-2.7b", {}),
     "vicuna-7b": ("vicuna-7b", {}),
     "tinyllama": ("tinyllama", {}),
+    "mamba2-2.7b": ("mamba2-2.7b", {}),
+    "mamba-2.8b": ("mamba-2.8b", {}),
 }
 PROMPT, NEW, VOCABULARY = 759, 256, 32000
 # Rows, columns and warps of one program's tile.
@@ -127,25 +131,24 @@ def compare(name: str, machine: Machine) -> None:
 
 
 def reads(name: str, machine: Machine) -> None:
-    """How long a prompt takes by the library, by our layers, and by these with fewer kernels."""
+    """How long a prompt takes by a graph, without one, and by the library."""
     model = build(name)
     floor = prefill_floor(count_work(model), machine, 1, PROMPT).seconds
-    ways = {
-        "library": patch.object(model, "_is_known", lambda: False),
-        "layers": patch.object(transformer_layers, "_keep_for", lambda _: turn_and_keep),
-        "fewer kernels": nullcontext(),
-    }
+    called = partial(patch.object, graphs, "read_first", lambda *_, **__: None)
+    ways: dict[str, Callable[[], Any]] = {"called": called, "graph": nullcontext}
+    if not name.startswith("mamba"):
+        ways["library"] = partial(patch.object, model, "_is_known", lambda: False)
     found: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(12):
         for way, chosen in ways.items():
-            with chosen:
+            with chosen():
                 torch.cuda.synchronize()
                 start = time.perf_counter()
                 prefilled(model)
                 torch.cuda.synchronize()
                 found[way].append(time.perf_counter() - start)
     for way, chosen in ways.items():
-        with chosen, torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        with chosen(), torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiled:
             prefilled(model)
             torch.cuda.synchronize()
         kernels = [e for e in profiled.key_averages() if e.self_device_time_total]

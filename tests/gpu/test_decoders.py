@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
-from ablate.components.backbones import BACKBONES, Backbone, Likeliest
+from ablate.components.backbones import BACKBONES, Backbone, Likeliest, captured
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,6 +21,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba1": ("mamba1", {"d_model": 768, "n_layer": 2}),
     "mamba2": ("mamba2", {"d_model": 768, "n_layer": 2, "d_state": 128, "headdim": 64}),
     "mamba2-groups": ("mamba2", {"d_model": 256, "n_layer": 2, "ngroups": 2}),
+    "mamba1-portable": ("mamba1", {"kernel": "portable"}),
+    "mamba2-portable": ("mamba2", {"kernel": "portable"}),
     "llama": ("transformer", {}),
     "llama-groups": (
         "transformer",
@@ -120,6 +123,51 @@ def test_reading_in_chunks_equals_the_library(name: str, dtype: torch.dtype) -> 
         mask = torch.ones(chunk.shape[:2], dtype=torch.long, device="cuda")
         found, expected = model.read(chunk, ours), model.read(chunk, theirs, mask)
         assert (found - expected).norm() < TOLERANCE[dtype] * expected.norm()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("length", [PROMPT, 64])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt-neox"])
+def test_a_prompt_read_by_a_graph(name: str, dtype: torch.dtype, length: int) -> None:
+    """Called, captured and replayed are equal to the last bit, and equal the unpadded read."""
+    model = build(name, dtype)
+    prompts = [model.embed(tokens(3, seed).repeat(1, 2)[:, :length]) for seed in range(2)]
+    nothing: Any = patch.object(captured, "read_first", lambda *_, **__: None)
+    found = []
+    for embeds in (*prompts, *prompts):
+        state = model.init_state(3, length + NEW)
+        hidden = model.read(embeds, state)
+        more = model.read(prompts[0][:, :3], state)
+        found.append((hidden, more))
+        with nothing:
+            plain = model.init_state(3, length + NEW)
+            expected = model.read(embeds, plain), model.read(prompts[0][:, :3], plain)
+        for a, b in zip((hidden, more), expected, strict=True):
+            assert (a - b).norm() < TOLERANCE[dtype] * b.norm()
+    assert isinstance(model.__dict__["_kept_read"][1], captured.CapturedRead)
+    for called, replayed in zip(found[:2], found[2:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(called, replayed, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", ["llama", "phi", "mamba1", "mamba2"])
+def test_a_graph_reads_with_trained_weights(name: str, autocast: bool) -> None:
+    model = build(name, torch.float32)
+    embeds = model.embed(tokens(1, 1))
+
+    def read() -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            return model.read(embeds, model.init_state(1, PROMPT + NEW))
+
+    before = [read() for _ in range(3)][-1]
+    for parameter in model.parameters():
+        parameter.mul_(1.1)
+    after = read()
+    model.__dict__.pop("_last_read", None)
+    assert torch.equal(after, read())
+    assert not torch.equal(after, before)
 
 
 def test_an_architecture_that_is_not_known_takes_the_librarys_modules() -> None:
