@@ -1,11 +1,12 @@
 #!/bin/bash
 # Tests the decoding steps on a CUDA device, and times Table 3's transformers: the fused step against
-# the library's modules, in turns, its kernels, the reading of a prompt, and ablate bench.
+# the library's modules, in turns, its kernels, the reading of a prompt (by its Mambas, too), and
+# ablate bench.
 #
 # With a registry in reach: pip install -e '.[cuda,dev]', then this script. On a machine without
 # one, put wheels of what it lacks into .whl/ in the project's root first, see run.sh.
 # Each part's output is left in $OUT, or in the working folder without it, as it comes. Arguments:
-# the parts, in this order without any: times profile tests reads bench (6 minutes in all); and tiles,
+# the parts, in this order without any: times profile tests reads bench (7 minutes in all); and tiles,
 # which times other tile sizes.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -28,7 +29,10 @@ for name in "${@:-}"; do
       part 100 tests python3 -m pytest -m gpu -q --maxfail=5 -p no:cacheprovider \
         tests/gpu/test_decoders.py -k 'not mamba'
       ;;&
-    reads | all) part 70 reads python3 tests/gpu/bench_transformers.py --reads ;;&
+    reads | all)
+      part 130 reads python3 tests/gpu/bench_transformers.py --reads \
+        --models phi-2 mobilellama-1.4b vicuna-7b mamba2-2.7b mamba-2.8b
+      ;;&
     tiles) part 200 tiles python3 tests/gpu/bench_transformers.py --tiles ;;&
     bench | all)
       part 85 bench python3 -m ablate bench sweeps/ml_mamba/table3.yaml \
