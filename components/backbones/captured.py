@@ -100,7 +100,8 @@ def _captured(
             work()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Of this thread alone: one that pins a loader's batches may go on.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = work()
     return graph, result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -19,6 +20,12 @@ from tests.support import wait_for
 def tells_pid(reporter: Reporter) -> None:
     """Work that says which process does it."""
     reporter.progress("pid", float(os.getpid()))
+
+
+def tells_garbage(reporter: Reporter) -> None:
+    """Work that says whether garbage is collected, and how many objects never are."""
+    reporter.progress("collects", float(gc.isenabled()))
+    reporter.progress("keeps", float(gc.get_freeze_count()))
 
 
 class TestLocalExecutor(ExecutorContract):
@@ -42,6 +49,12 @@ class TestLocalExecutor(ExecutorContract):
         assert len(set(pids)) == 5
         assert [key for key, message in said if isinstance(message, Failed)] == ["fails"]
         assert all(is_gone(pid) for pid in pids)
+
+    def test_what_the_server_imported_is_no_garbage_of_a_task(self) -> None:
+        said = self.run([Task("garbage", tells_garbage, (), 1)])
+        collects, keeps = (m.fraction for _, m in said if isinstance(m, Progress))
+        assert collects
+        assert keeps > 100_000  # of torch alone
 
     def test_one_that_has_died_while_it_waited_is_replaced(self) -> None:
         pids: list[float] = []
