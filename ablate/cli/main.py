@@ -8,7 +8,6 @@ import gc
 import io
 import os
 import sys
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +22,8 @@ from ablate.errors import CellError, ConfigError, is_full
 
 SHOWN = "backslashreplace"
 DISTRIBUTION = "ablate-vlm"
+UNSAID = 120
+"""The exit code where the last of the output could not be written, as Python's own."""
 
 
 def _print_version(asked: bool) -> None:
@@ -82,8 +83,11 @@ def _leave(code: int | None = None) -> None:
     if code is None:
         return
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
-            stream.flush()
+        try:
+            if stream is not None:  # closed by who called
+                stream.flush()
+        except OSError:
+            code = code or UNSAID
     os._exit(code)
 
 
