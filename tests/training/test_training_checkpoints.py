@@ -166,6 +166,9 @@ def test_a_checkpoint_of_other_packages_is_not_gone_on_from(
 def test_a_full_disk_costs_the_checkpoint_alone(cache: Path, tmp_path: Path) -> None:
     """No file may be larger than some bytes, which is as a disk that is full."""
     run, curve = config(), Curve()
+    data = data_set(run)
+    data.prepare(cache)
+    data.tokenizer(cache)
     saved = Checkpoints(tmp_path, minutes=None, steps=1)
     saved.open()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
