@@ -114,7 +114,7 @@ def kept_step(module: nn.Module, key: Hashable, make: Callable[[], Kept]) -> Kep
         key: what the step depends on beside the places of the module's weights.
         make: captures a new one.
     """
-    return _kept(module, "_kept_step", _whole(module, key), make)
+    return _kept(module, "_kept_step", _full_key(module, key), make)
 
 
 def read_first(
@@ -146,7 +146,7 @@ def read_first(
         if on_left:
             mask = embeds.new_ones(embeds.shape[:2])
             mask[:, :padding] = 0
-    key = _whole(module, (key, embeds.shape, embeds.dtype, mask is None))
+    key = _full_key(module, (key, embeds.shape, embeds.dtype, mask is None))
     last = module.__dict__.get("_last_read")
     module.__dict__["_last_read"] = key
     if key == last:
@@ -156,7 +156,7 @@ def read_first(
     return hidden[:, first : first + length].clone(), remembered
 
 
-def _whole(module: nn.Module, key: Hashable) -> tuple[Hashable, ...]:
+def _full_key(module: nn.Module, key: Hashable) -> Hashable:
     """The key with all that a graph of a module's depends on in any case."""
     autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
     places = [
@@ -176,14 +176,13 @@ def every_module(module: nn.Module) -> Iterator[nn.Module]:
             yield from every_module(child)
 
 
-def _kept(
-    module: nn.Module, name: str, key: tuple[Hashable, ...], make: Callable[[], Kept]
-) -> Kept:
+def _kept(module: nn.Module, name: str, key: Hashable, make: Callable[[], Kept]) -> Kept:
     kept = module.__dict__.get(name)
     if kept is None or kept[0] != key:
         kept = None
         module.__dict__.pop(name, None)  # before the new one takes memory
         # A weight that autocast keeps in another dtype would be gone when the graph is replayed.
-        with torch.autocast("cuda", enabled=bool(key[1]), cache_enabled=False):
+        autocast = torch.is_autocast_enabled("cuda")
+        with torch.autocast("cuda", enabled=autocast, cache_enabled=False):
             kept = module.__dict__[name] = (key, make())
     return kept[1]

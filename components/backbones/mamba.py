@@ -133,13 +133,18 @@ def fused_dtype(block: _Block, residual: Tensor) -> torch.dtype | None:
     mixer = block.mixer
     if not residual.is_cuda or type(mixer) is not Mamba2 or block.mlp is not None:
         return None
-    autocast = torch.is_autocast_enabled("cuda")
-    dtype = torch.get_autocast_dtype("cuda") if autocast else mixer.out_proj.weight.dtype
+    dtype = _product_dtype(mixer.out_proj.weight)
     if dtype != torch.bfloat16 or find_spec("triton") is None:
         return None
     from ablate.components.backbones.mamba2_fused import may_fuse
 
     return dtype if may_fuse(mixer) else None
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    """What a layer of this weight multiplies in on a CUDA device."""
+    autocast = torch.is_autocast_enabled("cuda")
+    return torch.get_autocast_dtype("cuda") if autocast else weight.dtype
 
 
 class _Stack(nn.Module):
@@ -296,7 +301,7 @@ class _MambaBackbone(MixerBackbone):
             return super().read(embeds, state, attention_mask)
         from ablate.components.backbones.captured import read_first
 
-        key = self._weights(self._decoding_dtype())
+        key = self._weights(_product_dtype(self.lm_head.weight))
         read = read_first(self, key, self._first_read, embeds, on_left=True)
         if read is None:
             return super().read(embeds, state)
@@ -322,16 +327,11 @@ class _MambaBackbone(MixerBackbone):
             return super().decoder(state, choose)
         from ablate.components.backbones.captured import kept_step
 
-        dtype = self._decoding_dtype()
+        dtype = _product_dtype(self.lm_head.weight)
         key = (batch, choose, self._weights(dtype))
         captured = kept_step(self, key, lambda: self._capture(batch, choose, dtype))
         captured.load(_tensors(state))
         return captured
-
-    def _decoding_dtype(self) -> torch.dtype:
-        """What is multiplied on a CUDA device."""
-        autocast = torch.is_autocast_enabled("cuda")
-        return torch.get_autocast_dtype("cuda") if autocast else self.lm_head.weight.dtype
 
     def _weights(self, dtype: torch.dtype) -> tuple[int, ...]:
         """What a graph multiplies by: renewed if training has gone on, in the same places."""
